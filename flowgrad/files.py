@@ -1,0 +1,41 @@
+"""Writing files so that an interruption or a full disk never leaves half of one behind."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowgrad.errors import FlowgradError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success rename it to `path`, on failure remove it.
+
+    The temporary name keeps the suffix, since libraries choose the format by it.
+    Raises FlowgradError where the file system refuses (full disk, read-only folder).
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise FlowgradError(f"cannot write {path}: {error.strerror or error}. Choose another folder.") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        remedy = "Free some space or choose another folder; nothing was changed."
+        raise FlowgradError(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
