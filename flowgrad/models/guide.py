@@ -1,0 +1,162 @@
+"""Guides: networks of CLIP's architecture that say how well a text describes an image."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import clip
+import torch
+from clip.model import CLIP, build_model
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.resources import resource
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], from the official code of CLIP
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+VOCABULARY_KEY = "flowgrad.vocabulary"
+_WORD = re.compile(r"\d+|[^\W\d_]+(?:'[^\W\d_]+)?")
+
+
+class Guide(nn.Module):
+    """A frozen CLIP network: images and texts become unit vectors whose product is their similarity."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: CLIP, name: str, fingerprint: str, vocabulary: frozenset[str] | None = None) -> None:
+        """Wrap `network` in float32; `vocabulary` holds the words of its training, None where they are not known."""
+        super().__init__()
+        self.network = network.float().eval().requires_grad_(False)
+        self.name, self.fingerprint, self.vocabulary = name, fingerprint, vocabulary
+        self.resolution: int = network.visual.input_resolution
+        self.context_length: int = network.context_length
+        self.logit_scale = float(network.logit_scale.exp())
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
+        self._texts: dict[str, Tensor] = {}
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Embed images (B, 3, H, W) in [-1, 1] of any size as unit vectors (B, E), differentiably."""
+        if images.shape[-2:] != (self.resolution, self.resolution):
+            size = (self.resolution, self.resolution)
+            images = interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
+        pixels = ((images + 1) / 2 - self.mean) / self.std
+        return normalize(self.network.encode_image(pixels).float(), dim=-1)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts as unit vectors (T, E) without gradient; each text is computed once per guide.
+
+        Raises UsageError for no text at all, an empty text, or one longer than the guide's context.
+        """
+        if isinstance(texts, str) or not texts:
+            raise UsageError(f"encode_texts needs a sequence of one or more texts, got {texts!r}: pass a list.")
+        for text in dict.fromkeys(texts):
+            if text not in self._texts or self._texts[text].device != self.mean.device:
+                self._texts[text] = self._encode_text(text)
+        return torch.stack([self._texts[text] for text in texts])
+
+    @torch.no_grad()
+    def _encode_text(self, text: str) -> Tensor:
+        tokens = tokenize([text], self.context_length).to(self.mean.device)
+        return normalize(self.network.encode_text(tokens).float(), dim=-1)[0]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """List the words of `text`, in order and once each, that the guide never met in training."""
+        if self.vocabulary is None:
+            return []
+        return [word for word in dict.fromkeys(words_of(text)) if word not in self.vocabulary]
+
+
+def words_of(text: str) -> list[str]:
+    """Split a text into lower-case words and numbers; hyphens separate."""
+    return _WORD.findall(text.lower())
+
+
+def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
+    """Turn texts into CLIP's byte-pair tokens (T, context_length), int64.
+
+    Raises UsageError for an empty text and for one that does not fit the context.
+    """
+    rows = []
+    for text in texts:
+        if not text.strip():
+            raise UsageError("a text for the guide is empty: describe the image in a few words.")
+        try:
+            rows.append(clip.tokenize(text, context_length=context_length))
+        except RuntimeError as error:
+            used = len(clip.tokenize(text, context_length=2048)[0].nonzero()) - 2
+            rule = f"the text {text!r} has {used} tokens and this guide reads at most {context_length - 2}"
+            raise UsageError(f"{rule}: use a shorter text.") from error
+    return torch.cat(rows).long()
+
+
+def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str = "cpu") -> Guide:
+    """Load a shipped guide by name or any CLIP state dict from a `.safetensors` path.
+
+    Raises FlowgradError if the file is missing, is damaged, or is not of CLIP's architecture.
+    """
+    path = guide_file(name_or_path)
+    state, metadata = read_state(path)
+    vocabulary = _vocabulary(metadata, path)
+    network = to_network(state, path)
+    name = path.parent.name if path.name == "model.safetensors" else path.stem
+    return Guide(network, name, file_fingerprint(path), vocabulary).to(device)
+
+
+def guide_file(name_or_path: str) -> Path:
+    """Return the weight file behind a name or a path; FlowgradError names the shipped guides if there is none."""
+    if name_or_path.endswith(".safetensors"):
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise FlowgradError(f"there is no guide at {path}: check the path or run `flowgrad train-guide`.")
+        return path
+    return shipped_file(name_or_path, "guide")
+
+
+def shipped_file(name: str, kind: str) -> Path:
+    """Return `weights/<name>/model.safetensors`; FlowgradError lists the shipped names ending in `kind`."""
+    folder = resource("weights")
+    path = folder / name / "model.safetensors"
+    if Path(name).name != name or not path.is_file():
+        names = sorted(found.parent.name for found in folder.glob(f"*{kind}*/model.safetensors"))
+        known = ", ".join(names) or "none; install flowgrad again"
+        raise FlowgradError(f"no {kind} is called {name!r} (shipped: {known}): use one of them or a .safetensors path.")
+    return path
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Read all tensors and the metadata of a safetensors file; FlowgradError if it is damaged or unreadable."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FlowgradError(f"{path} is damaged or not safetensors ({error}): fetch or export it again.") from error
+
+
+def to_network(state: dict[str, Tensor], path: Path) -> CLIP:
+    """Build CLIP's network around a state dict as the official code does; FlowgradError if it is of another kind."""
+    try:
+        return build_model(dict(state)).float()
+    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        rule = f"{path} is not a network of CLIP's architecture ({reason[:120]})"
+        raise FlowgradError(f"{rule}: use a guide exported by `flowgrad train-guide` or CLIP's own weights.") from error
+
+
+def _vocabulary(metadata: Mapping[str, str], path: Path) -> frozenset[str] | None:
+    if VOCABULARY_KEY not in metadata:
+        return None
+    try:
+        return frozenset(json.loads(metadata[VOCABULARY_KEY]))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise FlowgradError(f"{path} carries a damaged {VOCABULARY_KEY}: export the guide again.") from error
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
