@@ -196,9 +196,7 @@ def _check_starts(starts: "np.ndarray", info: DirectionInfo) -> None:
         raise FlowgradError(f"{told}, not {starts.shape} of {starts.dtype}. Use Direction.create.")
     if starts[0] != 0 or (starts[1:] <= starts[:-1]).any() or starts[-1] >= info.steps:
         shown = container.shorten(starts.tolist())
-        raise FlowgradError(
-            f"starts must increase from 0 and stay below N = {info.steps}, not {shown}. Train it again."
-        )
+        raise FlowgradError(f"starts must increase from 0, below N = {info.steps}, not {shown}. Train it again.")
 
 
 def _check_control(u: "np.ndarray", info: DirectionInfo) -> None:
