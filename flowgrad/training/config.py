@@ -122,7 +122,8 @@ class TrainingConfig(Strict):
     """The optimiser's settings."""
 
     batch_size: Annotated[int, Field(ge=2)] = 128
-    captions: Annotated[int, Field(ge=1)] = 128
+    captions: Annotated[int, Field(ge=1)] = 80
+    pool: Annotated[int, Field(ge=1)] = 16384
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.1

@@ -23,7 +23,6 @@ from flowgrad.training.captions import Caption, Grammar, pair_targets, truth
 from flowgrad.training.config import GuideConfig, NetworkConfig
 from flowgrad.training.labels import Labels, sampling_weights
 
-POOL = 16384  # captions drawn once and sampled from
 VOCABULARY_SIZE = 49408  # of CLIP's byte-pair tokens
 FIRST_SCALE, FIRST_BIAS = 15.0, -2.0  # of cosines, before the sigmoid
 SCALE_FACTOR = 5.0  # their learning rate relative to the others'
@@ -71,7 +70,7 @@ class GuideTrainer:
         self.weights = sampling_weights(labels, config, spans)
         self.generator = Generator().manual_seed(seed)
         pool_seed = Generator().manual_seed(seed + 1)
-        self.pool = CaptionPool.draw(self.grammar, POOL, config.network.context_length, pool_seed)
+        self.pool = CaptionPool.draw(self.grammar, config.training.pool, config.network.context_length, pool_seed)
         self.network = new_network(config.network, len(self.pool.used), seed).to(self.device)
         self.bias = nn.Parameter(torch.tensor(FIRST_BIAS, device=self.device))
         self.average = {key: value.clone() for key, value in self._floats().items()}

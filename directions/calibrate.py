@@ -1,0 +1,114 @@
+"""Strength as a unit: what a direction does is measured on images that it was not trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from directions.apply import sweep
+from directions.direction import Calibration
+from directions.identity import SAME_PERSON, distances, has_faces
+from directions.latents import Inverted
+from flowgrad.guidance.text import Contrast, log_odds
+from flowgrad.models import Model
+from flowgrad.models.guide import Guide
+from flowgrad.ode import Control
+
+LEVEL = 2.0  # the effect that strength 1 stands for: mean change of the text's zero-shot log-odds
+KEPT = 0.9  # share of faces that must stay the same person within the safe range
+TRIED = (-2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of the trained control
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What each strength did: effects (S, T) mean changes of log-odds of T texts; identity, kept (S,) or empty."""
+
+    strengths: tuple[float, ...]
+    effects: np.ndarray
+    identity: tuple[float, ...]
+    kept: tuple[float, ...]
+
+
+def measure(
+    model: Model, guide: Guide, control: Control, photos: Inverted, texts: Sequence[Contrast], strengths: Sequence[float]
+) -> Effects:
+    """Apply a control at every strength and measure texts and, where dlib is installed, identity."""
+    before = log_odds(guide, photos.images, texts)
+    edited = sweep(model, photos, control, strengths)
+    effects = np.stack([(log_odds(guide, images, texts) - before).mean(0).cpu().numpy() for images in edited])
+    apart = [_distances(photos.images, images) for images in edited] if has_faces() and model.config.aligned_faces else []
+    return Effects(
+        tuple(strengths),
+        effects,
+        tuple(float(d.mean()) for d in apart),
+        tuple(float((d < SAME_PERSON).mean()) for d in apart),
+    )
+
+
+def _distances(before: Tensor, after: Tensor) -> np.ndarray:
+    """(B,) dlib descriptor distances; a face that dlib no longer finds counts as another person."""
+    return np.nan_to_num(distances(before, after), nan=2 * SAME_PERSON)
+
+
+def calibrate(
+    model: Model,
+    guide: Guide,
+    control: Control,
+    photos: Inverted,
+    target: Contrast,
+    probes: Sequence[Contrast],
+    source: str = "samples",
+) -> Calibration:
+    """Measure a trained control on held-out `photos` and find the multiple of it that has the effect LEVEL.
+
+    Where LEVEL is out of reach, strength 1 is the strongest safe multiple, and the calibration's `level` says
+    which effect that has. `source` says what the photos are.
+    """
+    found = measure(model, guide, control, photos, [target, *probes], TRIED)
+    effect = found.effects[:, 0]
+    low, high = safe_range(found)
+    unit = reach(found.strengths, effect, LEVEL, high)
+    return Calibration(
+        level=round(float(np.interp(unit, found.strengths, effect)), 4),
+        unit=round(unit, 6),
+        strengths=tuple(round(s / unit, 4) for s in found.strengths),
+        effect=_rounded(effect),
+        identity=_rounded(found.identity),
+        kept=_rounded(found.kept),
+        side_effects={str(p): _rounded(found.effects[:, i + 1]) for i, p in enumerate(probes)},
+        safe=(round(low / unit, 2), round(high / unit, 2)),
+        photos=len(photos),
+        source=source,
+    )
+
+
+def reach(strengths: Sequence[float], effect: np.ndarray, level: float, most: float) -> float:
+    """The smallest positive strength, `most` at the most, where the effect (piecewise linear) reaches `level`."""
+    points = [(s, e) for s, e in zip(strengths, effect.tolist(), strict=True) if s >= 0]
+    for (a, below), (b, above) in zip(points, points[1:], strict=False):
+        if below < level <= above:
+            return min(most, a + (b - a) * (level - below) / (above - below))
+    return most
+
+
+def safe_range(found: Effects) -> tuple[float, float]:
+    """The strengths around 0 through which the effect keeps growing and faces stay the same people."""
+    zero = found.strengths.index(0.0)
+    return _last_safe(found, range(zero, -1, -1)), _last_safe(found, range(zero, len(found.strengths)))
+
+
+def _last_safe(found: Effects, path: range) -> float:
+    """Follow the strengths from 0 outwards while it is safe; at least the first of them counts."""
+    last, sign = path[1], path.step
+    for i in path[1:]:
+        grows = sign * (found.effects[i, 0] - found.effects[i - sign, 0]) > 0
+        same = not found.kept or found.kept[i] >= KEPT
+        if not (grows and same):
+            break
+        last = i
+    return found.strengths[last]
+
+
+def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(v), 4) for v in values)

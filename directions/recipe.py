@@ -1,0 +1,63 @@
+"""Recipes: how a direction is trained, as one commented YAML file each."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.optimize import Settings
+from flowgrad.resources import resource
+
+
+class Recipe(BaseModel):
+    """The settings of a training; configs/recipes/default.yaml explains each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inversion: str = "euler"
+    anchored: bool = True
+    intervals: int = Field(default=16, ge=0)
+    xi: float = Field(default=5e-3, ge=0)
+    forward: str = "grid"
+    eta: float = Field(default=0.7, ge=0, le=1)
+    preserve: str = "l1"
+    keep_weight: float = Field(default=1.0, ge=0)
+    augmentations: int = Field(default=6, ge=1)
+    penalty: float = Field(default=0.0, ge=0)
+    optimizer: str = "normalized"
+    step_size: float = Field(default=0.03, gt=0)
+    momentum: float = Field(default=0.8, ge=0, lt=1)
+    iterations: int = Field(default=10, ge=1)
+
+    def settings(self, seed: int) -> Settings:
+        """The part that Algorithm 1 needs. Raises UsageError for a value out of range."""
+        names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty")
+        return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship."""
+    return sorted(path.stem for path in (resource("configs") / "recipes").glob("*.yaml"))
+
+
+def load_recipe(name: str = "default", **changes: object) -> Recipe:
+    """The recipe of a shipped name or a YAML file, with some values changed.
+
+    Raises UsageError for an unknown name, FlowgradError for a wrong key or value.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else resource("configs") / "recipes" / f"{name}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, recipe_names(), n=3) or recipe_names()
+        raise UsageError(f"no recipe called {name!r}; there is {', '.join(near)}, or give a .yaml file")
+    return parse_recipe({**yaml.safe_load(path.read_text(encoding="utf-8")), **changes}, str(path))
+
+
+def parse_recipe(values: dict[str, object], where: str) -> Recipe:
+    """Validate the values of a recipe. Raises FlowgradError naming `where` and each wrong key or value."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise FlowgradError(f"{where}: {problems}. The keys are {', '.join(Recipe.model_fields)}.") from error

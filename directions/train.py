@@ -1,0 +1,189 @@
+"""Training a direction: about ten images and a sentence become one shared control, calibrated and described."""
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from directions.calibrate import calibrate
+from directions.direction import Direction, DirectionInfo
+from directions.latents import Inverted, invert_images, join, sample_images
+from directions.recipe import Recipe, load_recipe
+from flowgrad.errors import UsageError
+from flowgrad.guidance.preserve import load_distance
+from flowgrad.guidance.text import Contrast, TextObjective
+from flowgrad.models import TIME_CONVENTION, Model
+from flowgrad.models.guide import Guide, load_guide
+from flowgrad.ode import Control, Grid
+from flowgrad.optimize import State, Step, optimize
+
+HELD_OUT = 8  # samples that the strength is calibrated on
+HELD_OUT_SEED = 1_000_000  # their latents: far from those that people train on
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked for: raise `target` on all of `photos`, keep the texts of `keep`."""
+
+    model: Model
+    guide: Guide
+    photos: Inverted
+    target: Contrast
+    keep: tuple[Contrast, ...]
+    recipe: Recipe
+    seed: int = 0
+
+    @classmethod
+    def create(
+        cls,
+        model: Model,
+        photos: Inverted,
+        text: str,
+        *,
+        guide: Guide | None = None,
+        source: str | None = None,
+        keep: Sequence[str] = (),
+        recipe: Recipe | None = None,
+        seed: int = 0,
+    ) -> "Task":
+        """Fill in what a model's configuration says: its guide, and its subject as source text.
+
+        Raises UsageError for an empty text, or no photo.
+        """
+        if not len(photos):
+            raise UsageError("a direction needs at least one photo; ten are a good number")
+        subject = model.config.subject
+        return cls(
+            model,
+            guide or load_guide(model.config.guide, model.device),
+            photos,
+            Contrast.parse(text, source or subject),
+            tuple(Contrast.parse(written, subject) for written in keep),
+            recipe or load_recipe(),
+            seed,
+        )
+
+    @property
+    def unknown_words(self) -> list[str]:
+        """Words of the texts that the guide has never seen, once each."""
+        texts = [t for c in (self.target, *self.keep) for t in (c.text, c.source)]
+        return list(dict.fromkeys(word for text in texts for word in self.guide.unknown_words(text)))
+
+    def grid(self) -> Grid:
+        """The grid that the control lives on, from the straightness of the photos' trajectories."""
+        return self.photos.grid(self.recipe.intervals, self.recipe.xi)
+
+    def steps(self, shared: bool = True, resume: State | None = None) -> Iterator[Step]:
+        """Run Algorithm 1 and yield every evaluation; a control for each photo unless `shared`."""
+        r = self.recipe
+        objective = TextObjective(
+            self.guide,
+            self.target,
+            self.photos.images,
+            load_distance(r.preserve, self.model.device),
+            self.model.decode,
+            self.keep,
+            r.eta,
+            r.keep_weight,
+            r.augmentations,
+        )
+        return optimize(
+            self.model.velocity,
+            self.photos.trajectory.x0,
+            self.grid(),
+            objective,
+            r.settings(self.seed),
+            shared=shared,
+            anchor=self.photos.residual if self.photos.anchored else None,
+            resume=resume,
+        )
+
+
+def held_out(model: Model, count: int = HELD_OUT) -> Inverted:
+    """Samples that no training uses, to calibrate on."""
+    return join(sample_images(model, count, HELD_OUT_SEED))
+
+
+def finish(
+    task: Task,
+    control: Control,
+    losses: Sequence[float],
+    photos: Inverted,
+    *,
+    source: str = "samples",
+    title: str = "",
+    image_hashes: Sequence[str] = (),
+    description: str = "",
+    tags: Sequence[str] = (),
+    licence: str = "",
+) -> Direction:
+    """Calibrate a trained control (M, 1, *D) on held-out `photos` and describe it.
+
+    The control of the direction is the trained one times the calibration's unit, compacted, in F16.
+    """
+    model, r = task.model, task.recipe
+    probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
+    calibration = calibrate(model, task.guide, control, photos, task.target, probes, source)
+    scaled = (control * calibration.unit).compact()
+    info = DirectionInfo(
+        title=title or task.target.text,
+        model=model.name,
+        fingerprint=model.fingerprint,
+        steps=model.config.steps,
+        time_convention=TIME_CONVENTION,
+        text=task.target.text,
+        source_text=task.target.source,
+        keep=tuple(map(str, task.keep)),
+        description=description,
+        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        license=licence or model.config.licence,
+        tags=tuple(tags),
+        guide=task.guide.name,
+        guide_fingerprint=task.guide.fingerprint,
+        inversion=f"anchored {r.inversion}" if r.anchored else r.inversion,
+        forward=r.forward,
+        xi=r.xi,
+        eta=r.eta,
+        lam=r.penalty,
+        optimizer=r.optimizer,
+        step_size=r.step_size,
+        seed=task.seed,
+        iterations=r.iterations,
+        losses=tuple(round(loss, 6) for loss in losses),
+        images=len(task.photos),
+        image_hashes=tuple(image_hashes),
+        calibration=calibration,
+    )
+    u = scaled.values.squeeze(1).float().cpu().numpy()
+    return Direction.create(u, np.array(scaled.grid.starts), info)
+
+
+def train_direction(
+    model: Model,
+    images: Tensor,
+    text: str,
+    *,
+    source: str | None = None,
+    keep: Sequence[str] = (),
+    guide: Guide | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    report: Callable[[Step], None] | None = None,
+) -> Direction:
+    """Train one direction on images (n, 3, H, W) in [-1, 1], n about ten, and calibrate it on samples.
+
+    text: what the images shall become, "a smiling face"; source: what they are, by default the model's subject.
+    keep: texts whose scores shall not change. report: called with every evaluation.
+    Raises UsageError for wrong values; FlowgradError if the objective is not finite three times running.
+    """
+    recipe = recipe or load_recipe()
+    photos = join(invert_images(model, images, recipe.inversion, recipe.anchored))
+    task = Task.create(model, photos, text, guide=guide, source=source, keep=keep, recipe=recipe, seed=seed)
+    losses = []
+    for step in task.steps():
+        losses.append(step.loss)
+        if report:
+            report(step)
+    return finish(task, step.state.best, losses, held_out(model))

@@ -1,0 +1,46 @@
+"""How far an edit has moved from the original, as a distance for each image."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flowgrad.errors import FlowgradError, UsageError
+
+DISTANCES = ("l1", "lpips")
+
+
+class Distance(Protocol):
+    """(B,) distances of images (B, 3, H, W) in [-1, 1] from their originals."""
+
+    def __call__(self, images: Tensor, originals: Tensor) -> Tensor: ...
+
+
+def l1(images: Tensor, originals: Tensor) -> Tensor:
+    """Mean absolute difference of pixels, in [0, 2]."""
+    return (images - originals).abs().flatten(1).mean(1)
+
+
+def lpips_distance(device: torch.device | str) -> Distance:
+    """LPIPS with AlexNet (Zhang et al., CVPR 2018), by the `lpips` package.
+
+    Raises FlowgradError when AlexNet's weights are neither cached nor can be downloaded.
+    """
+    import lpips
+
+    try:
+        network = lpips.LPIPS(net="alex", verbose=False)
+    except OSError as error:
+        raise FlowgradError(
+            f"LPIPS needs AlexNet's weights from torchvision, and they could not be downloaded ({error}). "
+            "Use --preserve l1, or put alexnet-owt-7be5be79.pth into ~/.cache/torch/hub/checkpoints."
+        ) from error
+    network = network.to(device).eval().requires_grad_(False)
+    return lambda images, originals: network(images, originals).flatten()
+
+
+def load_distance(name: str, device: torch.device | str) -> Distance:
+    """The distance called `name`: "l1" or "lpips". Raises UsageError for another name."""
+    if name not in DISTANCES:
+        raise UsageError(f"preserve must be one of {', '.join(DISTANCES)}; got {name!r}")
+    return l1 if name == "l1" else lpips_distance(device)

@@ -1,0 +1,90 @@
+"""Scores of texts, and the objective that raises one while it keeps others (FlowGrad, section 5)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowgrad.errors import UsageError
+from flowgrad.guidance.augment import augment
+from flowgrad.guidance.preserve import Distance
+from flowgrad.models.guide import Guide
+
+SEPARATOR = " - "
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A text, relative to a source text: written "a smiling face - a serious face"."""
+
+    text: str
+    source: str
+
+    @classmethod
+    def parse(cls, written: str, source: str) -> "Contrast":
+        """Split "text - source"; without a separator `source` is used. Raises UsageError for an empty text."""
+        text, _, given = written.partition(SEPARATOR)
+        if not text.strip():
+            raise UsageError(f"a text must not be empty; got {written!r}")
+        return cls(text.strip(), given.strip() or source)
+
+    def __str__(self) -> str:
+        return f"{self.text}{SEPARATOR}{self.source}"
+
+
+def contrast_vectors(guide: Guide, contrasts: Sequence[Contrast]) -> Tensor:
+    """(C, E) differences of text embeddings: an image's score is its product with one."""
+    return guide.encode_texts([c.text for c in contrasts]) - guide.encode_texts([c.source for c in contrasts])
+
+
+@torch.no_grad()
+def log_odds(guide: Guide, images: Tensor, contrasts: Sequence[Contrast]) -> Tensor:
+    """(B, C) zero-shot log-odds of each contrast's text against its source, for images (B, 3, H, W) in [-1, 1]."""
+    return guide.logit_scale * guide.encode_images(images) @ contrast_vectors(guide, contrasts).T
+
+
+@dataclass(frozen=True)
+class TextObjective:
+    """-eta s(x1, T) + (1 - eta) |x1 - original| + keep_weight sum_k |s(x1, T_k) - s(original, T_k)|, for each image.
+
+    The score s is the mean over `copies` augmented views of the cosine with T minus that with its source. The
+    original is seen through the same augmentations. `decode` maps states to images in [-1, 1].
+    Raises UsageError unless eta lies in [0, 1].
+    """
+
+    guide: Guide
+    target: Contrast
+    originals: Tensor
+    distance: Distance
+    decode: Callable[[Tensor], Tensor]
+    keep: tuple[Contrast, ...] = ()
+    eta: float = 0.7
+    keep_weight: float = 1.0
+    copies: int = 6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise UsageError(f"eta must lie in [0, 1]; got {self.eta}")
+        if self.copies < 1:
+            raise UsageError(f"there must be at least 1 augmentation; got {self.copies}")
+
+    def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        images = self.decode(x1)
+        vectors = contrast_vectors(self.guide, [self.target, *self.keep])
+        seen = rng.get_state()
+        scores = self._scores(images, vectors, rng)
+        terms = {
+            "text": -self.eta * scores[:, 0],
+            "preserve": (1 - self.eta) * self.distance(images, self.originals),
+        }
+        if self.keep:
+            with torch.no_grad():
+                before = self._scores(self.originals, vectors, rng.set_state(seen))
+            terms["keep"] = self.keep_weight * (scores - before)[:, 1:].abs().sum(1)
+        return terms
+
+    def _scores(self, images: Tensor, vectors: Tensor, rng: torch.Generator) -> Tensor:
+        """(B, C) mean scores over augmented views."""
+        embeddings = self.guide.encode_images(augment(images, self.copies, rng))
+        return (embeddings @ vectors.T).view(self.copies, len(images), -1).mean(0)

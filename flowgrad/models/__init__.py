@@ -1,0 +1,97 @@
+"""Checkpoints become models: a velocity field, and the way between images and its states."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowgrad.errors import UsageError
+from flowgrad.models.config import ModelConfig, load_config, model_names
+from flowgrad.models.diffusers_unet import WEIGHTS, UNetVelocity, load_unet
+from flowgrad.velocity import Velocity
+
+__all__ = ["Model", "ModelConfig", "load_config", "load_model", "model_names"]
+
+TIME_CONVENTION = "t=0 noise, t=1 data"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen generative ODE.
+
+    velocity: see `flowgrad.velocity`; shape: of one state, D; encode: images (B, 3, H, W) in [-1, 1] -> states
+    (B, *D) at t = 1; decode: back; both differentiable. fingerprint: of the weights, 16 hexadecimal digits.
+    """
+
+    config: ModelConfig
+    velocity: Velocity
+    shape: tuple[int, ...]
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    fingerprint: str
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def noise(self, count: int, seed: int) -> Tensor:
+        """(count, *D) latents; each has a generator of its own, so image i of a seed never depends on `count`."""
+        rows = [torch.randn(self.shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
+        return torch.stack(rows).to(self.device)
+
+
+def load_model(name: str = "faces64", device: str = "auto", precision: str = "auto") -> Model:
+    """Load a model by its name, its YAML file, or a folder with a flowgrad.yaml.
+
+    device: "auto" (CUDA, else the CPU) or any torch device. precision: "fp32", "bf16", "fp16", or "auto", which is
+    bf16 where the hardware multiplies it faster than fp32, else fp32. Raises UsageError for a wrong name, device
+    or precision; FlowgradError for missing or damaged weights.
+    """
+    config, place = load_config(name), resolve_device(device)
+    network = load_unet(config.weights_path).to(device=place, memory_format=torch.channels_last)
+    velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
+    shape = (network.config["in_channels"] // config.patch**2, config.size, config.size)
+    return Model(config, velocity, shape, _identity, _identity, _fingerprint(config.weights_path / WEIGHTS), place)
+
+
+def resolve_device(device: str) -> torch.device:
+    """A torch device for "auto" or a device's name. Raises UsageError for one that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} cannot be used here; try cpu or auto ({str(error).splitlines()[0]})") from error
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """A dtype for "auto" or a precision's name. Raises UsageError for another name."""
+    if precision == "auto":
+        return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be one of auto, {', '.join(PRECISIONS)}; got {precision!r}")
+    return PRECISIONS[precision]
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
+
+
+def _fingerprint(weights: Path) -> str:
+    digest = hashlib.sha256()
+    with weights.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x

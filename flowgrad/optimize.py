@@ -1,0 +1,238 @@
+"""Algorithm 1 of FlowGrad (Liu et al., CVPR 2023): find the control that minimises an objective on clean samples."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flowgrad.adjoint import control_gradient
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.ode import Control, Grid, Trajectory, integrate
+from flowgrad.straightness import nonuniform_grid, pooled, straightness
+from flowgrad.velocity import Velocity
+
+OPTIMIZERS = ("sgd", "normalized", "adam")
+
+
+class Objective(Protocol):
+    """Named terms of a loss on clean samples x1 (B, *D), each (B,); to be minimised in sum.
+
+    Random draws come from `rng` alone, which makes a run repeatable.
+    """
+
+    def __call__(self, x1: Tensor, rng: torch.Generator) -> Mapping[str, Tensor]: ...
+
+
+class Anchor(Protocol):
+    """Residuals (M, B, *D) for a grid; see `flowgrad.ode.anchor`."""
+
+    def __call__(self, grid: Grid) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How Algorithm 1 runs.
+
+    forward: "grid" simulates on the grid, whose gradient is then exact; "fine" simulates all N steps and
+        back-propagates on the grid that `xi` makes of them anew in every iteration, as in the paper.
+    xi: threshold of Eq. 12, for the fine forward.
+    optimizer: "sgd" on the gradient of Eq. 13 as in the paper; "normalized", momentum on the gradient per unit
+        of time, divided by its root mean square, so that the step is in units of dx/dt whatever the
+        objective's scale; "adam" on the gradient per unit of time.
+    penalty: lambda, the weight of sum_k |u_k|^2 over all N steps, |.|^2 averaged over the entries of u.
+    Raises UsageError for a value out of range.
+    """
+
+    iterations: int = 12
+    forward: str = "grid"
+    xi: float = 5e-3
+    optimizer: str = "normalized"
+    step_size: float = 0.03
+    momentum: float = 0.8
+    penalty: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "iterations must be at least 1": self.iterations >= 1,
+            'forward must be "grid" or "fine"': self.forward in ("grid", "fine"),
+            "xi must be at least 0": self.xi >= 0,
+            f"optimizer must be one of {', '.join(OPTIMIZERS)}": self.optimizer in OPTIMIZERS,
+            "step_size must be above 0": self.step_size > 0,
+            "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
+            "penalty (lambda) must be at least 0": self.penalty >= 0,
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise UsageError(f"{rule}; got {self}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of the objective: the control it was made with, and what came of it.
+
+    loss: sum over images plus lambda's term; terms: mean of each term over images; x1: (B, *D);
+    grid: the one the gradient was taken on; gradient_rms: of dL/du per unit of time, 0 at the last evaluation;
+    best: the lowest loss so far is this one; state: what `optimize` needs to go on from here.
+    """
+
+    iteration: int
+    loss: float
+    terms: Mapping[str, float]
+    control: Control
+    x1: Tensor
+    grid: Grid
+    gradient_rms: float
+    best: bool
+    state: "State"
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a later run needs to continue bit for bit: saved by those who call `optimize`."""
+
+    iteration: int
+    control: Control
+    moments: tuple[Tensor, ...]
+    best: Control
+    best_loss: float
+    step_size: float
+
+
+def optimize(
+    velocity: Velocity,
+    x0: Tensor,
+    grid: Grid,
+    objective: Objective,
+    settings: Settings,
+    *,
+    shared: bool = True,
+    anchor: Anchor | None = None,
+    resume: State | None = None,
+) -> Iterator[Step]:
+    """Run Algorithm 1 and yield every evaluation; the best control is `step.state.best` of the last.
+
+    x0: (B, *D) latents. `grid` carries the control in the grid forward; its `steps` is N. `shared`: one control
+    for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos.
+    There are `iterations` updates and one evaluation more. An evaluation that is not finite halves the step size
+    and goes back to the best control. Raises FlowgradError if that happens three times running.
+    """
+    fine = settings.forward == "fine"
+    carrier = Grid.full(grid.steps) if fine else grid
+    residual = None if anchor is None else anchor(carrier)
+    state = resume or _initial(carrier, x0, shared, settings)
+    failures = 0
+    while state.iteration <= settings.iterations:
+        rng = torch.Generator(x0.device).manual_seed(settings.seed * 1_000_003 + state.iteration)
+        trajectory = integrate(velocity, x0, carrier, state.control, residual)
+        loss, terms, grad_x1 = evaluate(objective, trajectory.x1, rng)
+        loss += settings.penalty * _energy(state.control)
+        if not isfinite(loss):
+            failures += 1
+            state = _backtrack(state, settings, failures)
+            continue
+        failures = 0
+        used = nonuniform_grid(pooled(straightness(trajectory.velocities)), settings.xi) if fine else grid
+        improved = loss < state.best_loss
+        rate = torch.zeros(())
+        after = _keep_best(state, loss, improved)
+        if state.iteration < settings.iterations:
+            gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings.penalty)
+            rate = _rms(gradient)
+            after = _update(after, gradient, settings)
+        after = replace(after, iteration=state.iteration + 1)
+        yield Step(state.iteration, loss, terms, state.control, trajectory.x1, used, float(rate), improved, after)
+        state = after
+
+
+def evaluate(
+    objective: Objective, x1: Tensor, rng: torch.Generator
+) -> tuple[float, dict[str, float], Tensor]:
+    """The objective summed over images, the mean of each of its terms, and its gradient (B, *D) at x1."""
+    with torch.enable_grad():
+        leaf = x1.detach().requires_grad_()
+        terms = objective(leaf, rng)
+        loss = torch.stack(list(terms.values())).sum()
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return float(loss.detach()), {name: float(term.detach().mean()) for name, term in terms.items()}, gradient
+
+
+def _initial(carrier: Grid, x0: Tensor, shared: bool, settings: Settings) -> State:
+    zero = Control.zeros(carrier, x0, shared)
+    return State(0, zero, (), zero, float("inf"), settings.step_size)
+
+
+def _energy(control: Control) -> float:
+    """sum_k |u_k|^2 over the N steps, |.|^2 the mean over entries, summed over the controls of a batch."""
+    return float((control.values.square().flatten(2).mean(2).sum(1) * _lengths(control)).sum())
+
+
+def _lengths(control: Control) -> Tensor:
+    return torch.tensor(control.grid.lengths, device=control.values.device, dtype=control.values.dtype)
+
+
+def _gradient(
+    velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid, control: Control, penalty: float
+) -> Tensor:
+    """(M, 1 or B, *D) dL/du per unit of time on the control's own intervals, lambda's term included.
+
+    A gradient found on a coarser grid is re-assigned to every step of its interval.
+    """
+    found = control_gradient(velocity, trajectory, grad_x1, grid)
+    values = found.values if control.values.shape[1] > 1 else found.values.sum(1, keepdim=True)
+    spans = grid.spans(values).view(-1, *[1] * (values.ndim - 1))
+    per_time = Control(values / spans, grid).on(control.grid).values
+    entries = control.values[0, 0].numel()
+    return per_time + 2 * penalty * grid.steps / entries * control.values
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
+
+
+def _transform(optimizer: str) -> Callable[[Tensor, Control], Tensor]:
+    """What each optimiser makes of the gradient per unit of time before its own rule."""
+    if optimizer == "sgd":
+        return lambda g, control: g * control.grid.spans(g).view(-1, *[1] * (g.ndim - 1))
+    if optimizer == "normalized":
+        return lambda g, control: g / _rms(g).clamp_min(torch.finfo(g.dtype).tiny)
+    return lambda g, control: g
+
+
+def _update(state: State, gradient: Tensor, settings: Settings) -> State:
+    """One step of the optimiser (torch.optim) from the state's control; a new state."""
+    values = state.control.values.clone().requires_grad_()
+    values.grad = _transform(settings.optimizer)(gradient, state.control)
+    optimizer = _optimizer(values, state, settings)
+    optimizer.step()
+    moments = tuple(v.detach().clone() for v in optimizer.state[values].values() if isinstance(v, Tensor))
+    return replace(state, control=Control(values.detach(), state.control.grid), moments=moments)
+
+
+def _optimizer(values: Tensor, state: State, settings: Settings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":
+        adam = torch.optim.Adam([values], lr=state.step_size, betas=(settings.momentum, 0.99))
+        if state.moments:
+            adam.state[values] = dict(zip(("step", "exp_avg", "exp_avg_sq"), state.moments, strict=True))
+        return adam
+    sgd = torch.optim.SGD([values], lr=state.step_size, momentum=settings.momentum)
+    if state.moments:
+        sgd.state[values] = {"momentum_buffer": state.moments[0]}
+    return sgd
+
+
+def _keep_best(state: State, loss: float, improved: bool) -> State:
+    return replace(state, best=state.control, best_loss=loss) if improved else state
+
+
+def _backtrack(state: State, settings: Settings, failures: int) -> State:
+    """The best control again, without momentum and with half the step size."""
+    if failures >= 3 or not isfinite(state.best_loss):
+        raise FlowgradError(
+            f"the objective is not finite at iteration {state.iteration} with step size {state.step_size:g}: "
+            "lower the step size, or use float32"
+        )
+    return replace(state, control=state.best, moments=(), step_size=state.step_size / 2)
