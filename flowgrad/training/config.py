@@ -128,6 +128,7 @@ class TrainingConfig(Strict):
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    attribute_loss: Annotated[float, Field(ge=0)] = 0.5
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     bfloat16: bool = True
 
