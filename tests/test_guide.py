@@ -17,9 +17,10 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models.guide import Guide, load_guide, to_network, words_of
 from flowgrad.resources import resource
 from flowgrad.training.augment import augment
+from flowgrad.training.card import write_card
 from flowgrad.training.config import GuideConfig, load_guide_config
 from flowgrad.training.evaluation import area_under_curve, guide_auc, questions
-from flowgrad.training.guide import GuideTrainer, export_guide, schedule, train_guide, write_card
+from flowgrad.training.guide import GuideTrainer, export_guide, schedule, train_guide
 from flowgrad.training.images import read_images, to_model_range
 from flowgrad.training.labels import Labels, read_labels, read_table, split_rows
 
@@ -199,8 +200,12 @@ def test_export_is_half_precision_with_zeros_for_unused_tokens(exported: Path) -
 
 
 def test_the_card_states_figures_and_licence(tmp_path: Path) -> None:
-    text = write_card(tmp_path, CONFIG, {"steps": "40"}, {"red / blue": 0.98765}).read_text()
-    assert "# Colours" in text and "| red / blue | 0.988 |" in text and "Free." in text
+    figures = {"AUC": {"red / blue": 0.98765}, "half": {"red / blue": 0.5, "red / rest": 1.0}}
+    text = write_card(tmp_path, CONFIG.card, {"steps": "25"}, figures).read_text()
+    assert "# Colours" in text and "* steps: 25" in text and "Free." in text
+    assert (
+        "| | AUC | half |" in text and "| red / blue | 0.988 | 0.500 |" in text and "| red / rest |  | 1.000 |" in text
+    )
 
 
 def test_schedule_rises_then_falls() -> None:

@@ -311,26 +311,6 @@ def export_guide(trainer: GuideTrainer, folder: Path, recipe: Mapping[str, str])
     return path
 
 
-def write_card(folder: Path, config: GuideConfig, recipe: Mapping[str, str], areas: Mapping[str, float]) -> Path:
-    """Write `folder/README.md`: data, recipe, AUC figures and licence notice; return its path."""
-    card = config.card
-    lines = [f"# {card.title}", "", "A network of CLIP's architecture: images and English texts become unit vectors."]
-    lines += ["", f"**Data.** {card.data}", "", "**Recipe.**", ""]
-    lines += [f"* {key.replace('_', ' ')}: {value}" for key, value in recipe.items()]
-    if areas:
-        lines += [
-            "",
-            "**Figures.** Area under the ROC curve on held-out photos, without training for the question.",
-            "",
-        ]
-        lines += ["| question | AUC |", "| --- | --- |", *(f"| {name} | {area:.3f} |" for name, area in areas.items())]
-    lines += ["", f"**Licence.** {card.license}", ""]
-    path = folder / "README.md"
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
 def _half(value: Tensor) -> Tensor:
     value = value.cpu().contiguous()
     return value.half() if value.is_floating_point() else value
