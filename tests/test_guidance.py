@@ -10,7 +10,7 @@ from flowgrad.guidance.text import Contrast, TextObjective, contrast_vectors, lo
 
 
 class PatchGuide:
-    """A guide in closed form: an image's embedding is the mean of its channels, a text's is fixed by its first letter."""
+    """A guide in closed form: images embed by the mean of their channels, texts by their first letter."""
 
     logit_scale = 10.0
 
@@ -101,7 +101,11 @@ def test_log_odds_scale_the_difference_of_cosines():
 
 @pytest.mark.parametrize(
     ("written", "text", "source"),
-    [("a smile", "a smile", "a face"), ("a smile - a frown", "a smile", "a frown"), ("a close-up", "a close-up", "a face")],
+    [
+        ("a smile", "a smile", "a face"),
+        ("a smile - a frown", "a smile", "a frown"),
+        ("a close-up", "a close-up", "a face"),
+    ],
 )
 def test_contrasts_are_read_from_text(written, text, source):
     assert Contrast.parse(written, "a face") == Contrast(text, source)

@@ -55,7 +55,8 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     config, place = load_config(name), resolve_device(device)
     network = load_unet(config.weights_path).to(device=place, memory_format=torch.channels_last)
     velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
-    shape = (network.config["in_channels"] // config.patch**2, config.size, config.size)
+    channels = int(network.config["in_channels"])  # type: ignore[index]
+    shape = (channels // config.patch**2, config.size, config.size)
     return Model(config, velocity, shape, _identity, _identity, _fingerprint(config.weights_path / WEIGHTS), place)
 
 
@@ -66,7 +67,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} cannot be used here; try cpu or auto ({str(error).splitlines()[0]})") from error
+        raise UsageError(
+            f"device {device!r} cannot be used here; try cpu or auto ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
