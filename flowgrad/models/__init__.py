@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,9 +54,9 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     or precision; FlowgradError for missing or damaged weights.
     """
     config, place = load_config(name), resolve_device(device)
-    network = load_unet(config.weights_path).to(device=place, memory_format=torch.channels_last)
+    network: Any = load_unet(config.weights_path).to(place).to(memory_format=torch.channels_last)
     velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
-    channels = int(network.config["in_channels"])  # type: ignore[index]
+    channels = int(network.config["in_channels"])
     shape = (channels // config.patch**2, config.size, config.size)
     return Model(config, velocity, shape, _identity, _identity, _fingerprint(config.weights_path / WEIGHTS), place)
 
