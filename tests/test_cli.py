@@ -227,6 +227,7 @@ def test_the_bank_is_listed_shown_and_changed(trained: Path, tmp_path: Path) -> 
     shown = call("bank", "show", "grin").output
     for words in ("a smiling face - a serious face", "safe from", "side effect at strength 1", "seed 0"):
         assert words in shown
+    assert shown.count("a smiling face") == 1  # what is wanted is no side effect
     assert call("bank", "path", "grin").output.strip() == str(tmp_path / "own-bank/tiny/grin.safetensors")
     assert call("bank", "rename", "grin", "big-grin").exit_code == 0
     assert call("bank", "export", "big-grin", tmp_path).exit_code == 0
