@@ -23,7 +23,7 @@ class Recipe(BaseModel):
     forward: str = "grid"
     eta: float = Field(default=0.7, ge=0, le=1)
     preserve: str = "l1"
-    keep_weight: float = Field(default=1.0, ge=0)
+    keep_weight: float = Field(default=5.0, ge=0)
     augmentations: int = Field(default=6, ge=1)
     penalty: float = Field(default=0.0, ge=0)
     optimizer: str = "normalized"

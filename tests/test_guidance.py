@@ -68,7 +68,7 @@ def test_objective_terms_are_those_of_the_formula():
     after, before = ((g.encode_images(augment(i, 4, rng())) @ vectors.T).view(4, 2, 2).mean(0) for i in (x, originals))
     torch.testing.assert_close(terms["text"], -0.6 * after[:, 0])
     torch.testing.assert_close(terms["preserve"], 0.4 * (x - originals).abs().flatten(1).mean(1))
-    torch.testing.assert_close(terms["keep"], 2.0 * (after - before)[:, 1].abs())
+    torch.testing.assert_close(terms["keep"], 2.0 * (after - before)[:, 1].square())
 
 
 def test_an_unchanged_image_costs_nothing_but_its_score():
