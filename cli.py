@@ -183,6 +183,15 @@ Setting = Annotated[
 ]
 
 
+def _model_name(model: str | None) -> str | None:
+    """The name in the configuration of a model that was given by name, file or folder."""
+    if model is None:
+        return None
+    from flowgrad.models import load_config
+
+    return load_config(model).name
+
+
 def _recipe(name: str, settings: list[str] | None, **changes: object) -> Any:
     """The recipe with what the user changed; options that were not given leave it as it is."""
     import yaml
@@ -307,7 +316,7 @@ def apply_direction(
     from flowgrad.models import load_model
 
     steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
-    parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank))
+    parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
     files = find_photos(photos)
     targets = batch.output_paths(files, output, "-strip" if steps else "")
     sheet = output / "contact-sheet.png"
@@ -440,7 +449,8 @@ def sample(
     from flowgrad.models import load_model
 
     terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
-    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank)) if direction else []
+    found = batch.parse_mixture(direction) if direction else ()
+    parts = batch.load_parts(found, Bank.default(bank), _model_name(model))
     if grid:
         refuse_existing(sheet, overwrite)
     loaded = load_model(model or (parts[0][0].info.model if parts else "faces64"), device, precision)
@@ -487,7 +497,7 @@ def evaluate(
     from flowgrad.models import load_model
 
     steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
-    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank))
+    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank), _model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
     for path in (sheet, figures):
         refuse_existing(path, overwrite)
