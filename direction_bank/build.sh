@@ -25,8 +25,8 @@ train baby-faced "a baby" "a face" age,young 10 "$sex" "$smile"
 train feminine "a woman" "a man" gender 8 "$smile" "$age"
 train masculine "a man" "a woman" gender 8 "$smile" "$age"
 
-python - direction_bank/overview.png <<'PYTHON'
-"""Every direction at strength 1 on the same five samples, which none was trained on."""
+python - direction_bank/overview.jpg <<'PYTHON'
+"""Every direction at strength 1 on the same nine samples, which none was trained on."""
 import sys
 from pathlib import Path
 
