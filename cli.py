@@ -311,26 +311,29 @@ def apply_direction(
 
     Photos keep their names. One that cannot be edited is reported, and the others go on.
     """
-    from directions import batch
-    from directions.photos import find_photos
-    from flowgrad.models import load_model
+    from directions.photos import process_beside
 
-    steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
-    parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
-    files = find_photos(photos)
-    targets = batch.output_paths(files, output, "-strip" if steps else "")
-    sheet = output / "contact-sheet.png"
-    if grid:
-        refuse_existing(sheet, overwrite)
-    loaded = load_model(model or parts[0][0].info.model, device, precision)
-    control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
-    found = batch.apply_to_files(
-        loaded, control, files, targets, strengths=steps, align=_align(align), overwrite=overwrite
-    )
-    outcomes = list(terminal.track(found, "editing", len(files)))
-    if grid:
-        batch.save_sheet(outcomes, steps, direction, sheet, overwrite)
-    _report(outcomes, sheet if grid else None, terminal, as_json)
+    with process_beside(_align(align)) as beside:
+        from directions import batch
+        from directions.photos import find_photos
+        from flowgrad.models import load_model
+
+        steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
+        parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
+        files = find_photos(photos)
+        targets = batch.output_paths(files, output, "-strip" if steps else "")
+        sheet = output / "contact-sheet.png"
+        if grid:
+            refuse_existing(sheet, overwrite)
+        loaded = load_model(model or parts[0][0].info.model, device, precision)
+        control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
+        found = batch.apply_to_files(
+            loaded, control, files, targets, strengths=steps, align=_align(align), overwrite=overwrite, beside=beside
+        )
+        outcomes = list(terminal.track(found, "editing", len(files)))
+        if grid:
+            batch.save_sheet(outcomes, steps, direction, sheet, overwrite)
+        _report(outcomes, sheet if grid else None, terminal, as_json)
 
 
 def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, as_json: bool) -> None:
@@ -546,7 +549,14 @@ def benchmark(
     )
     found = list(Terminal(as_json).track(compared, "comparing", len(xi)))
     rows = [
-        (f"{c.xi:g}", f"{c.intervals}", f"{c.cosine:.4f}", f"{c.plain_cosine:.4f}", f"{c.seconds:.2f}", f"{c.share:.1%}")
+        (
+            f"{c.xi:g}",
+            f"{c.intervals}",
+            f"{c.cosine:.4f}",
+            f"{c.plain_cosine:.4f}",
+            f"{c.seconds:.2f}",
+            f"{c.share:.1%}",
+        )
         for c in found
     ]
     head = ("xi", f"intervals of {steps}", "cosine", "of Eq. 13", "seconds", "of the full pass")

@@ -353,7 +353,7 @@ def test_missing_weights(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_not_enough_memory(tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def refuse(*_: object) -> Iterator[None]:
+    def refuse(*_: object, **__: object) -> Iterator[None]:
         raise error
 
     monkeypatch.setattr(directions.batch, "invert_images", refuse)
