@@ -571,6 +571,7 @@ def train_guide(
     config: Annotated[str, typer.Option(help="Name or .yaml file: attributes, captions, network.")] = "faces64",
     minutes: Annotated[float | None, typer.Option(help="Train for so long (default 10).")] = None,
     steps: Annotated[int | None, typer.Option(help="Or for so many steps, which is repeatable.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Guide to begin with: name or .safetensors.")] = None,
     part: Annotated[str, typer.Option(help="Rows to train on: all, even or odd.")] = "all",
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
     seed: Seed = 0,
@@ -592,7 +593,7 @@ def train_guide(
     refuse_existing(output / "model.safetensors", overwrite)
     limit = 10.0 if minutes is None and steps is None else minutes
     chosen: Any = part
-    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume)
+    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume, start)
     path, areas = run_guide_job(job, Terminal(as_json))
     rows = [(question, f"{area:.3f}") for question, area in areas.items()]
     _tell(as_json, {"guide": path, "auc": areas}, *([show.plain_table(("question", "AUC"), rows)] if rows else []))
