@@ -188,6 +188,12 @@ def test_strength_is_calibrated_on_samples_that_lack_the_text(model, images):
     )
 
 
+def test_a_training_that_found_nothing_is_an_error(model, images):
+    asked = task(model, images)
+    with pytest.raises(FlowgradError, match=r"no change at all.*--step-size.*keep_weight"):
+        finish(asked, Control(torch.zeros(2, 1, 3, 16, 16), Grid((0, 3), 6)), [1.0], asked.photos)
+
+
 def test_unknown_words_are_named(model, images):
     assert task(model, images, keep=["a gnu - a smiling zebra"]).unknown_words == ["gnu", "zebra"]
 
