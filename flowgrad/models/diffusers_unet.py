@@ -26,16 +26,24 @@ class UNetVelocity(nn.Module):
     """v(x, t) of a UNet2DModel: x (B, C, H, W) float32, t () or (B,) in [0, 1].
 
     The network sees `patch` x `patch` pixel-unshuffled patches and the time `time_scale` t; it computes in `dtype`
-    by autocast, while states stay in the dtype of x.
+    by autocast, while states stay in the dtype of x. `layout` is the order in which its activations lie in memory.
     """
 
-    def __init__(self, network: nn.Module, patch: int, time_scale: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        patch: int,
+        time_scale: float,
+        dtype: torch.dtype,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
         super().__init__()
         self.network, self.patch, self.time_scale, self.dtype = network, patch, time_scale, dtype
+        self.layout = layout
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            patches = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+            patches = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=self.layout)
             v = self.network(patches, self.time_scale * t, return_dict=False)[0]
         return F.pixel_shuffle(v, self.patch).to(x)
 
@@ -48,7 +56,7 @@ def load_unet(folder: Path) -> "UNet2DModel":
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise FlowgradError(f"weights are missing: {folder / name} is not there. Install flowgrad again, or mend the path")
-    network_class = _unet_class()
+    network_class = unet_class()
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with torch.device("meta"):
@@ -63,7 +71,7 @@ def load_unet(folder: Path) -> "UNet2DModel":
     return network.eval().requires_grad_(False)
 
 
-def _unet_class() -> Any:
+def unet_class() -> Any:
     """diffusers' UNet2DModel, imported without what it does not need (4 s become 1 s)."""
     if "diffusers" in sys.modules:
         from diffusers.models.unets.unet_2d import UNet2DModel
