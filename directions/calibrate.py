@@ -31,13 +31,20 @@ class Effects:
 
 
 def measure(
-    model: Model, guide: Guide, control: Control, photos: Inverted, texts: Sequence[Contrast], strengths: Sequence[float]
+    model: Model,
+    guide: Guide,
+    control: Control,
+    photos: Inverted,
+    texts: Sequence[Contrast],
+    strengths: Sequence[float],
 ) -> Effects:
     """Apply a control at every strength and measure texts and, where dlib is installed, identity."""
     before = log_odds(guide, photos.images, texts)
     edited = sweep(model, photos, control, strengths)
     effects = np.stack([(log_odds(guide, images, texts) - before).mean(0).cpu().numpy() for images in edited])
-    apart = [_distances(photos.images, images) for images in edited] if has_faces() and model.config.aligned_faces else []
+    apart = (
+        [_distances(photos.images, images) for images in edited] if has_faces() and model.config.aligned_faces else []
+    )
     return Effects(
         tuple(strengths),
         effects,

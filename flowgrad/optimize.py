@@ -213,14 +213,15 @@ def _update(state: State, gradient: Tensor, settings: Settings) -> State:
 
 
 def _optimizer(values: Tensor, state: State, settings: Settings) -> torch.optim.Optimizer:
+    moments = [moment.clone() for moment in state.moments]  # torch updates them in place, and states are kept
     if settings.optimizer == "adam":
         adam = torch.optim.Adam([values], lr=state.step_size, betas=(settings.momentum, 0.99))
-        if state.moments:
-            adam.state[values] = dict(zip(("step", "exp_avg", "exp_avg_sq"), state.moments, strict=True))
+        if moments:
+            adam.state[values] = dict(zip(("step", "exp_avg", "exp_avg_sq"), moments, strict=True))
         return adam
     sgd = torch.optim.SGD([values], lr=state.step_size, momentum=settings.momentum)
-    if state.moments:
-        sgd.state[values] = {"momentum_buffer": state.moments[0]}
+    if moments:
+        sgd.state[values] = {"momentum_buffer": moments[0]}
     return sgd
 
 

@@ -39,6 +39,7 @@ class Guide(nn.Module):
         self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}
+        self.eval()
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed images (B, 3, H, W) in [-1, 1] of any size as unit vectors (B, E), differentiably."""

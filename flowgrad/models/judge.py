@@ -70,6 +70,7 @@ class Judge(nn.Module):
         self.network = network.float().eval().requires_grad_(False)
         self.sizes, self.fingerprint = sizes, fingerprint
         self.heads = {name: tuple(answers) for name, answers in heads.items()}
+        self.eval()
 
     def probabilities(self, images: Tensor) -> dict[str, Tensor]:
         """Return the probability (B,) of every answer for images (B, 3, H, W) in [-1, 1] of any size.

@@ -17,15 +17,15 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
 
 
 def warp(images: Tensor, generator: Generator) -> Tensor:
-    """Mirror half of the images; rotate by up to 20 degrees, scale by 0.8 to 1.25, shift by up to 10 % and shear."""
+    """Mirror half of the images; rotate by up to 15 degrees, scale by 0.85 to 1.18, shift by up to 7 %, shear."""
     count = len(images)
-    angle = _between(count, -math.pi / 9, math.pi / 9, generator) * _chance(count, 0.8, generator)
-    scale = torch.exp(_between(count, -0.22, 0.22, generator))
+    angle = _between(count, -math.pi / 12, math.pi / 12, generator) * _chance(count, 0.8, generator)
+    scale = torch.exp(_between(count, -0.165, 0.165, generator))
     mirror = 1 - 2 * _chance(count, 0.5, generator)
     stretch = torch.exp(_between(count, -0.08, 0.08, generator))
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    shear = _between(count, -0.1, 0.1, generator)
-    shift = _between(2 * count, -0.2, 0.2, generator).view(count, 2)
+    shear = _between(count, -0.08, 0.08, generator)
+    shift = _between(2 * count, -0.14, 0.14, generator).view(count, 2)
     rows = [cos * mirror * stretch, shear - sin, shift[:, 0], (sin + shear) * mirror, cos / stretch, shift[:, 1]]
     theta = torch.stack(rows, 1).view(count, 2, 3)
     grid = affine_grid(theta, list(images.shape), align_corners=False)
@@ -45,28 +45,28 @@ def recolour(images: Tensor, generator: Generator) -> Tensor:
 
 
 def refocus(images: Tensor, generator: Generator) -> Tensor:
-    """Blur or sharpen four in ten images, and lower the resolution of one in six."""
-    chosen = torch.rand(len(images), generator=generator) < 0.4
+    """Blur or sharpen a third of the images, and lower the resolution of one in eight."""
+    chosen = torch.rand(len(images), generator=generator) < 1 / 3
     amount = _between(int(chosen.sum()), -0.6, 1.0, generator)
     images[chosen] = torch.lerp(images[chosen], _blurred(images[chosen]), _per_image(amount))
-    chosen = torch.rand(len(images), generator=generator) < 1 / 6
+    chosen = torch.rand(len(images), generator=generator) < 1 / 8
     coarse = interpolate(images[chosen], scale_factor=0.5, mode="area")
     images[chosen] = interpolate(coarse, size=images.shape[-2:], mode="bilinear")
     return images
 
 
 def add_noise(images: Tensor, generator: Generator) -> Tensor:
-    """Add Gaussian noise of a standard deviation up to 0.1 to half of the images."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
+    """Add Gaussian noise of a standard deviation up to 0.1 to a third of the images."""
+    chosen = torch.rand(len(images), generator=generator) < 1 / 3
     sigma = _between(int(chosen.sum()), 0, 0.1, generator)
     images[chosen] += torch.randn(images[chosen].shape, generator=generator) * _per_image(sigma)
     return images
 
 
 def cut_out(images: Tensor, generator: Generator) -> Tensor:
-    """Cover a rectangle, of sides up to 45 % of the image, in half of the images with one random colour."""
+    """Cover a rectangle, of sides up to 40 % of the image, in four in ten images with one random colour."""
     count, _, height, width = images.shape
-    size = _between(2 * count, 0.1, 0.45, generator).view(2, count) * _chance(count, 0.5, generator)
+    size = _between(2 * count, 0.1, 0.4, generator).view(2, count) * _chance(count, 0.4, generator)
     centre = _between(2 * count, 0, 1, generator).view(2, count)
     across = (torch.linspace(0, 1, width) - centre[0, :, None]).abs() < size[0, :, None] / 2
     down = (torch.linspace(0, 1, height) - centre[1, :, None]).abs() < size[1, :, None] / 2

@@ -49,8 +49,7 @@ class Grammar:
         self.config = config
         self.values = {name: list(attribute.values_in_order) for name, attribute in config.attributes.items()}
         self._slots = {
-            slot: [(phrase, self._meaning(phrase)) for phrase in phrases]
-            for slot, phrases in config.slots.items()
+            slot: [(phrase, self._meaning(phrase)) for phrase in phrases] for slot, phrases in config.slots.items()
         }
         self._weights = {
             slot: torch.tensor([phrase.weight for phrase in found]) for slot, found in config.slots.items()

@@ -128,6 +128,7 @@ class TrainingConfig(Strict):
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    attribute_loss: Annotated[float, Field(ge=0)] = 0.5
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     bfloat16: bool = True
 
@@ -143,10 +144,12 @@ class QuestionConfig(Strict):
 
 
 class CardConfig(Strict):
-    """What the exported guide's README says of it."""
+    """What the README beside the exported weights says of them."""
 
     title: str = "A guide"
+    summary: str = "A network of CLIP's architecture: images and English texts become unit vectors."
     data: str = "Not stated."
+    figures: str = "Area under the ROC curve on images held out from training; no part was trained for the question."
     license: str = "Not stated."
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,11 +13,11 @@ import torch
 from clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
-from flowgrad.models.guide import CLIP_MEAN, CLIP_STD, VOCABULARY_KEY, tokenize
+from flowgrad.models.guide import CLIP_MEAN, CLIP_STD, VOCABULARY_KEY, read_state, tokenize
 from flowgrad.training.augment import augment
 from flowgrad.training.captions import Caption, Grammar, pair_targets, truth
 from flowgrad.training.config import GuideConfig, NetworkConfig
@@ -73,6 +73,7 @@ class GuideTrainer:
         self.pool = CaptionPool.draw(self.grammar, config.training.pool, config.network.context_length, pool_seed)
         self.network = new_network(config.network, len(self.pool.used), seed).to(self.device)
         self.bias = nn.Parameter(torch.tensor(FIRST_BIAS, device=self.device))
+        self.heads = new_heads(config.network.embed_dim, labels.probabilities.shape[1], seed).to(self.device)
         self.average = {key: value.clone() for key, value in self._floats().items()}
         self.optimizer = torch.optim.AdamW(self._groups(), lr=config.training.learning_rate, betas=(0.9, 0.98))
         self.step, self.elapsed = 0, 0.0
@@ -91,7 +92,7 @@ class GuideTrainer:
         self.network.train()
         loss = self._loss()
         if not bool(torch.isfinite(loss)):
-            raise FlowgradError(f"the loss became {float(loss)} at step {self.step}: lower training.learning_rate.")
+            raise FlowgradError(f"the loss became {loss.item()} at step {self.step}: lower training.learning_rate.")
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -107,13 +108,18 @@ class GuideTrainer:
         rows = torch.multinomial(self.weights, settings.batch_size, replacement=True, generator=self.generator)
         chosen = torch.randint(len(self.pool.captions), (settings.captions,), generator=self.generator)
         captions = [self.pool.captions[index] for index in chosen.tolist()]
-        bounds = truth(self.labels.probabilities[rows], captions, self.grammar.spans)
+        known = self.labels.probabilities[rows]
+        bounds = truth(known, captions, self.grammar.spans)
         target, weight = pair_targets(*bounds, smoothing=settings.smoothing)
         pixels = augment(self.images[rows].float() / 255, self.generator)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.bfloat16):
             found = self.network.encode_image(to_clip_pixels(pixels).to(self.device))
         said = self.network.encode_text(self.pool.tokens[chosen].to(self.device))  # float32: too small to gain
-        return pair_loss(found.float(), said, self._scale(), self.bias, target, weight)
+        pairs = pair_loss(found.float(), said, self._scale(), self.bias, target, weight)
+        values = attribute_loss(
+            self.heads(FIRST_SCALE * normalize(found.float(), dim=-1)), known.to(self.device), self.grammar.spans
+        )
+        return pairs + settings.attribute_loss * values
 
     def _scale(self) -> Tensor:
         return self.network.logit_scale.exp()
@@ -135,7 +141,7 @@ class GuideTrainer:
         others = [value for key, value in named if value.ndim < 2 or "embedding" in key]
         return [
             {"params": decayed, "weight_decay": self.config.training.weight_decay, "factor": 1.0},
-            {"params": others, "weight_decay": 0.0, "factor": 1.0},
+            {"params": [*others, *self.heads.parameters()], "weight_decay": 0.0, "factor": 1.0},
             {"params": [self.network.logit_scale, self.bias], "weight_decay": 0.0, "factor": SCALE_FACTOR},
         ]
 
@@ -156,6 +162,18 @@ class GuideTrainer:
         embedding[self.pool.used.to(self.device)] = rows
         return {**state, "token_embedding.weight": embedding}
 
+    def start_from(self, path: Path) -> None:
+        """Take the weights of an exported guide of the same sizes; UsageError if they differ."""
+        state = {
+            key: value.float() if value.is_floating_point() else value for key, value in read_state(path)[0].items()
+        }
+        wanted = {key: value.shape for key, value in self.averaged_state().items()}
+        if {key: value.shape for key, value in state.items()} != wanted:
+            raise UsageError(f"{path} is a guide of other sizes than the config's `network`: make them agree.")
+        state["token_embedding.weight"] = state["token_embedding.weight"][self.pool.used]
+        self.network.load_state_dict(state)
+        self.average = {key: value.clone() for key, value in self._floats().items()}
+
     def save(self, path: Path) -> None:
         """Write everything needed to go on, through a temporary file."""
         with atomic_path(path) as temporary:
@@ -166,6 +184,7 @@ class GuideTrainer:
             "config": self.config.model_dump_json(),
             "network": self.network.state_dict(),
             "bias": self.bias.detach(),
+            "heads": self.heads.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -181,6 +200,7 @@ class GuideTrainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.bias.data.copy_(state["bias"])
+        self.heads.load_state_dict(state["heads"])
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
         self.generator.set_state(state["generator"])
         self.step, self.elapsed = state["step"], state["elapsed"]
@@ -228,11 +248,27 @@ def new_network(sizes: NetworkConfig, vocabulary: int, seed: int) -> CLIP:
     return network
 
 
+def new_heads(embed_dim: int, values: int, seed: int) -> nn.Linear:
+    """Build the linear readout of attribute values that is used in training only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(embed_dim, values)
+
+
 def pair_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Sigmoid loss of all pairs of embeddings (B, E) and (T, E) against targets (B, T), weighted mean."""
     logits = scale * normalize(images, dim=-1) @ normalize(texts, dim=-1).T + bias
     loss = binary_cross_entropy_with_logits(logits, target.to(logits), weight.to(logits), reduction="sum")
     return loss / weight.sum().clamp(min=1e-6).to(loss)
+
+
+def attribute_loss(logits: Tensor, known: Tensor, spans: Sequence[slice]) -> Tensor:
+    """Mean over the attributes of the cross entropy of their values (B, V) to what is known of each image (B, V).
+
+    Captions alone say little about each attribute; this makes the image network look at all of them from the start.
+    """
+    losses = [cross_entropy(logits[:, span], known[:, span]) for span in spans]
+    return torch.stack(losses).mean()
 
 
 def schedule(progress: float, warmup: float) -> float:
@@ -272,26 +308,6 @@ def export_guide(trainer: GuideTrainer, folder: Path, recipe: Mapping[str, str])
     path = folder / "model.safetensors"
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=metadata)
-    return path
-
-
-def write_card(folder: Path, config: GuideConfig, recipe: Mapping[str, str], areas: Mapping[str, float]) -> Path:
-    """Write `folder/README.md`: data, recipe, AUC figures and licence notice; return its path."""
-    card = config.card
-    lines = [f"# {card.title}", "", "A network of CLIP's architecture: images and English texts become unit vectors."]
-    lines += ["", f"**Data.** {card.data}", "", "**Recipe.**", ""]
-    lines += [f"* {key.replace('_', ' ')}: {value}" for key, value in recipe.items()]
-    if areas:
-        lines += [
-            "",
-            "**Figures.** Area under the ROC curve on held-out photos, without training for the question.",
-            "",
-        ]
-        lines += ["| question | AUC |", "| --- | --- |", *(f"| {name} | {area:.3f} |" for name, area in areas.items())]
-    lines += ["", f"**Licence.** {card.license}", ""]
-    path = folder / "README.md"
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
     return path
 
 

@@ -1,0 +1,742 @@
+"""The command line: thin commands over `directions`, which import what is heavy when they run."""
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from directions.bank import SUFFIX, Bank, Entry
+from directions.direction import refuse_existing
+from flowgrad.errors import FlowgradError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from directions.batch import Outcome
+
+T = TypeVar("T")
+RESUMABLE = ("train-direction", "train-guide")
+LISTED = 10  # files that are named one by one when a command ends
+
+
+class Commands(TyperGroup):
+    """Every error becomes one or two lines and an exit code: 1 for a failed job, 2 for a wrong call."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            again = "; run the same command again to resume" if ctx.invoked_subcommand in RESUMABLE else ""
+            raise _failed(f"interrupted{again}", 130) from None
+        except Exception as error:
+            if os.environ.get("FLOWGRAD_DEBUG") == "1" or type(error).__module__.startswith(("typer", "click")):
+                raise
+            raise _failed(_explain(error), 2 if isinstance(error, UsageError) else 1) from None
+
+
+def _failed(message: str, code: int) -> typer.Exit:
+    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
+    return typer.Exit(code)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, FlowgradError):
+        return str(error)
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return (
+            "there is not enough memory. Give fewer photos, lower --augmentations or --count, "
+            "or run on the CPU with --device cpu."
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full: {error.filename or 'a file'} was not written. Free some space, then run it again."
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}. Check the name and its permissions."
+    return f"{type(error).__name__}: {error}. This is a bug; FLOWGRAD_DEBUG=1 shows where."
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train a direction from ten photos and a sentence, then apply it to any photo.",
+)
+bank_app = typer.Typer(no_args_is_help=True, help="Browse and keep directions: yours, and those that ship.")
+models_app = typer.Typer(no_args_is_help=True, help="The generative models that directions steer.")
+app.add_typer(bank_app, name="bank")
+app.add_typer(models_app, name="models")
+
+
+# --- what commands say -------------------------------------------------------------------------------------------
+
+
+def _console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+class Terminal:
+    """A Reporter with progress bars and warnings on stderr; bars only for people, and never with --json."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console, self.quiet = _console(stderr=True), quiet
+
+    def track(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+        """Yield the items under a progress bar, or a clock where their number is not known."""
+        if self.quiet or not self.console.is_terminal:
+            yield from items
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        counted = (BarColumn(), MofNCompleteColumn()) if total else ()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), *counted, TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            yield from progress.track(items, total=total, description=label)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, in one piece."""
+        typer.echo(f"{typer.style('warning:', fg='yellow')} {text}", err=True)
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _wrote(*paths: Path) -> None:
+    for path in paths:
+        _say(f"wrote {path}")
+
+
+def _tell(as_json: bool, data: object, *renderables: object) -> None:
+    """Print JSON for programs, or renderables for people."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        return
+    console = _console()
+    for renderable in renderables:
+        console.print(renderable)
+
+
+# --- parameters that several commands share ----------------------------------------------------------------------
+
+
+def _complete_name(incomplete: str) -> list[str]:
+    return [entry.name for entry in Bank.default().list() if entry.name.startswith(incomplete)]
+
+
+def _strengths(written: str) -> tuple[float, ...]:
+    """Read "-1,0,1". Raises UsageError."""
+    try:
+        return tuple(float(part) for part in written.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(f"--strengths are numbers with commas between them, like -1,0,1; got {written!r}") from error
+
+
+def _align(written: str) -> Any:
+    if written not in ("auto", "always", "never"):
+        raise UsageError(f"--align must be auto, always or never; got {written!r}")
+    return written
+
+
+Name = Annotated[str, typer.Argument(help="Name in the bank.", autocompletion=_complete_name, show_default=False)]
+Mixture = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME[:STRENGTH][+...]",
+        help="A direction, or several that add: smiling:0.8+old:0.3. Names in the bank, or .safetensors files.",
+        autocompletion=_complete_name,
+        show_default=False,
+    ),
+]
+Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of them.", show_default=False)]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="Name, .yaml file or folder; see `flowgrad models`.")]
+OwnModel = Annotated[str | None, typer.Option("--model", "-m", help="Model, if not the one the direction names.")]
+GuideName = Annotated[str | None, typer.Option("--guide", help="Guide, if not the model's own: name or .safetensors.")]
+BankFolder = Annotated[Path | None, typer.Option("--bank", help="Folder of your bank, else FLOWGRAD_BANK.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", min=0)]
+Align = Annotated[str, typer.Option(help="auto: align faces where needed; always: fail without a face; never.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Use directions made for other weights of the model.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Sentence = Annotated[str, typer.Option("--text", "-t", help='What to become: "a smiling face".', show_default=False)]
+Source = Annotated[str | None, typer.Option(help='What to come from: "a serious face". Default: the model\'s subject.')]
+Keep = Annotated[list[str] | None, typer.Option(help='A text whose score shall not change: "a woman - a man".')]
+RecipeName = Annotated[str, typer.Option("--recipe", help="Name or .yaml file.")]
+Iterations = Annotated[int | None, typer.Option(help="Updates of the control.", rich_help_panel="Recipe")]
+StepSize = Annotated[float | None, typer.Option(help="Length of an update.", rich_help_panel="Recipe")]
+Eta = Annotated[float | None, typer.Option(help="Text against preservation, 0 to 1.", rich_help_panel="Recipe")]
+Intervals = Annotated[int | None, typer.Option(help="Intervals of the grid.", rich_help_panel="Recipe")]
+Augmentations = Annotated[int | None, typer.Option(help="Views of each image a step.", rich_help_panel="Recipe")]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other key: --set momentum=0.5.", rich_help_panel="Recipe")
+]
+
+
+def _recipe(name: str, settings: list[str] | None, **changes: object) -> Any:
+    """The recipe with what the user changed; options that were not given leave it as it is."""
+    import yaml
+
+    from directions.recipe import load_recipe
+
+    given = {key: value for key, value in changes.items() if value is not None}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set needs KEY=VALUE, for example momentum=0.5; got {setting!r}")
+        given[key.strip().replace("-", "_")] = yaml.safe_load(value)
+    return load_recipe(name, **given)
+
+
+# --- the main job ------------------------------------------------------------------------------------------------
+
+
+@app.command("train-direction")
+def train_direction(
+    text: Sentence,
+    name: Annotated[str, typer.Option("--name", "-n", help="Name in the bank.", show_default=False)],
+    images: Annotated[list[Path] | None, typer.Argument(help="About ten photos, or folders of them.")] = None,
+    source: Source = None,
+    keep: Keep = None,
+    model: ModelName = "faces64",
+    guide: GuideName = None,
+    samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.")] = 0,
+    calibrate_on: Annotated[
+        list[Path] | None, typer.Option(help="Photos to calibrate on, not those trained on.")
+    ] = None,
+    calibration_photos: Annotated[int, typer.Option(help="Samples to calibrate on otherwise.", min=1)] = 8,
+    recipe: RecipeName = "default",
+    iterations: Iterations = None,
+    step_size: StepSize = None,
+    eta: Eta = None,
+    intervals: Intervals = None,
+    augmentations: Augmentations = None,
+    setting: Setting = None,
+    title: Annotated[str, typer.Option(help="One line for the bank; default: the text.")] = "",
+    description: Annotated[str, typer.Option(help="A few sentences for the bank.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/NAME.")] = None,
+    bank: BankFolder = None,
+    resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
+    align: Align = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train a direction from about ten photos and a sentence, and put it into the bank.
+
+    flowgrad train-direction photos/ --text "a smiling face" --source "a serious face" --name smiling
+
+    Afterwards `flowgrad apply-direction smiling photo.jpg` needs no training. The run's folder gets a figure of
+    your photos before and after, the curves of the training, and a summary. Interrupted, it goes on where it was.
+    """
+    from directions import run, show
+    from directions.photos import find_photos
+    from directions.train import Task
+    from flowgrad.models import load_config, load_model
+    from flowgrad.models.guide import load_guide
+
+    changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
+    chosen = _recipe(recipe, setting, **changes, intervals=intervals, augmentations=augmentations)
+    chosen.settings(seed)  # wrong values are refused before anything is loaded
+    files, others = (find_photos(paths) if paths else [] for paths in (images, calibrate_on))
+    place = run.Run(output or Path("runs") / name, Bank.default(bank), resume, overwrite)
+    run.check_free(place, name, load_config(model).name)
+    terminal, loaded = Terminal(as_json), load_model(model, device, precision)
+    photos, hashes = run.gather(loaded, files, samples, seed, _align(align), chosen, terminal)
+    held = run.gather(loaded, others, 0, seed, _align(align), chosen, terminal)[0] if others else None
+    given = load_guide(guide, loaded.device) if guide else None
+    task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
+    trained = run.train_into_bank(
+        task,
+        run.Labels(name, title, description, tuple(tag or ())),
+        place,
+        terminal,
+        hashes=hashes,
+        calibrate_on=held,
+        calibration_photos=calibration_photos,
+        conditions=(precision, str(loaded.device)),
+    )
+    _tell(as_json, run.summary(task, trained), show.training_summary(trained))
+    if not as_json:
+        _wrote(trained.entry.path, *trained.files)
+        _say(f"next: flowgrad apply-direction {name} your-photo.jpg")
+
+
+@app.command("apply-direction")
+def apply_direction(
+    direction: Mixture,
+    photos: Photos,
+    strength: Annotated[float, typer.Option("--strength", "-s", help="0 nothing, 1 full effect, -1 reverse.")] = 1.0,
+    strengths: Annotated[str, typer.Option(help="A strip of several: --strengths=-1,-0.5,0,0.5,1.")] = "",
+    grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet of all photos.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    align: Align = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Apply a direction to photos, in one pass and without training.
+
+    flowgrad apply-direction smiling photo.jpg --strength 0.8
+
+    flowgrad apply-direction smiling:0.8+old:0.3 holiday/ --grid
+
+    flowgrad apply-direction smiling photo.jpg --strengths=-1,-0.5,0,0.5,1
+
+    Photos keep their names. One that cannot be edited is reported, and the others go on.
+    """
+    from directions import batch
+    from directions.photos import find_photos
+    from flowgrad.models import load_model
+
+    steps, terminal = _strengths(strengths), Terminal(as_json)
+    parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank))
+    files = find_photos(photos)
+    targets = batch.output_paths(files, output, "-strip" if steps else "")
+    sheet = output / "contact-sheet.png"
+    if grid:
+        refuse_existing(sheet, overwrite)
+    loaded = load_model(model or parts[0][0].info.model, device, precision)
+    control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
+    found = batch.apply_to_files(
+        loaded, control, files, targets, strengths=steps, align=_align(align), overwrite=overwrite
+    )
+    outcomes = list(terminal.track(found, "editing", len(files)))
+    if grid:
+        batch.save_sheet(outcomes, steps, direction, sheet, overwrite)
+    _report(outcomes, sheet if grid else None, terminal, as_json)
+
+
+def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, as_json: bool) -> None:
+    """Say what became of each photo; raise what went wrong where there was one, else exit with 1 if any failed."""
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if len(outcomes) == 1 and outcomes[0].error:
+        raise outcomes[0].error
+    for outcome in outcomes:
+        if outcome.warning:
+            terminal.warn(f"{outcome.photo.name}: {outcome.warning}")
+    for outcome in failed:
+        _failed(f"{outcome.error}", 1)
+    written = [outcome.output for outcome in outcomes if outcome.output]
+    files = [{"photo": o.photo, "output": o.output, "error": o.error and str(o.error)} for o in outcomes]
+    if as_json:
+        _tell(True, {"files": files, "contact_sheet": sheet})
+    else:
+        _wrote(*(written if len(written) <= LISTED else ()), *([sheet] if sheet and written else []))
+        places = f" to {written[0].parent}" if written else ""
+        if len(outcomes) > 1:
+            _say(
+                f"{len(written)} of {len(outcomes)} photos written{places}"
+                + (f", {len(failed)} failed" if failed else "")
+            )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def edit(
+    photo: Annotated[Path, typer.Argument(help="One photo.", show_default=False)],
+    text: Sentence,
+    source: Source = None,
+    keep: Keep = None,
+    strength: Annotated[float, typer.Option("--strength", "-s", help="Multiple of what was found.")] = 1.0,
+    model: ModelName = "faces64",
+    guide: GuideName = None,
+    recipe: RecipeName = "default",
+    iterations: Iterations = None,
+    step_size: StepSize = None,
+    eta: Eta = None,
+    intervals: Intervals = None,
+    augmentations: Augmentations = None,
+    setting: Setting = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
+    align: Align = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Edit one photo by a sentence: the same search as for a direction, for this photo alone.
+
+    flowgrad edit photo.jpg --text "a smiling face"
+
+    It fits this photo better than a direction would, takes longer, and cannot be used again.
+    """
+    from directions import run
+    from directions.batch import output_paths
+    from directions.figures import strip
+    from directions.photos import find_photos, save_image
+    from directions.train import Task
+    from flowgrad.models import load_model
+    from flowgrad.models.guide import load_guide
+
+    changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
+    chosen = _recipe(recipe, setting, **changes, intervals=intervals, augmentations=augmentations)
+    chosen.settings(seed)
+    files = find_photos([photo])
+    if len(files) > 1:
+        raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
+    targets = [*output_paths(files, output), *output_paths(files, output, "-before-after")]
+    for target in targets:
+        refuse_existing(target, overwrite)
+    terminal, loaded = Terminal(as_json), load_model(model, device, precision)
+    photos, _ = run.gather(loaded, files, 0, seed, _align(align), chosen, terminal)
+    given = load_guide(guide, loaded.device) if guide else None
+    task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
+    edited = run.edit(task, strength, terminal)
+    save_image(edited.after, targets[0], overwrite)
+    save_image(strip([edited.before, edited.after], ["photo", text]), targets[1], overwrite)
+    _tell(
+        as_json, {"files": targets, "effect": edited.effect}, f"effect {edited.effect:+.2f} log-odds of {task.target}"
+    )
+    if not as_json:
+        _wrote(*targets)
+
+
+@app.command()
+def sample(
+    count: Annotated[int, typer.Option(help="How many.", min=1)] = 16,
+    direction: Annotated[str, typer.Option("--direction", "-d", help="NAME[:STRENGTH], + adds.")] = "",
+    grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("samples"),
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make new images with a model, with or without directions.
+
+    flowgrad sample --count 16 --grid
+
+    flowgrad sample --direction smiling:1+old:0.5 --seed 7
+
+    Image i has the seed SEED + i, so the same face comes back with and without a direction.
+    """
+    from directions import batch
+    from directions.figures import contact_sheet
+    from directions.photos import save_image
+    from flowgrad.models import load_model
+
+    terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
+    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank)) if direction else []
+    if grid:
+        refuse_existing(sheet, overwrite)
+    loaded = load_model(model or (parts[0][0].info.model if parts else "faces64"), device, precision)
+    control = batch.mixture(loaded, parts, terminal, force) if parts else None
+    made = list(
+        terminal.track(batch.sample_to_files(loaded, count, seed, control, output, overwrite), "sampling", count)
+    )
+    files = [path for path, _ in made]
+    if grid:
+        save_image(contact_sheet([image for _, image in made], title=direction), sheet, overwrite)
+        files.append(sheet)
+    _tell(as_json, {"files": files, "seeds": list(range(seed, seed + count))})
+    if not as_json:
+        _wrote(*(files if count <= LISTED else files[count:]))
+        _say(f"{count} images written to {output}")
+
+
+@app.command()
+def evaluate(
+    direction: Mixture,
+    photos: Annotated[list[Path], typer.Option("--photos", "-p", help="Photos or folders; repeatable.")],
+    strengths: Annotated[str, typer.Option(help="Strengths to measure: --strengths=-1,1.")] = "1",
+    judge: Annotated[str, typer.Option(help="Name or .safetensors of the judge.")] = "",
+    guide: GuideName = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("evaluation"),
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    align: Align = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a direction on photos: its guide's score, an unrelated judge's answers, and identity by dlib.
+
+    flowgrad evaluate smiling --photos faces/ --strengths=-1,0.5,1
+
+    Writes a contact sheet and evaluation.json.
+    """
+    from directions import batch, show
+    from directions import evaluate as measuring
+    from directions.photos import find_photos
+    from flowgrad.models import load_model
+
+    steps, terminal = _strengths(strengths), Terminal(as_json)
+    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank))
+    sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
+    for path in (sheet, figures):
+        refuse_existing(path, overwrite)
+    files = find_photos(photos)
+    loaded = load_model(model or parts[0][0].info.model, device, precision)
+    control = batch.mixture(loaded, parts, terminal, force, steps)
+    read = batch.read_photos(files, loaded, _align(align), terminal)
+    info = parts[0][0].info
+    tools = measuring.load_tools(loaded, guide, judge)
+    found = measuring.evaluate_photos(loaded, tools, control, read.images, info, steps, terminal)
+    data = measuring.save_evaluation(found, files, sheet, figures, direction)
+    _tell(as_json, data, show.evaluation_table(found.measured))
+    if not as_json:
+        _wrote(sheet, figures)
+
+
+@app.command("train-guide")
+def train_guide(
+    images: Annotated[Path, typer.Argument(help="Folder or .zip of images.", show_default=False)],
+    table: Annotated[Path, typer.Argument(help="CSV file: one row per image.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the guide to.", show_default=False)],
+    config: Annotated[str, typer.Option(help="Name or .yaml file: attributes, captions, network.")] = "faces64",
+    minutes: Annotated[float | None, typer.Option(help="Train for so long (default 10).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Or for so many steps, which is repeatable.")] = None,
+    part: Annotated[str, typer.Option(help="Rows to train on: all, even or odd.")] = "all",
+    resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train a guide, a small CLIP, for your own kind of images from a table of their labels.
+
+    flowgrad train-guide faces.zip labels.csv --output my-guide --minutes 10
+
+    Then: flowgrad train-direction photos/ --guide my-guide/model.safetensors --text ...
+    """
+    from directions import show
+    from directions.guides import GuideJob, find_guide_config, run_guide_job
+
+    if part not in ("all", "even", "odd"):
+        raise UsageError(f"--part must be all, even or odd; got {part!r}")
+    refuse_existing(output / "model.safetensors", overwrite)
+    limit = 10.0 if minutes is None and steps is None else minutes
+    chosen: Any = part
+    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume)
+    path, areas = run_guide_job(job, Terminal(as_json))
+    rows = [(question, f"{area:.3f}") for question, area in areas.items()]
+    _tell(as_json, {"guide": path, "auc": areas}, *([show.plain_table(("question", "AUC"), rows)] if rows else []))
+    if not as_json:
+        _wrote(path, output / "README.md")
+
+
+# --- the bank ----------------------------------------------------------------------------------------------------
+
+
+def _entries(entries: Iterable[Entry], bank: Bank, as_json: bool) -> None:
+    from directions import show
+
+    entries = tuple(entries)
+    _tell(as_json, [_plain(entry) for entry in entries], show.bank_table(entries) if entries else "no direction found")
+    if not as_json:
+        _say(f"{len(entries)} directions; yours are in {bank.folder}")
+
+
+def _plain(entry: Entry) -> dict[str, object]:
+    info = {key: value for key, value in entry.info.as_dict().items() if key != "thumbnail"} if entry.info else None
+    told = {"name": entry.name, "model": entry.model, "path": entry.path, "shipped": entry.shipped}
+    return {**told, "preview": entry.preview, "error": entry.error, "info": info}
+
+
+@bank_app.command("list")
+def bank_list(model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
+    """List the directions of your bank and of the one that ships."""
+    found = Bank.default(bank)
+    _entries(found.list(model), found, as_json)
+
+
+@bank_app.command("search")
+def bank_search(
+    words: Annotated[list[str], typer.Argument(help="All must occur: in name, texts, tags or description.")],
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Find directions by words, best match first."""
+    found = Bank.default(bank)
+    _entries(found.search(words), found, as_json)
+
+
+@bank_app.command("show")
+def bank_show(name: Name, model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
+    """Show a direction: texts, what each strength does, side effects, identity, and how it was trained."""
+    from directions import show
+
+    entry = Bank.default(bank).get(name, model)
+    _tell(as_json, _plain(entry), show.direction_card(entry))
+
+
+@bank_app.command("path")
+def bank_path(
+    name: Annotated[
+        str, typer.Argument(help="A direction; without one, the bank.", autocompletion=_complete_name)
+    ] = "",
+    model: OwnModel = None,
+    bank: BankFolder = None,
+) -> None:
+    """Print where a direction, or your bank, is."""
+    found = Bank.default(bank)
+    _say(str(found.get(name, model).path if name else found.folder))
+
+
+@bank_app.command("remove")
+def bank_remove(name: Name, model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
+    """Remove a direction of yours; `bank restore` brings it back."""
+    entry = Bank.default(bank).remove(name, model)
+    _done(f"removed {entry.path}; `flowgrad bank restore {entry.name}` brings it back", entry, as_json)
+
+
+@bank_app.command("restore")
+def bank_restore(
+    name: Annotated[str, typer.Argument(help="Name of a removed direction.", show_default=False)],
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Bring back what was last removed or replaced under a name."""
+    entry = Bank.default(bank).restore(name, model)
+    _done(f"restored {entry.path}", entry, as_json)
+
+
+@bank_app.command("rename")
+def bank_rename(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(show_default=False)],
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Give a direction of yours another name."""
+    entry = Bank.default(bank).rename(name, new_name, model)
+    _done(f"renamed {name} to {entry.path}", entry, as_json)
+
+
+@bank_app.command("import")
+def bank_import(
+    file: Annotated[Path, typer.Argument(help=f"A direction file ({SUFFIX}).", show_default=False)],
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Default: the file's name.")] = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Check a direction file from elsewhere and put it into your bank."""
+    entry = Bank.default(bank).import_file(file, name, overwrite)
+    _done(f"wrote {entry.path}", entry, as_json)
+
+
+@bank_app.command("export")
+def bank_export(
+    name: Name,
+    destination: Annotated[Path, typer.Argument(help=f"A folder, or a {SUFFIX} file.", show_default=False)],
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a direction to a file or a folder, to pass it on."""
+    path = Bank.default(bank).export(name, destination, model, overwrite)
+    _tell(as_json, {"file": path}, f"wrote {path}")
+
+
+def _done(text: str, entry: Entry, as_json: bool) -> None:
+    if as_json:
+        _tell(True, _plain(entry))
+    else:
+        _say(text)
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List the models that have a configuration."""
+    from directions import show
+    from directions.catalogue import list_models
+
+    found = list_models()
+    rows = [(m["name"], m["title"], f"{m['size']} px", "yes" if m["weights"] else "missing") for m in found]
+    _tell(as_json, found, show.plain_table(("name", "title", "images", "weights"), rows))
+
+
+@models_app.command("show")
+def models_show(
+    name: Annotated[str, typer.Argument(help="Name, .yaml file or folder.")] = "faces64", as_json: Json = False
+) -> None:
+    """Show a model's configuration, checked, and where its weights are."""
+    from directions import show
+    from flowgrad.models import load_config
+
+    config = load_config(name)
+    data = {**config.model_dump(), "weights_path": config.weights_path}
+    rows = [(key, "; ".join(value) if isinstance(value, tuple) else str(value)) for key, value in data.items()]
+    _tell(as_json, data, show.plain_table(("key", "value"), rows))
+
+
+@models_app.command("convert")
+def models_convert(
+    folder: Annotated[Path, typer.Argument(help="A diffusers UNet2DModel's folder.", show_default=False)],
+    destination: Annotated[
+        str, typer.Argument(help="A name (the shipped weights of that name), or a folder.", show_default=False)
+    ],
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a UNet2DModel's weights to fp16, as they ship.
+
+    flowgrad models convert checkpoints/faces64 faces64 --overwrite
+    """
+    from flowgrad.models.convert import convert_unet
+    from flowgrad.models.diffusers_unet import WEIGHTS
+    from flowgrad.resources import resource
+
+    target = resource("weights") / destination if Path(destination).name == destination else Path(destination)
+    refuse_existing(target / WEIGHTS, overwrite)
+    path = convert_unet(folder, target)
+    _tell(as_json, {"file": path}, f"wrote {path}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
+
+        try:
+            _say(f"flowgrad {installed('flowgrad')}")
+        except PackageNotFoundError:
+            _say("flowgrad, from a clone that is not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Train a direction from ten photos and a sentence, then apply it to any photo."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""Directions applied to files: mixtures as they are written, photos a batch at a time, one failure never the end."""
+
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from directions.apply import steer, sweep, to_control
+from directions.bank import SUFFIX, Bank
+from directions.card import is_safe
+from directions.direction import Direction, read_direction, refuse_existing
+from directions.figures import contact_sheet, strength_label, strip
+from directions.latents import BATCH, Inverted, invert_images, join, sample_images
+from directions.photos import (
+    SAVED_SUFFIXES,
+    Align,
+    Prepared,
+    photo_hash,
+    prepare,
+    read_photo,
+    save_image,
+    to_images,
+    to_tensor,
+)
+from directions.report import Reporter
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.models import Model
+from flowgrad.ode import Control, total
+
+SHEET_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """One direction of a mixture: its name or file as given, and its strength."""
+
+    name: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a photo: the file written, or the error that kept it from being edited.
+
+    `images` are the photo at the model's size and the edited versions, in the order of the strengths; empty on error.
+    """
+
+    photo: Path
+    output: Path | None = None
+    error: FlowgradError | None = None
+    warning: str | None = None
+    images: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos brought to a model's size: their files, tensor (n, 3, H, W) in [-1, 1], and hashes of the files."""
+
+    paths: tuple[Path, ...]
+    images: Tensor
+    hashes: tuple[str, ...]
+
+
+def parse_mixture(written: str, strength: float = 1.0) -> tuple[Part, ...]:
+    """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3"; `strength` multiplies them all.
+
+    A path to a file is a name too. Raises UsageError for an empty name or a strength that is no number.
+    """
+    if Path(written).is_file():
+        return (Part(written, strength),)
+    return tuple(_parse_part(part, strength) for part in written.split("+"))
+
+
+def _parse_part(written: str, strength: float) -> Part:
+    name, colon, number = written.strip().rpartition(":")
+    if not colon or number.endswith(SUFFIX):
+        name, number = written.strip(), "1"
+    try:
+        own = float(number)
+    except ValueError as error:
+        raise UsageError(f"{number!r} is no strength. Write NAME:STRENGTH, for example smiling:0.8+old:0.3.") from error
+    if not name or own != own or abs(own) == float("inf"):
+        raise UsageError(f"{written!r} names no direction and strength. Write, for example, smiling:0.8+old:0.3.")
+    return Part(name, own * strength)
+
+
+def load_parts(parts: Iterable[Part], bank: Bank) -> list[tuple[Direction, float]]:
+    """Read the directions of a mixture from files or the bank, with their strengths.
+
+    Raises UsageError for an unknown name (with the nearest) and for directions of different models.
+    """
+    loaded = [(_load(part.name, bank), part.strength) for part in parts]
+    models = {direction.info.model for direction, _ in loaded}
+    if len(models) > 1:
+        raise UsageError(f"directions of different models cannot be added: {', '.join(sorted(models))}. Use one model.")
+    return loaded
+
+
+def _load(name: str, bank: Bank) -> Direction:
+    return read_direction(Path(name).expanduser()) if name.endswith(SUFFIX) else bank.get(name).load()
+
+
+def mixture(
+    model: Model,
+    parts: Sequence[tuple[Direction, float]],
+    reporter: Reporter,
+    force: bool = False,
+    factors: Sequence[float] = (1.0,),
+) -> Control:
+    """The sum of several directions as one control (M, 1, *D), which will be used at the multiples `factors`.
+
+    Warns of strengths beyond those measured as safe. Raises FlowgradError for directions that do not fit the model.
+    """
+    for direction, strength in parts:
+        extremes = {strength * min(factors), strength * max(factors)}
+        for used in sorted(extremes):
+            warn_beyond_safe(direction, used, reporter)
+    return total(to_control(direction, model, force) * strength for direction, strength in parts)
+
+
+def warn_beyond_safe(direction: Direction, strength: float, reporter: Reporter) -> None:
+    """Warn where a strength lies outside the range that the calibration found safe."""
+    calibration = direction.info.calibration
+    if calibration and not is_safe(calibration, strength):
+        low, high = calibration.safe
+        where = f"beyond the safe range of {direction.info.title!r} ({low:g} to {high:g})"
+        reporter.warn(f"strength {strength:g} is {where}: faces may turn into other people, or break")
+
+
+def alignment(model: Model, align: Align) -> Align:
+    """How photos are aligned for a model: never for one that was not trained on aligned faces."""
+    return align if model.config.aligned_faces else "never"
+
+
+def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Reporter) -> Photos:
+    """Read and prepare photos that are all needed. Raises FlowgradError naming the first that cannot be used."""
+    images = []
+    for path in reporter.track(paths, "reading photos", len(paths)):
+        prepared = _prepare(path, model, align)
+        if prepared.warning:
+            reporter.warn(f"{path.name}: {prepared.warning}")
+        images.append(prepared.image)
+    return Photos(tuple(paths), to_tensor(images), tuple(photo_hash(path) for path in paths))
+
+
+def _prepare(path: Path, model: Model, align: Align) -> Prepared:
+    photo = read_photo(path)
+    try:
+        return prepare(photo, model.config.size, alignment(model, align))
+    except FlowgradError as error:
+        raise FlowgradError(f"{path}: {error}") from error
+
+
+def output_paths(photos: Sequence[Path], folder: Path, ending: str = "") -> list[Path]:
+    """Where each photo's result goes: its own name, plus `ending`; photos of one name get their folder's before it.
+
+    A suffix that cannot be written becomes .png, as does that of a figure (`ending` given).
+    """
+    taken: set[Path] = set()
+    found = []
+    for photo in photos:
+        suffix = photo.suffix if photo.suffix.lower() in SAVED_SUFFIXES and not ending else ".png"
+        stems = (
+            photo.stem,
+            f"{photo.absolute().parent.name}-{photo.stem}",
+            *(f"{photo.stem}-{i}" for i in range(2, 9999)),
+        )
+        names = (folder / f"{stem}{ending}{suffix}" for stem in stems)
+        path = next(name for name in names if name not in taken)
+        taken.add(path)
+        found.append(path)
+    return found
+
+
+def apply_to_files(
+    model: Model,
+    control: Control,
+    photos: Sequence[Path],
+    outputs: Sequence[Path],
+    *,
+    strengths: Sequence[float] = (),
+    align: Align = "auto",
+    overwrite: bool = False,
+) -> Iterator[Outcome]:
+    """Edit photos and write each to its output: itself edited, or a strip of several `strengths`.
+
+    What fails for one photo is its outcome; running out of memory or disk is raised, as the rest would fail too.
+    """
+    pairs = zip(photos, outputs, strict=True)
+    while chunk := list(islice(pairs, BATCH)):
+        ready: list[tuple[Path, Path, Prepared]] = []
+        for photo, output in chunk:
+            try:
+                _check_output(photo, output, overwrite)
+                ready.append((photo, output, _prepare(photo, model, align)))
+            except FlowgradError as error:
+                yield Outcome(photo, error=error)
+        for (photo, output, prepared), edited in zip(ready, _edit_each(model, control, ready, strengths), strict=True):
+            yield _save(photo, output, prepared, edited, strengths, overwrite)
+
+
+def _check_output(photo: Path, output: Path, overwrite: bool) -> None:
+    refuse_existing(output, overwrite)
+    if output.resolve() == photo.resolve():
+        raise UsageError(f"{output} would replace the photo itself. Choose another folder with --output.")
+
+
+Edited = tuple[Image.Image, ...] | FlowgradError
+
+
+def _edit_each(
+    model: Model, control: Control, ready: Sequence[tuple[Path, Path, Prepared]], strengths: Sequence[float]
+) -> list[Edited]:
+    """The edited versions of each photo; where the batch fails, photo by photo, so that one cannot spoil the others."""
+    images = [prepared.image for _, _, prepared in ready]
+    if not images:
+        return []
+    try:
+        edited = _edit(model, control, to_tensor(images), strengths or (1.0,))
+        return [tuple(versions) for versions in zip(*map(to_images, edited), strict=True)]
+    except FlowgradError as error:
+        return [error] if len(images) == 1 else [_edit_each(model, control, [one], strengths)[0] for one in ready]
+
+
+def _edit(model: Model, control: Control, images: Tensor, strengths: Sequence[float]) -> Tensor:
+    """(S, B, 3, H, W) images at every strength."""
+    inverted = join(invert_images(model, images))
+    if len(strengths) == 1:
+        return steer(model, inverted, control * strengths[0])[None]
+    return sweep(model, inverted, control, strengths)
+
+
+def _save(
+    photo: Path, output: Path, prepared: Prepared, edited: Edited, strengths: Sequence[float], overwrite: bool
+) -> Outcome:
+    if isinstance(edited, FlowgradError):
+        return Outcome(photo, error=FlowgradError(f"{photo}: {edited}"))
+    picture = strip(edited, [strength_label(s) for s in strengths], photo.name) if strengths else edited[0]
+    try:
+        save_image(picture, output, overwrite)
+    except FlowgradError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+            raise
+        return Outcome(photo, error=error)
+    return Outcome(photo, output, warning=prepared.warning, images=(prepared.image, *edited))
+
+
+def save_sheet(
+    outcomes: Sequence[Outcome], strengths: Sequence[float], title: str, path: Path, overwrite: bool = False
+) -> Path | None:
+    """Draw each photo that was edited, and beside it its edits. Returns the path, None if there is no photo."""
+    edited = [outcome for outcome in outcomes if outcome.images]
+    if not edited:
+        return None
+    each = len(edited[0].images)
+    after = [strength_label(s) for s in strengths] or ["edited"]
+    labels = [label for outcome in edited for label in (outcome.photo.name, *after)]
+    images = [image for outcome in edited for image in outcome.images]
+    return save_image(contact_sheet(images, labels, each * max(1, SHEET_COLUMNS // each), title), path, overwrite)
+
+
+@torch.no_grad()
+def sample_to_files(
+    model: Model, count: int, seed: int, control: Control | None, folder: Path, overwrite: bool = False
+) -> Iterator[tuple[Path, Image.Image]]:
+    """Make new images, steered by a control if there is one, and write each as `sample-<seed>.png`.
+
+    Image i has the seed `seed` + i of its own, whatever `count`. Raises UsageError for a file that exists.
+    """
+    outputs = [folder / f"sample-{seed + i:05d}.png" for i in range(count)]
+    for output in outputs:
+        refuse_existing(output, overwrite)
+    names = iter(outputs)
+    for batch in sample_images(model, count, seed):
+        for image in to_images(_steered(model, batch, control)):
+            yield save_image(image, next(names), overwrite), image
+
+
+def _steered(model: Model, batch: Inverted, control: Control | None) -> Tensor:
+    return batch.images if control is None else steer(model, batch, control)

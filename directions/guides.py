@@ -1,0 +1,92 @@
+"""The job behind `train-guide`: images and a table of labels become a guide's folder, weights and card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from directions.report import Reporter
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.models.guide import load_guide
+from flowgrad.resources import resource
+from flowgrad.training.config import GuideConfig, load_guide_config
+from flowgrad.training.evaluation import guide_auc, questions
+from flowgrad.training.guide import GuideTrainer, export_guide, train_guide, write_card
+from flowgrad.training.images import read_images, to_model_range
+from flowgrad.training.labels import Part, read_labels, read_table, split_rows
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class GuideJob:
+    """Images (a folder or a zip), their table (CSV), a config, and how long to train: `steps` or `minutes`."""
+
+    images: Path
+    table: Path
+    config: GuideConfig
+    folder: Path
+    part: Part = "all"
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    resume: bool = True
+
+
+def find_guide_config(name: str) -> GuideConfig:
+    """Read the config of a shipped name or a YAML file. Raises UsageError for an unknown name."""
+    if name.endswith((".yaml", ".yml")):
+        return load_guide_config(Path(name))
+    folder = resource("configs") / "guides"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
+        raise UsageError(f"no guide config called {name!r}; there is {known}, or give a .yaml file")
+    return load_guide_config(path)
+
+
+def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, float]]:
+    """Train, export to the job's folder, measure on the table's test split; the weights' path and the AUC figures.
+
+    It goes on from an interrupted run's checkpoint in the folder, which is removed at the end.
+    """
+    table = read_table(job.table)
+    labels = read_labels(table, job.config)
+    rows = split_rows(table, job.config.table, job.config.table.train, job.part)
+    chosen = labels.rows(rows)
+    trainer = GuideTrainer(_images(job, chosen.files, reporter), chosen, job.config, job.seed, job.device)
+    checkpoint = job.folder / CHECKPOINT
+    if not job.resume:
+        checkpoint.unlink(missing_ok=True)
+    for _ in reporter.track(
+        train_guide(trainer, steps=job.steps, minutes=job.minutes, checkpoint=checkpoint), "training", job.steps
+    ):
+        pass
+    recipe = {"images": f"{len(rows)} of {job.table.name}", "part": job.part, "seed": str(job.seed)}
+    path = export_guide(trainer, job.folder, recipe)
+    areas = _measure(job, table, path, reporter)
+    write_card(job.folder, job.config, recipe, areas)
+    checkpoint.unlink(missing_ok=True)
+    return path, areas
+
+
+def _images(job: GuideJob, files: list[str], reporter: Reporter) -> Tensor:
+    """(N, 3, R, R) uint8."""
+    found = read_images(job.images, files, job.config.network.resolution)
+    return torch.stack(list(reporter.track(found, "reading images", len(files))))
+
+
+def _measure(job: GuideJob, table: list[dict[str, str]], path: Path, reporter: Reporter) -> dict[str, float]:
+    """AUC of the config's questions on its test split; empty where there is no split, or no question."""
+    if job.config.table.split is None or not job.config.evaluation:
+        return {}
+    try:
+        rows = split_rows(table, job.config.table, job.config.table.test)
+        labels = read_labels(table, job.config).rows(rows)
+        images = to_model_range(_images(job, labels.files, reporter))
+        return guide_auc(load_guide(str(path)), images, *questions(job.config, labels))
+    except FlowgradError as error:
+        reporter.warn(f"not measured: {error}")
+        return {}

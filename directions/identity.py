@@ -1,0 +1,77 @@
+"""Whether two faces are the same person: dlib's 128-d descriptor of aligned photos. Needs the extra `faces`."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from directions.faces import CHIP_PADDING, available, require
+from directions.photos import to_images
+from flowgrad.errors import FlowgradError
+
+if TYPE_CHECKING:
+    import torch
+
+SAME_PERSON = 0.6  # dlib's own threshold on the distance of two descriptors
+
+# The network wants chips of 150 pixels with a padding of 0.25; ours have 0.2. The same face is then 100 pixels wide
+# in both, and the photo is the inner 140: no detector or landmark can fail, or move, when a face was edited.
+_INPUT_SIDE, _INPUT_PADDING = 150, 0.25
+_INNER_SIDE = round(_INPUT_SIDE * (1 + 2 * CHIP_PADDING) / (1 + 2 * _INPUT_PADDING))
+_BATCH = 32
+
+
+def has_faces() -> bool:
+    """Return whether the extra `faces` is installed, so that identity can be measured."""
+    return available()
+
+
+def distances(before: "torch.Tensor", after: "torch.Tensor") -> np.ndarray:
+    """Return the descriptor distances (B,) of two batches (B, 3, S, S) in [-1, 1], pair by pair.
+
+    For several batches against one, take `identity_descriptors` of that one once: they cost most of the time.
+    """
+    both = identity_descriptors(to_images(before) + to_images(after))
+    return identity_distance(both[: len(before)], both[len(before) :])
+
+
+def identity_descriptors(images: Sequence[Image.Image | np.ndarray]) -> np.ndarray:
+    """Return the descriptors (n, 128) of aligned faces: RGB images, or uint8 arrays (S, S, 3), square, of any size.
+
+    Raises FlowgradError without the extra `faces`, or for an image that is not square.
+    """
+    require()
+    chips = [_to_chip(image) for image in images]
+    batches = [_network().compute_face_descriptor(chips[i : i + _BATCH]) for i in range(0, len(chips), _BATCH)]
+    return np.array([each for batch in batches for each in batch], dtype=np.float64).reshape(len(chips), 128)
+
+
+def identity_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the distances (n,) between descriptors (n, 128), pair by pair."""
+    return np.linalg.norm(a - b, axis=-1)
+
+
+def same_person(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return, pair by pair, whether descriptors (n, 128) are of one person: (n,) bool."""
+    return identity_distance(a, b) < SAME_PERSON
+
+
+@lru_cache(maxsize=1)
+def _network() -> Any:
+    import dlib
+    import face_recognition_models
+
+    return dlib.face_recognition_model_v1(face_recognition_models.face_recognition_model_location())
+
+
+def _to_chip(image: Image.Image | np.ndarray) -> np.ndarray:
+    """Return an aligned photo as the network wants it: (150, 150, 3) uint8, its edge repeated outwards."""
+    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
+    if picture.width != picture.height:
+        raise FlowgradError(f"an aligned face is square, not {picture.width} x {picture.height}. Prepare it first.")
+    inner = np.asarray(picture.resize((_INNER_SIDE, _INNER_SIDE), Image.Resampling.BICUBIC))
+    before = (_INPUT_SIDE - _INNER_SIDE) // 2
+    after = _INPUT_SIDE - _INNER_SIDE - before
+    return np.pad(inner, ((before, after), (before, after), (0, 0)), mode="edge")

@@ -1,0 +1,123 @@
+"""Tables and panels for a terminal, as Rich renderables: nothing here prints."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from directions.bank import Entry
+from directions.card import NOTABLE, at_strength, effect_rows, facts, side_effects
+from directions.direction import Calibration
+
+if TYPE_CHECKING:
+    from directions.evaluate import Measured
+    from directions.run import Trained
+
+ANSWERS_SHOWN = 6
+
+
+def bank_table(entries: Iterable[Entry]) -> Table:
+    """One row for each direction: name, text, effect and safe range, or why it cannot be read."""
+    table = _table("name", "model", "text", "safe", "from")
+    for entry in entries:
+        origin = "flowgrad" if entry.shipped else "you"
+        if entry.info is None:
+            table.add_row(entry.name, entry.model, Text(entry.error or "", "red"), "", origin)
+            continue
+        calibration = entry.info.calibration
+        safe = f"{calibration.safe[0]:g} to {calibration.safe[1]:g}" if calibration else ""
+        table.add_row(Text(entry.name, "bold"), entry.model, entry.info.text or entry.info.title, safe, origin)
+    return table
+
+
+def direction_card(entry: Entry) -> Group:
+    """Everything that a direction's file says."""
+    info = entry.info
+    if info is None:
+        return Group(Text(entry.name, "bold"), Text(entry.error or "", "red"))
+    table = Table.grid(padding=(0, 2))
+    rows = [*facts(info), ("file", f"{entry.path} ({entry.size / 1e6:.2f} MB)")]
+    if entry.preview:
+        rows.append(("preview", str(entry.preview)))
+    for label, text in rows:
+        table.add_row(Text(label, "dim"), text)
+    head = Text(f"{entry.name}: {info.title}", "bold")
+    return Group(head, Padding(table, (1, 0)), *(_calibration(info.calibration) if info.calibration else ()))
+
+
+def _calibration(calibration: Calibration) -> list[Table | Text]:
+    low, high = calibration.safe
+    measured = f"Measured on {calibration.photos} {calibration.source} not trained on; safe from {low:g} to {high:g}."
+    effects = _table(*((name, "right") for name in ("strength", "effect", "identity distance", "same person")))
+    for row in effect_rows(calibration):
+        effects.add_row(*row)
+    others = _table("side effect at strength 1", ("change", "right"))
+    for text, change in side_effects(calibration).items():
+        others.add_row(text, Text(f"{change:+.2f}", "yellow" if abs(change) >= NOTABLE else ""))
+    return [Text(measured), effects, *([others] if calibration.side_effects else [])]
+
+
+def training_summary(trained: "Trained") -> Table:
+    """What a new direction does at strength 1, what else it does, how far it may go, and how long it took."""
+    table = Table.grid(padding=(0, 2))
+    rows = [("effect at strength 1", "not measured")]
+    if calibration := trained.direction.info.calibration:
+        low, high = calibration.safe
+        rows = [("effect at strength 1", f"{calibration.level:+.2f} log-odds, {calibration.source}")]
+        rows += [("side effects", _notable(calibration)), ("same person", _kept(calibration))]
+        rows += [("safe strengths", f"{low:g} to {high:g}")]
+    rows += [("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in trained.seconds.items()))]
+    for label, text in rows:
+        table.add_row(Text(label, "dim"), text)
+    return table
+
+
+def _notable(calibration: Calibration) -> str:
+    found = [f"{text} {change:+.2f}" for text, change in side_effects(calibration).items() if abs(change) >= NOTABLE]
+    return ", ".join(found) or f"none of {NOTABLE:g} or more"
+
+
+def _kept(calibration: Calibration) -> str:
+    if not calibration.kept:
+        return "not measured (pip install 'flowgrad[faces]')"
+    share, distance = (at_strength(calibration, values, 1.0) for values in (calibration.kept, calibration.identity))
+    return f"{100 * share:.0f} % (mean distance {distance:.2f})"
+
+
+def evaluation_table(measured: Sequence["Measured"]) -> Table:
+    """One column for each strength: effect, side effects, the judge's answers that changed most, identity."""
+    table = _table("measured", *((f"{m.strength:+g}" if m.strength else "photo", "right") for m in measured))
+    table.add_row("effect (log-odds)", *(f"{m.effect:+.2f}" for m in measured))
+    for text in measured[0].side_effects:
+        table.add_row(Text(f"  {text}", "dim"), *(f"{m.side_effects[text]:+.2f}" for m in measured))
+    for answer in _changed(measured):
+        table.add_row(f"judged {answer}", *(f"{100 * m.shares[answer]:.0f} %" for m in measured))
+    if measured[0].kept is not None:
+        table.add_row("same person", *(f"{100 * (m.kept or 0):.0f} %" for m in measured))
+        table.add_row("identity distance", *(f"{m.identity or 0:.2f}" for m in measured))
+    return table
+
+
+def _changed(measured: Sequence["Measured"]) -> list[str]:
+    first, last = measured[0].answers, measured[-1].answers
+    return sorted(first, key=lambda answer: -abs(last[answer] - first[answer]))[:ANSWERS_SHOWN]
+
+
+def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of texts."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _table(*columns: str | tuple[str, str]) -> Table:
+    """An empty table; a column is its name, or its name and "right"."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        name, justify = column if isinstance(column, tuple) else (column, "left")
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    return table

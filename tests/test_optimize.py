@@ -1,0 +1,150 @@
+"""Algorithm 1: what it minimises, what it returns, and that it can be repeated and resumed."""
+
+import math
+
+import pytest
+import torch
+
+from flowgrad.adjoint import control_gradient
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.ode import Control, Grid, anchor, integrate, invert, restrict
+from flowgrad.optimize import Settings, evaluate, optimize
+from tests.test_ode import random_control
+
+GRID = Grid((0, 1, 2, 7, 11), 12)
+
+
+def towards(target):
+    """|x1 - target|^2 per image, and a random term whose draws matter."""
+
+    def objective(x1, rng):
+        noise = torch.rand(len(x1), generator=rng, dtype=x1.dtype)
+        return {"distance": (x1 - target).square().flatten(1).mean(1), "noise": 1e-3 * noise * x1.flatten(1).mean(1)}
+
+    return objective
+
+
+def run(field, x0, settings, **options):
+    return list(optimize(field, x0, GRID, towards(x0.flip(0) + 1), settings, **options))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("forward", ["grid", "fine"])
+@pytest.mark.parametrize(("optimizer", "step_size"), [("sgd", 3.0), ("normalized", 0.3), ("adam", 0.1)])
+def test_every_optimizer_lowers_the_loss(field, x0, optimizer, step_size, forward, shared):
+    settings = Settings(iterations=15, optimizer=optimizer, step_size=step_size, forward=forward, xi=0.01)
+    steps = run(field, x0, settings, shared=shared)
+    assert steps[-1].state.best_loss < 0.75 * steps[0].loss
+    assert len(steps) == 16
+    assert steps[0].control.values.abs().max() == 0
+    assert steps[0].control.values.shape[1] == (1 if shared else 2)
+
+
+def test_the_best_control_is_one_that_was_evaluated(field, x0):
+    steps = run(field, x0, Settings(iterations=12, step_size=2.0))
+    best = min(steps, key=lambda step: step.loss)
+    assert steps[-1].loss > best.loss, "the step size should overshoot for this test to mean anything"
+    assert torch.equal(steps[-1].state.best.values, best.control.values)
+    assert steps[-1].state.best_loss == best.loss
+    assert [step.best for step in steps] == [s.loss < min([math.inf, *(t.loss for t in steps[:i])]) for i, s in enumerate(steps)]
+
+
+def test_a_seed_repeats_a_run_bit_for_bit_and_another_does_not(field, x0):
+    first, again, other = (run(field, x0, Settings(iterations=4, seed=seed)) for seed in (5, 5, 6))
+    assert torch.equal(first[-1].control.values, again[-1].control.values)
+    assert not torch.equal(first[-1].control.values, other[-1].control.values)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "normalized", "adam"])
+def test_a_resumed_run_is_the_same_bits(field, x0, optimizer):
+    settings = Settings(iterations=6, optimizer=optimizer)
+    whole = run(field, x0, settings)
+    resumed = run(field, x0, settings, resume=whole[2].state)
+    assert len(resumed) == 4
+    assert torch.equal(whole[-1].state.best.values, resumed[-1].state.best.values)
+    assert [s.loss for s in whole[3:]] == [s.loss for s in resumed]
+
+
+def test_one_sgd_step_follows_the_paper(field, x0):
+    """u <- u - alpha dL/du with dL/du of Eq. 13, for the loss summed over images and lambda's term."""
+    objective, settings = towards(x0 * 0), Settings(iterations=1, optimizer="sgd", step_size=0.7, momentum=0, penalty=0.2)
+    steps = list(optimize(field, x0, GRID, objective, settings))
+    trajectory = integrate(field, x0, GRID)
+    rng = torch.Generator().manual_seed(0)
+    gradient = control_gradient(field, trajectory, evaluate(objective, trajectory.x1, rng)[2]).values.sum(1, keepdim=True)
+    torch.testing.assert_close(steps[1].control.values, -0.7 * gradient)
+
+
+def test_the_penalty_is_the_sum_over_all_steps_and_its_gradient_is_right(field, x0):
+    """Against finite differences of the reported loss."""
+    u = random_control(GRID, x0)
+    probe, step = random_control(GRID, x0.flip(2)).values, 1e-5
+
+    def loss_at(values):
+        settings = Settings(iterations=1, penalty=0.3, optimizer="sgd", momentum=0, step_size=1.0)
+        start = next(iter(run(field, x0, settings))).state
+        state = type(start)(0, Control(values, GRID), (), u, math.inf, 1.0)
+        return run(field, x0, settings, resume=state)
+
+    steps = loss_at(u.values)
+    assert steps[0].loss - 0.3 * (u.expand().square().flatten(1).mean(1)).sum().item() == pytest.approx(
+        steps[0].terms["distance"] * 2 + steps[0].terms["noise"] * 2
+    )
+    gradient = steps[0].control.values - steps[1].control.values
+    plus, minus = (loss_at(u.values + s * probe)[0].loss for s in (step, -step))
+    assert (gradient * probe).sum().item() == pytest.approx((plus - minus) / (2 * step), rel=1e-5)
+
+
+def test_a_large_penalty_keeps_the_control_small(field, x0):
+    free, held = (run(field, x0, Settings(iterations=8, optimizer="adam", penalty=p)) for p in (0.0, 10.0))
+    assert held[-1].control.values.square().mean() < 0.1 * free[-1].control.values.square().mean()
+
+
+def test_a_fine_forward_spreads_the_gradient_over_every_step_of_an_interval(field, x0):
+    steps = run(field, x0, Settings(iterations=1, forward="fine", xi=1e9))
+    assert len(steps[0].grid) == 1
+    values = steps[1].control.values
+    assert len(values) == 12
+    assert all(torch.equal(values[0], value) for value in values)
+
+
+def test_an_anchored_run_starts_at_the_photos(field, x0):
+    photos = invert(field, x0, 12)
+    steps = run(field, photos.x0, Settings(iterations=1), anchor=lambda grid: anchor(restrict(photos, grid)))
+    torch.testing.assert_close(steps[0].x1, x0)
+
+
+def test_a_loss_that_is_not_finite_goes_back_to_the_best_with_half_the_step(field, x0):
+    calls = 0
+
+    def objective(x1, rng):
+        nonlocal calls
+        calls += 1
+        return {"distance": x1.square().flatten(1).mean(1) * (math.nan if calls == 3 else 1)}
+
+    steps = list(optimize(field, x0, GRID, objective, Settings(iterations=4)))
+    assert [step.iteration for step in steps] == [0, 1, 2, 3, 4]
+    assert steps[-1].state.step_size == Settings().step_size / 2
+    assert all(math.isfinite(step.loss) for step in steps)
+
+
+def test_a_loss_that_stays_infinite_is_reported(field, x0):
+    with pytest.raises(FlowgradError, match="lower the step size"):
+        list(optimize(field, x0, GRID, lambda x1, rng: {"x": x1.flatten(1).sum(1) * math.inf}, Settings()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"forward": "both"}, 'forward must be "grid" or "fine"'),
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, normalized, adam"),
+        ({"step_size": 0.0}, "step_size must be above 0"),
+        ({"momentum": 1.0}, "momentum must lie in"),
+        ({"penalty": -1.0}, "lambda"),
+        ({"xi": -1.0}, "xi must be at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(UsageError, match=message):
+        Settings(**change)
