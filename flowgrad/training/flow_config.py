@@ -38,7 +38,7 @@ class UNetConfig(Section):
     def _fits(self) -> "UNetConfig":
         if len(self.attention) != len(self.channels):
             raise ValueError(
-                f"attention needs {len(self.channels)} entries, one for each of channels; got {self.attention}"
+                f"attention needs one entry for each of {len(self.channels)} channels; got {self.attention}"
             )
         finest = self.patch * 2 ** (len(self.channels) - 1)
         if self.size % finest:
@@ -114,4 +114,5 @@ def _validated(raw: object, what: str) -> FlowConfig:
                 f"{what}: unknown key {place!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
             ) from error
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{what}: {place or 'the file'}: {message} (got {str(first['input'])[:60]}).") from error
+        value = "" if first["type"] == "value_error" else f"; got {str(first['input'])[:60]}"
+        raise UsageError(f"{what}: {place or 'the file'}: {message}{value}.") from error
