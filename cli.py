@@ -34,6 +34,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             again = "; run the same command again to resume" if ctx.invoked_subcommand in RESUMABLE else ""
             raise _failed(f"interrupted{again}", 130) from None
+        except BrokenPipeError:  # what reads our answer has seen enough: typer ends quietly
+            raise
         except Exception as error:
             if os.environ.get("FLOWGRAD_DEBUG") == "1" or type(error).__module__.startswith(("typer", "click")):
                 raise
@@ -278,7 +280,7 @@ def apply_direction(
     direction: Mixture,
     photos: Photos,
     strength: Annotated[float, typer.Option("--strength", "-s", help="0 nothing, 1 full effect, -1 reverse.")] = 1.0,
-    strengths: Annotated[str, typer.Option(help="A strip of several: --strengths=-1,-0.5,0,0.5,1.")] = "",
+    strengths: Annotated[str, typer.Option(help="A strip of several: --strengths -1,-0.5,0,0.5,1.")] = "",
     grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet of all photos.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
     model: OwnModel = None,
@@ -296,7 +298,7 @@ def apply_direction(
 
     flowgrad apply-direction smiling:0.8+old:0.3 holiday/ --grid
 
-    flowgrad apply-direction smiling photo.jpg --strengths=-1,-0.5,0,0.5,1
+    flowgrad apply-direction smiling photo.jpg --strengths -1,-0.5,0,0.5,1
 
     Photos keep their names. One that cannot be edited is reported, and the others go on.
     """
@@ -460,7 +462,7 @@ def sample(
 def evaluate(
     direction: Mixture,
     photos: Annotated[list[Path], typer.Option("--photos", "-p", help="Photos or folders; repeatable.")],
-    strengths: Annotated[str, typer.Option(help="Strengths to measure: --strengths=-1,1.")] = "1",
+    strengths: Annotated[str, typer.Option(help="Strengths to measure: --strengths -1,1.")] = "1",
     judge: Annotated[str, typer.Option(help="Name or .safetensors of the judge.")] = "",
     guide: GuideName = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("evaluation"),
@@ -475,7 +477,7 @@ def evaluate(
 ) -> None:
     """Measure a direction on photos: its guide's score, an unrelated judge's answers, and identity by dlib.
 
-    flowgrad evaluate smiling --photos faces/ --strengths=-1,0.5,1
+    flowgrad evaluate smiling --photos faces/ --strengths -1,0.5,1
 
     Writes a contact sheet and evaluation.json.
     """

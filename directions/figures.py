@@ -206,7 +206,8 @@ def _draw_losses(axes: "Axes", history: Sequence["Record"]) -> None:
 def _draw_straightness(axes: "Axes", straightness: Sequence[float], knots: Sequence[int]) -> None:
     steps = len(straightness)
     axes.plot([k / steps for k in range(steps)], straightness, color=COLOURS[0], lw=1.5)
-    axes.set_yscale("log")
+    if max(straightness) > 10 * min(straightness) > 0:  # less than a decade has no ticks on a logarithmic scale
+        axes.set_yscale("log")
     for knot in knots:
         axes.axvline(knot / steps, 0, 0.04, color=COLOURS[1], lw=1.2)
     axes.set(xlabel="t (0 noise, 1 photo)", ylabel="S", xlim=(-0.02, 1.02))

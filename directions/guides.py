@@ -10,9 +10,10 @@ from directions.report import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models.guide import load_guide
 from flowgrad.resources import resource
+from flowgrad.training.card import write_card
 from flowgrad.training.config import GuideConfig, load_guide_config
 from flowgrad.training.evaluation import guide_auc, questions
-from flowgrad.training.guide import GuideTrainer, export_guide, train_guide, write_card
+from flowgrad.training.guide import GuideTrainer, export_guide, train_guide
 from flowgrad.training.images import read_images, to_model_range
 from flowgrad.training.labels import Part, read_labels, read_table, split_rows
 
@@ -67,7 +68,7 @@ def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, fl
     recipe = {"images": f"{len(rows)} of {job.table.name}", "part": job.part, "seed": str(job.seed)}
     path = export_guide(trainer, job.folder, recipe)
     areas = _measure(job, table, path, reporter)
-    write_card(job.folder, job.config, recipe, areas)
+    write_card(job.folder, job.config.card, recipe, {"AUC": areas} if areas else {})
     checkpoint.unlink(missing_ok=True)
     return path, areas
 

@@ -82,7 +82,7 @@ def _notable(calibration: Calibration) -> str:
 
 def _kept(calibration: Calibration) -> str:
     if not calibration.kept:
-        return "not measured (pip install 'flowgrad[faces]')"
+        return "not measured: it needs a model of faces, and the extra flowgrad[faces]"
     share, distance = (at_strength(calibration, values, 1.0) for values in (calibration.kept, calibration.identity))
     return f"{100 * share:.0f} % (mean distance {distance:.2f})"
 

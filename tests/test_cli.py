@@ -20,10 +20,10 @@ from directions.bank import Bank
 from directions.direction import read_direction
 from flowgrad.models.diffusers_unet import WEIGHTS
 
-from .tiny import Tiny, make_model, make_tiny
+from .tiny import Tiny, make_judge, make_model, make_tiny
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ("--iterations", "2", "--intervals", "3", "--augmentations", "1", "--calibration-photos", "2")
+RECIPE = ("--iterations", "2", "--intervals", "3", "--augmentations", "1", "--calibration-photos", "2", "--eta", "1")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_mixtures_add(tiny: Tiny, trained: Path) -> None:
 
 
 def test_strips_and_contact_sheets(tiny: Tiny, trained: Path) -> None:
-    result = apply(tiny, trained, "smiling", tiny.photos, "--strengths=-1,0,1", "--grid", "--json")
+    result = apply(tiny, trained, "smiling", tiny.photos, "--strengths", "-1,0,1", "--grid", "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert [Path(file["output"]).name for file in answer["files"]] == [f"photo-{i}-strip.png" for i in range(4)]
@@ -182,6 +182,38 @@ def test_evaluate_measures_at_every_strength(tiny: Tiny, trained: Path) -> None:
     before, reverse, after = json.loads(result.stdout)["measured"]
     assert (before["strength"], before["effect"]) == (0, 0) and reverse["effect"] < after["effect"]
     assert {path.name for path in Path("evaluation").iterdir()} == {"contact-sheet.png", "evaluation.json"}
+
+
+def test_evaluate_asks_a_judge(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    judge = make_judge(tmp_path / "judge.safetensors")
+    places = ("--model", tiny.model, "--bank", trained / "bank", "--judge", judge)
+    result = call("evaluate", "smiling", "--photos", tiny.photos, *places)
+    assert result.exit_code == 0 and "judged happy" in result.output
+    for measured in json.loads(Path("evaluation/evaluation.json").read_text())["measured"]:
+        assert measured["answers"]["happy"] + measured["answers"]["sad"] == pytest.approx(1)
+
+
+GUIDE = """
+attributes: {colour: {kind: category, column: colour, values: [red, blue]}}
+slots: {colour: [{words: [red], means: {colour: [red]}}, {words: [blue], means: {colour: [blue]}}]}
+templates: ["a {colour} thing"]
+table: {split: split}
+network: {embed_dim: 8, resolution: 32, vision_layers: [1, 1, 1, 1], vision_width: 4, context_length: 8, text_layers: 1}
+training: {batch_size: 4, captions: 4, pool: 8, bfloat16: false}
+evaluation: [{name: red, text: a red thing, against: a blue thing, positive: {colour: [red]}}]
+"""
+
+
+def test_a_guide_is_trained_from_a_table(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "guide.yaml").write_text(GUIDE)
+    rows = [f"photo-{i % 4}.png,{('red', 'blue')[i % 2]},{('train', 'test')[i // 4]}" for i in range(8)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,colour,split", *rows]))
+    arguments = ("train-guide", tiny.photos, "labels.csv", "--config", "guide.yaml", "--output", "guide", "--steps", 2)
+    result = call(*arguments)
+    assert result.exit_code == 0 and "red" in result.output, result.output
+    assert {path.name for path in Path("guide").iterdir()} == {"model.safetensors", "README.md"}
+    failed(call(*arguments), 2, "exists already")
+    failed(call(*arguments[:3], "--output", "new", "--config", "none"), 2, "faces64")
 
 
 # --- bank and models ---------------------------------------------------------------------------------------------
@@ -250,7 +282,7 @@ def test_one_bad_photo_does_not_stop_the_others(tiny: Tiny, trained: Path, tmp_p
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
     result = apply(tiny, trained, "smiling", bad, *tiny.files)
-    failed(result, 1, "bad.jpg")
+    assert result.exit_code == 1 and f"error: {bad} is not an image" in result.output
     assert "4 of 5 photos written" in result.output and "1 failed" in result.output
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from flowgrad.models.diffusers_unet import WEIGHTS, _unet_class
 from flowgrad.models.guide import VOCABULARY_KEY
+from flowgrad.models.judge import JudgeNetwork, JudgeSizes, judge_metadata
 from flowgrad.training.config import NetworkConfig
 from flowgrad.training.guide import VOCABULARY_SIZE, new_network
 
@@ -82,6 +83,15 @@ def make_guide(path: Path) -> Path:
     state = {name: value.contiguous() for name, value in new_network(sizes, VOCABULARY_SIZE, 0).state_dict().items()}
     state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     save_file(state, path, {VOCABULARY_KEY: json.dumps(WORDS)})
+    return path
+
+
+def make_judge(path: Path) -> Path:
+    """Write a randomly initialised judge of one question, happy or sad; its file."""
+    sizes = JudgeSizes(SIZE, (4, 8), (1, 1))
+    torch.manual_seed(0)
+    heads = {"expression": ("happy", "sad")}
+    save_file(JudgeNetwork(sizes, 2).state_dict(), path, judge_metadata(sizes, heads))
     return path
 
 
