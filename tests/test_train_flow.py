@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Generator, Tensor
 
+from directions.flows import FlowJob, find_flow_config, run_flow_job
+from directions.report import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import load_config, load_model
 from flowgrad.ode import Grid
@@ -466,3 +469,46 @@ def test_reflow_straightens(flow: str, tmp_path: Path) -> None:
     noise = torch.randn(16, 3, 16, 16, generator=Generator().manual_seed(9))
     bends = [curvature(load_model(str(name), "cpu", "fp32").velocity, noise, 20) for name in (flow, folder)]
     assert bends[1] < 0.8 * bends[0]
+
+
+# the job
+
+
+def test_a_job_goes_from_pictures_to_a_model(source: Path, tmp_path: Path) -> None:
+    recipe, out, reporter = tmp_path / "tiny.yaml", tmp_path / "squares", Silent()
+    sizes = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items() if key != "precision"
+    }
+    recipe.write_text(yaml.safe_dump({"network": sizes, "training": {"batch": 8, "held_out": 0.25}}))
+    (source / "broken.jpg").write_bytes(b"nothing")
+    job = FlowJob(out, Budget(steps=2), source, recipe=str(recipe), changes={"learning_rate": 1e-3}, device="cpu")
+    seen: list[int] = []
+
+    def follow(steps: Iterator[FlowStep]) -> Iterator[FlowStep]:
+        for step in steps:
+            seen.append(step.step)
+            yield step
+
+    result = run_flow_job(job, reporter, follow)
+    (source / "broken.jpg").unlink()
+    assert seen == [0, 1, 2]
+    assert load_model(str(result.folder), device="cpu").shape == (3, 16, 16)
+    assert reporter.warnings == [f"left out of {source}: 1 unreadable"]
+
+
+def test_jobs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    budget = Budget(steps=1)
+    with pytest.raises(UsageError, match="either pictures"):
+        FlowJob(tmp_path, budget)
+    with pytest.raises(UsageError, match="either pictures"):
+        FlowJob(tmp_path, budget, tmp_path, reflow="faces64")
+    with pytest.raises(UsageError, match="--splits is for pictures"):
+        FlowJob(tmp_path, budget, reflow="faces64", splits=tmp_path)
+    with pytest.raises(UsageError, match="no recipe called 'shoes'"):
+        find_flow_config("shoes")
+    with pytest.raises(UsageError, match="is of size 64, not 32"):
+        _ = FlowJob(tmp_path, budget, tmp_path, start="faces64", changes={"size": 32}).config
+
+
+def test_the_shipped_recipe_is_the_default() -> None:
+    assert find_flow_config("faces64") == FlowConfig()
