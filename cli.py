@@ -133,12 +133,12 @@ def _complete_name(incomplete: str) -> list[str]:
     return [entry.name for entry in Bank.default().list() if entry.name.startswith(incomplete)]
 
 
-def _strengths(written: str) -> tuple[float, ...]:
-    """Read "-1,0,1". Raises UsageError."""
+def _numbers(written: str, option: str) -> tuple[float, ...]:
+    """Read "-1,0,1". Raises UsageError naming the option."""
     try:
         return tuple(float(part) for part in written.split(",") if part.strip())
     except ValueError as error:
-        raise UsageError(f"--strengths are numbers with commas between them, like -1,0,1; got {written!r}") from error
+        raise UsageError(f"{option} are numbers with commas between them, like -1,0,1; got {written!r}") from error
 
 
 def _align(written: str) -> Any:
@@ -181,6 +181,15 @@ Augmentations = Annotated[int | None, typer.Option(help="Views of each image a s
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="Any other key: --set momentum=0.5.", rich_help_panel="Recipe")
 ]
+
+
+def _model_name(model: str | None) -> str | None:
+    """The name in the configuration of a model that was given by name, file or folder."""
+    if model is None:
+        return None
+    from flowgrad.models import load_config
+
+    return load_config(model).name
 
 
 def _recipe(name: str, settings: list[str] | None, **changes: object) -> Any:
@@ -306,8 +315,8 @@ def apply_direction(
     from directions.photos import find_photos
     from flowgrad.models import load_model
 
-    steps, terminal = _strengths(strengths), Terminal(as_json)
-    parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank))
+    steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
+    parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
     files = find_photos(photos)
     targets = batch.output_paths(files, output, "-strip" if steps else "")
     sheet = output / "contact-sheet.png"
@@ -440,7 +449,8 @@ def sample(
     from flowgrad.models import load_model
 
     terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
-    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank)) if direction else []
+    found = batch.parse_mixture(direction) if direction else ()
+    parts = batch.load_parts(found, Bank.default(bank), _model_name(model))
     if grid:
         refuse_existing(sheet, overwrite)
     loaded = load_model(model or (parts[0][0].info.model if parts else "faces64"), device, precision)
@@ -486,8 +496,8 @@ def evaluate(
     from directions.photos import find_photos
     from flowgrad.models import load_model
 
-    steps, terminal = _strengths(strengths), Terminal(as_json)
-    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank))
+    steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
+    parts = batch.load_parts(batch.parse_mixture(direction), Bank.default(bank), _model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
     for path in (sheet, figures):
         refuse_existing(path, overwrite)
@@ -502,6 +512,42 @@ def evaluate(
     _tell(as_json, data, show.evaluation_table(found.measured))
     if not as_json:
         _wrote(sheet, figures)
+
+
+@app.command()
+def benchmark(
+    text: Annotated[str, typer.Option("--text", "-t", help="Whose score is differentiated.")] = "a smiling face",
+    steps: Annotated[int, typer.Option(help="N, Euler steps.", min=2)] = 100,
+    thresholds: Annotated[str, typer.Option(help="Values of xi.")] = "0.001,0.005,0.01",
+    count: Annotated[int, typer.Option(help="Samples in the batch.", min=1)] = 4,
+    repeats: Annotated[int, typer.Option(help="Timed rounds after a warm-up.", min=1)] = 3,
+    model: ModelName = "faces64",
+    guide: GuideName = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare accelerated gradients with full back-propagation: cosine and time, in one run.
+
+    flowgrad benchmark --steps 100 --thresholds 0.001,0.005,0.01
+    """
+    import dataclasses
+
+    from directions import show
+    from directions.benchmark import compare_gradients
+    from flowgrad.guidance.text import Contrast
+    from flowgrad.models import load_model
+    from flowgrad.models.guide import load_guide
+
+    loaded, xi = load_model(model, device, precision), _numbers(thresholds, "--thresholds")
+    network = load_guide(guide or loaded.config.guide, loaded.device)
+    compared = compare_gradients(
+        loaded, network, Contrast.parse(text, loaded.config.subject), steps, xi, count, repeats
+    )
+    found = list(Terminal(as_json).track(compared, "comparing", len(xi)))
+    rows = [(f"{c.xi:g}", str(c.intervals), f"{c.cosine:.4f}", f"{c.seconds:.2f}", f"{c.share:.1%}") for c in found]
+    head = ("xi", f"intervals of {steps}", "cosine", "seconds", "of the full pass")
+    _tell(as_json, [dataclasses.asdict(c) for c in found], show.plain_table(head, rows))
 
 
 @app.command("train-guide")

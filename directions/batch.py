@@ -89,20 +89,20 @@ def _parse_part(written: str, strength: float) -> Part:
     return Part(name, own * strength)
 
 
-def load_parts(parts: Iterable[Part], bank: Bank) -> list[tuple[Direction, float]]:
-    """Read the directions of a mixture from files or the bank, with their strengths.
+def load_parts(parts: Iterable[Part], bank: Bank, model: str | None = None) -> list[tuple[Direction, float]]:
+    """Read the directions of a mixture from files or the bank (those of `model`), with their strengths.
 
     Raises UsageError for an unknown name (with the nearest) and for directions of different models.
     """
-    loaded = [(_load(part.name, bank), part.strength) for part in parts]
+    loaded = [(_load(part.name, bank, model), part.strength) for part in parts]
     models = {direction.info.model for direction, _ in loaded}
     if len(models) > 1:
         raise UsageError(f"directions of different models cannot be added: {', '.join(sorted(models))}. Use one model.")
     return loaded
 
 
-def _load(name: str, bank: Bank) -> Direction:
-    return read_direction(Path(name).expanduser()) if name.endswith(SUFFIX) else bank.get(name).load()
+def _load(name: str, bank: Bank, model: str | None) -> Direction:
+    return read_direction(Path(name).expanduser()) if name.endswith(SUFFIX) else bank.get(name, model).load()
 
 
 def mixture(

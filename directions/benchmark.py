@@ -29,7 +29,13 @@ class Comparison:
 
 
 def compare_gradients(
-    model: Model, guide: Guide, target: Contrast, steps: int, thresholds: Sequence[float], images: int = 4, repeats: int = 3
+    model: Model,
+    guide: Guide,
+    target: Contrast,
+    steps: int,
+    thresholds: Sequence[float],
+    images: int = 4,
+    repeats: int = 3,
 ) -> Iterator[Comparison]:
     """Time the backward pass of Eq. 13 at each xi against all `steps` vector-Jacobian products (Eq. 8).
 

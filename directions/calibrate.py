@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
 
 from directions.apply import sweep
 from directions.direction import Calibration
-from directions.identity import SAME_PERSON, distances, has_faces
+from directions.identity import SAME_PERSON, has_faces, identity_descriptors, identity_distance
 from directions.latents import Inverted
+from directions.photos import to_images
 from flowgrad.guidance.text import Contrast, log_odds
 from flowgrad.models import Model
 from flowgrad.models.guide import Guide
 from flowgrad.ode import Control
 
-LEVEL = 2.0  # the effect that strength 1 stands for: mean change of the text's zero-shot log-odds
+LEVEL = 6.0  # the effect that strength 1 stands for: mean change of the text's zero-shot log-odds
 KEPT = 0.9  # share of faces that must stay the same person within the safe range
-TRIED = (-2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of the trained control
+TRIED = (-1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # multiples of the trained control
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,16 @@ def measure(
     before = log_odds(guide, photos.images, texts)
     edited = sweep(model, photos, control, strengths)
     effects = np.stack([(log_odds(guide, images, texts) - before).mean(0).cpu().numpy() for images in edited])
-    apart = (
-        [_distances(photos.images, images) for images in edited] if has_faces() and model.config.aligned_faces else []
-    )
+    apart = _distances(photos.images, edited) if has_faces() and model.config.aligned_faces else np.empty((0, 1))
     return Effects(
-        tuple(strengths),
-        effects,
-        tuple(float(d.mean()) for d in apart),
-        tuple(float((d < SAME_PERSON).mean()) for d in apart),
+        tuple(strengths), effects, tuple(apart.mean(1).tolist()), tuple((apart < SAME_PERSON).mean(1).tolist())
     )
 
 
-def _distances(before: Tensor, after: Tensor) -> np.ndarray:
-    """(B,) dlib descriptor distances; a face that dlib no longer finds counts as another person."""
-    return np.nan_to_num(distances(before, after), nan=2 * SAME_PERSON)
+def _distances(before: Tensor, edited: Tensor) -> np.ndarray:
+    """(S, B) dlib descriptor distances of edited images (S, B, 3, H, W) from what they were."""
+    original = identity_descriptors(to_images(before))
+    return np.stack([identity_distance(identity_descriptors(to_images(images)), original) for images in edited])
 
 
 def calibrate(
@@ -93,7 +91,7 @@ def calibrate(
 def reach(strengths: Sequence[float], effect: np.ndarray, level: float, most: float) -> float:
     """The smallest positive strength, `most` at the most, where the effect (piecewise linear) reaches `level`."""
     points = [(s, e) for s, e in zip(strengths, effect.tolist(), strict=True) if s >= 0]
-    for (a, below), (b, above) in zip(points, points[1:], strict=False):
+    for (a, below), (b, above) in pairwise(points):
         if below < level <= above:
             return min(most, a + (b - a) * (level - below) / (above - below))
     return most

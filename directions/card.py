@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from directions.direction import Calibration, DirectionInfo
 
-NOTABLE = 0.5  # change of another text's log-odds at strength 1 that is worth saying, beside a wanted 2
+NOTABLE = 0.1  # share of the wanted effect from which another text's change is worth saying
 
 
 def at_strength(calibration: Calibration, values: Sequence[float], strength: float) -> float:
@@ -19,10 +19,23 @@ def at_strength(calibration: Calibration, values: Sequence[float], strength: flo
     return points[-1][1]
 
 
-def side_effects(calibration: Calibration, strength: float = 1.0) -> dict[str, float]:
-    """Changes of other texts' log-odds at a strength, the largest first."""
-    found = {text: at_strength(calibration, values, strength) for text, values in calibration.side_effects.items()}
+def target(info: DirectionInfo) -> str:
+    """The text that a direction raises, with its source, as it is written on the command line."""
+    return f"{info.text} - {info.source_text}" if info.source_text else info.text
+
+
+def side_effects(info: DirectionInfo, strength: float = 1.0) -> dict[str, float]:
+    """Changes of other texts' log-odds at a strength, the largest first; empty without a calibration."""
+    if info.calibration is None:
+        return {}
+    others = {text: values for text, values in info.calibration.side_effects.items() if text != target(info)}
+    found = {text: at_strength(info.calibration, values, strength) for text, values in others.items()}
     return dict(sorted(found.items(), key=lambda pair: -abs(pair[1])))
+
+
+def is_notable(info: DirectionInfo, change: float) -> bool:
+    """Whether a side effect at strength 1 is large beside the effect itself."""
+    return info.calibration is not None and abs(change) >= NOTABLE * abs(info.calibration.level)
 
 
 def is_safe(calibration: Calibration | None, strength: float) -> bool:
@@ -35,7 +48,7 @@ def facts(info: DirectionInfo) -> list[tuple[str, str]]:
     """What there is to know of a direction beside its measurements, as (label, text) in reading order."""
     keep = "; ".join(info.keep)
     found = [
-        ("text", f"{info.text} - {info.source_text}" if info.source_text else info.text),
+        ("text", target(info)),
         ("keeps", keep),
         ("model", f"{info.model} ({info.fingerprint}), N = {info.steps}, {info.intervals} intervals"),
         ("guide", f"{info.guide} ({info.guide_fingerprint})" if info.guide else ""),
@@ -55,7 +68,7 @@ def to_card(name: str, info: DirectionInfo) -> str:
     lines += [f"`flowgrad apply-direction {name} photo.jpg --strength 1.0`", ""]
     lines += [f"* **{label}**: {text}" for label, text in facts(info)]
     if info.calibration:
-        lines += ["", "## Measured", "", *_measured(info.calibration)]
+        lines += ["", "## Measured", "", *_measured(info, info.calibration)]
     return "\n".join([*lines, ""])
 
 
@@ -68,12 +81,12 @@ def effect_rows(calibration: Calibration) -> list[tuple[str, ...]]:
     return list(zip((f"{s:+.2f}" for s in calibration.strengths), effects, distances, kept, strict=True))
 
 
-def _measured(calibration: Calibration) -> list[str]:
+def _measured(info: DirectionInfo, calibration: Calibration) -> list[str]:
     low, high = calibration.safe
     lines = [f"On {calibration.photos} {calibration.source} that it was not trained on; safe from {low:g} to {high:g}."]
     lines += ["", "| strength | effect (log-odds) | identity distance | same person |", "| ---: | ---: | ---: | ---: |"]
     lines += [f"| {' | '.join(row)} |" for row in effect_rows(calibration)]
-    others = side_effects(calibration)
+    others = side_effects(info)
     if others:
         lines += ["", "| side effect at strength 1 | change (log-odds) |", "| --- | ---: |"]
         lines += [f"| {text} | {change:+.2f} |" for text, change in others.items()]

@@ -35,7 +35,7 @@ class Inverted:
 
     def select(self, chosen: Sequence[int]) -> "Inverted":
         """Some of the images, in the order given."""
-        index = torch.tensor(chosen, device=self.images.device)
+        index = torch.tensor(chosen, dtype=torch.long, device=self.images.device)
         t = self.trajectory
         return Inverted(
             self.images[index], Trajectory(t.states[:, index], t.velocities[:, index], t.grid), self.anchored

@@ -18,18 +18,18 @@ class Recipe(BaseModel):
 
     inversion: str = "euler"
     anchored: bool = True
-    intervals: int = Field(default=16, ge=0)
+    intervals: int = Field(default=12, ge=0)
     xi: float = Field(default=5e-3, ge=0)
     forward: str = "grid"
     eta: float = Field(default=0.7, ge=0, le=1)
     preserve: str = "l1"
-    keep_weight: float = Field(default=1.0, ge=0)
+    keep_weight: float = Field(default=5.0, ge=0)
     augmentations: int = Field(default=6, ge=1)
     penalty: float = Field(default=0.0, ge=0)
     optimizer: str = "normalized"
-    step_size: float = Field(default=0.03, gt=0)
+    step_size: float = Field(default=0.02, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
-    iterations: int = Field(default=10, ge=1)
+    iterations: int = Field(default=6, ge=1)
 
     def settings(self, seed: int) -> Settings:
         """The part that Algorithm 1 needs. Raises UsageError for a value out of range."""

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from directions.bank import Entry
-from directions.card import NOTABLE, at_strength, effect_rows, facts, side_effects
-from directions.direction import Calibration
+from directions.card import NOTABLE, at_strength, effect_rows, facts, is_notable, side_effects
+from directions.direction import Calibration, DirectionInfo
 
 if TYPE_CHECKING:
     from directions.evaluate import Measured
@@ -45,19 +45,19 @@ def direction_card(entry: Entry) -> Group:
     for label, text in rows:
         table.add_row(Text(label, "dim"), text)
     head = Text(f"{entry.name}: {info.title}", "bold")
-    return Group(head, Padding(table, (1, 0)), *(_calibration(info.calibration) if info.calibration else ()))
+    return Group(head, Padding(table, (1, 0)), *(_calibration(info, info.calibration) if info.calibration else ()))
 
 
-def _calibration(calibration: Calibration) -> list[Table | Text]:
+def _calibration(info: DirectionInfo, calibration: Calibration) -> list[Table | Text]:
     low, high = calibration.safe
     measured = f"Measured on {calibration.photos} {calibration.source} not trained on; safe from {low:g} to {high:g}."
     effects = _table(*((name, "right") for name in ("strength", "effect", "identity distance", "same person")))
     for row in effect_rows(calibration):
         effects.add_row(*row)
     others = _table("side effect at strength 1", ("change", "right"))
-    for text, change in side_effects(calibration).items():
-        others.add_row(text, Text(f"{change:+.2f}", "yellow" if abs(change) >= NOTABLE else ""))
-    return [Text(measured), effects, *([others] if calibration.side_effects else [])]
+    for text, change in side_effects(info).items():
+        others.add_row(text, Text(f"{change:+.2f}", "yellow" if is_notable(info, change) else ""))
+    return [Text(measured), effects, *([others] if others.row_count else [])]
 
 
 def training_summary(trained: "Trained") -> Table:
@@ -67,7 +67,7 @@ def training_summary(trained: "Trained") -> Table:
     if calibration := trained.direction.info.calibration:
         low, high = calibration.safe
         rows = [("effect at strength 1", f"{calibration.level:+.2f} log-odds, {calibration.source}")]
-        rows += [("side effects", _notable(calibration)), ("same person", _kept(calibration))]
+        rows += [("side effects", _notable(trained.direction.info)), ("same person", _kept(calibration))]
         rows += [("safe strengths", f"{low:g} to {high:g}")]
     rows += [("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in trained.seconds.items()))]
     for label, text in rows:
@@ -75,9 +75,9 @@ def training_summary(trained: "Trained") -> Table:
     return table
 
 
-def _notable(calibration: Calibration) -> str:
-    found = [f"{text} {change:+.2f}" for text, change in side_effects(calibration).items() if abs(change) >= NOTABLE]
-    return ", ".join(found) or f"none of {NOTABLE:g} or more"
+def _notable(info: DirectionInfo) -> str:
+    found = [f"{text} {change:+.2f}" for text, change in side_effects(info).items() if is_notable(info, change)]
+    return "\n".join(found) or f"none of {100 * NOTABLE:.0f} % of the effect or more"
 
 
 def _kept(calibration: Calibration) -> str:

@@ -96,7 +96,7 @@ class Task:
             objective,
             r.settings(self.seed),
             shared=shared,
-            anchor=self.photos.residual if self.photos.anchored else None,
+            anchor=self.photos.residual,
             resume=resume,
         )
 

@@ -31,7 +31,9 @@ class Grid:
     def __post_init__(self) -> None:
         knots = (*self.starts, self.steps)
         if not self.starts or self.starts[0] != 0 or any(b <= a for a, b in pairwise(knots)):
-            raise UsageError(f"a grid's starts must begin with 0 and increase below N = {self.steps}; got {self.starts}")
+            raise UsageError(
+                f"a grid's starts must begin with 0 and increase below N = {self.steps}; got {self.starts}"
+            )
 
     @classmethod
     def full(cls, steps: int) -> "Grid":

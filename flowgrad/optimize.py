@@ -27,9 +27,9 @@ class Objective(Protocol):
 
 
 class Anchor(Protocol):
-    """Residuals (M, B, *D) for a grid; see `flowgrad.ode.anchor`."""
+    """Residuals (M, B, *D) for a grid, or None for none; see `flowgrad.ode.anchor`."""
 
-    def __call__(self, grid: Grid) -> Tensor: ...
+    def __call__(self, grid: Grid) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,7 @@ def optimize(
         state = after
 
 
-def evaluate(
-    objective: Objective, x1: Tensor, rng: torch.Generator
-) -> tuple[float, dict[str, float], Tensor]:
+def evaluate(objective: Objective, x1: Tensor, rng: torch.Generator) -> tuple[float, dict[str, float], Tensor]:
     """The objective summed over images, the mean of each of its terms, and its gradient (B, *D) at x1."""
     with torch.enable_grad():
         leaf = x1.detach().requires_grad_()

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import directions.bank
 import directions.batch
 import directions.run
 from cli import app
 from directions.bank import Bank
-from directions.direction import read_direction
+from directions.direction import Direction, read_direction
 from flowgrad.models.diffusers_unet import WEIGHTS
 
 from .tiny import Tiny, make_judge, make_model, make_tiny
@@ -45,6 +47,7 @@ def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes to the bank of whoever runs it, or to the folder it is run in."""
     monkeypatch.setenv("FLOWGRAD_BANK", str(tmp_path / "own-bank"))
+    monkeypatch.setattr(directions.bank, "_shipped_folder", lambda: None)
     monkeypatch.delenv("FLOWGRAD_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -122,6 +125,16 @@ def test_applying_keeps_names_and_strength_0_keeps_photos(tiny: Tiny, trained: P
     edited = apply(tiny, trained, "smiling", tiny.files[0], "--output", "same", "--overwrite")
     assert edited.exit_code == 0 and edited.output.strip().endswith("photo-0.png")
     assert np.abs(pixels(tiny.files[0]) - pixels(Path("same/photo-0.png"))).max() > 1
+
+
+def test_the_model_tells_apart_directions_of_one_name(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    direction = read_direction(trained / "bank/tiny/smiling.safetensors")
+    bank = Bank(tmp_path / "bank")
+    bank.add(direction, "smiling")
+    bank.add(Direction(direction.u, direction.starts, replace(direction.info, model="other")), "smiling")
+    arguments = ("apply-direction", "smiling", tiny.files[0], "--bank", bank.folder)
+    failed(call(*arguments), 2, "several models: other, tiny")
+    assert call(*arguments, "--model", tiny.model).exit_code == 0
 
 
 def test_mixtures_add(tiny: Tiny, trained: Path) -> None:
@@ -227,6 +240,7 @@ def test_the_bank_is_listed_shown_and_changed(trained: Path, tmp_path: Path) -> 
     shown = call("bank", "show", "grin").output
     for words in ("a smiling face - a serious face", "safe from", "side effect at strength 1", "seed 0"):
         assert words in shown
+    assert shown.count("a smiling face") == 2  # title and text: what is wanted is no side effect
     assert call("bank", "path", "grin").output.strip() == str(tmp_path / "own-bank/tiny/grin.safetensors")
     assert call("bank", "rename", "grin", "big-grin").exit_code == 0
     assert call("bank", "export", "big-grin", tmp_path).exit_code == 0

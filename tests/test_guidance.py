@@ -10,7 +10,7 @@ from flowgrad.guidance.text import Contrast, TextObjective, contrast_vectors, lo
 
 
 class PatchGuide:
-    """A guide in closed form: an image's embedding is the mean of its channels, a text's is fixed by its first letter."""
+    """A guide in closed form: images embed by the mean of their channels, texts by their first letter."""
 
     logit_scale = 10.0
 
@@ -68,7 +68,7 @@ def test_objective_terms_are_those_of_the_formula():
     after, before = ((g.encode_images(augment(i, 4, rng())) @ vectors.T).view(4, 2, 2).mean(0) for i in (x, originals))
     torch.testing.assert_close(terms["text"], -0.6 * after[:, 0])
     torch.testing.assert_close(terms["preserve"], 0.4 * (x - originals).abs().flatten(1).mean(1))
-    torch.testing.assert_close(terms["keep"], 2.0 * (after - before)[:, 1].abs())
+    torch.testing.assert_close(terms["keep"], 2.0 * (after - before)[:, 1].square())
 
 
 def test_an_unchanged_image_costs_nothing_but_its_score():
@@ -101,7 +101,11 @@ def test_log_odds_scale_the_difference_of_cosines():
 
 @pytest.mark.parametrize(
     ("written", "text", "source"),
-    [("a smile", "a smile", "a face"), ("a smile - a frown", "a smile", "a frown"), ("a close-up", "a close-up", "a face")],
+    [
+        ("a smile", "a smile", "a face"),
+        ("a smile - a frown", "a smile", "a frown"),
+        ("a close-up", "a close-up", "a face"),
+    ],
 )
 def test_contrasts_are_read_from_text(written, text, source):
     assert Contrast.parse(written, "a face") == Contrast(text, source)

@@ -79,7 +79,8 @@ def test_noise_of_an_image_does_not_depend_on_how_many_there_are(faces64):
 
 def test_the_light_import_gives_the_real_class_and_leaves_diffusers_whole():
     code = (
-        "from flowgrad.models.diffusers_unet import _unet_class; light = _unet_class(); import diffusers, torch._dynamo;"
+        "from flowgrad.models.diffusers_unet import _unet_class; light = _unet_class();"
+        "import diffusers, torch._dynamo;"
         "from diffusers.models.transformers import DiTTransformer2DModel;"
         "assert light is diffusers.UNet2DModel; assert hasattr(torch._dynamo, 'optimize')"
     )
@@ -115,7 +116,7 @@ def test_a_configuration_that_is_no_table_is_refused(tmp_path):
 
 
 def test_missing_weights_say_which(tmp_path):
-    with pytest.raises(FlowgradError, match="weights are missing: .*nowhere"):
+    with pytest.raises(FlowgradError, match=r"weights are missing: .*nowhere"):
         load_model(str(write_config(tmp_path, weights="nowhere")), "cpu")
 
 
@@ -146,5 +147,7 @@ def test_conversion_is_fp16_and_repeatable(tmp_path):
     again = load_file(written)
     assert {value.dtype for value in again.values()} == {torch.float16}
     assert all(torch.equal(value, again[name]) for name, value in load_file(source / WEIGHTS).items())
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == json.loads(
+        (source / "config.json").read_text()
+    )
     load_unet(tmp_path / "out")

@@ -46,7 +46,9 @@ def test_the_best_control_is_one_that_was_evaluated(field, x0):
     assert steps[-1].loss > best.loss, "the step size should overshoot for this test to mean anything"
     assert torch.equal(steps[-1].state.best.values, best.control.values)
     assert steps[-1].state.best_loss == best.loss
-    assert [step.best for step in steps] == [s.loss < min([math.inf, *(t.loss for t in steps[:i])]) for i, s in enumerate(steps)]
+    assert [step.best for step in steps] == [
+        s.loss < min([math.inf, *(t.loss for t in steps[:i])]) for i, s in enumerate(steps)
+    ]
 
 
 def test_a_seed_repeats_a_run_bit_for_bit_and_another_does_not(field, x0):
@@ -67,11 +69,16 @@ def test_a_resumed_run_is_the_same_bits(field, x0, optimizer):
 
 def test_one_sgd_step_follows_the_paper(field, x0):
     """u <- u - alpha dL/du with dL/du of Eq. 13, for the loss summed over images and lambda's term."""
-    objective, settings = towards(x0 * 0), Settings(iterations=1, optimizer="sgd", step_size=0.7, momentum=0, penalty=0.2)
+    objective, settings = (
+        towards(x0 * 0),
+        Settings(iterations=1, optimizer="sgd", step_size=0.7, momentum=0, penalty=0.2),
+    )
     steps = list(optimize(field, x0, GRID, objective, settings))
     trajectory = integrate(field, x0, GRID)
     rng = torch.Generator().manual_seed(0)
-    gradient = control_gradient(field, trajectory, evaluate(objective, trajectory.x1, rng)[2]).values.sum(1, keepdim=True)
+    gradient = control_gradient(field, trajectory, evaluate(objective, trajectory.x1, rng)[2]).values.sum(
+        1, keepdim=True
+    )
     torch.testing.assert_close(steps[1].control.values, -0.7 * gradient)
 
 

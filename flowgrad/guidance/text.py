@@ -46,10 +46,11 @@ def log_odds(guide: Guide, images: Tensor, contrasts: Sequence[Contrast]) -> Ten
 
 @dataclass(frozen=True)
 class TextObjective:
-    """-eta s(x1, T) + (1 - eta) |x1 - original| + keep_weight sum_k |s(x1, T_k) - s(original, T_k)|, for each image.
+    """-eta s(x1, T) + (1 - eta) |x1 - original| + keep_weight sum_k (s(x1, T_k) - s(original, T_k))^2, for each image.
 
     The score s is the mean over `copies` augmented views of the cosine with T minus that with its source. The
-    original is seen through the same augmentations. `decode` maps states to images in [-1, 1].
+    original is seen through the same augmentations. What is kept is squared, since at the start an absolute value has
+    the gradient of its rounding errors. `decode` maps states to images in [-1, 1].
     Raises UsageError unless eta lies in [0, 1].
     """
 
@@ -60,7 +61,7 @@ class TextObjective:
     decode: Callable[[Tensor], Tensor]
     keep: tuple[Contrast, ...] = ()
     eta: float = 0.7
-    keep_weight: float = 1.0
+    keep_weight: float = 5.0
     copies: int = 6
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class TextObjective:
         if self.keep:
             with torch.no_grad():
                 before = self._scores(self.originals, vectors, rng.set_state(seen))
-            terms["keep"] = self.keep_weight * (scores - before)[:, 1:].abs().sum(1)
+            terms["keep"] = self.keep_weight * (scores - before)[:, 1:].square().sum(1)
         return terms
 
     def _scores(self, images: Tensor, vectors: Tensor, rng: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,9 +54,10 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     or precision; FlowgradError for missing or damaged weights.
     """
     config, place = load_config(name), resolve_device(device)
-    network = load_unet(config.weights_path).to(device=place, memory_format=torch.channels_last)
+    network: Any = load_unet(config.weights_path).to(place).to(memory_format=torch.channels_last)
     velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
-    shape = (network.config["in_channels"] // config.patch**2, config.size, config.size)
+    channels = int(network.config["in_channels"])
+    shape = (channels // config.patch**2, config.size, config.size)
     return Model(config, velocity, shape, _identity, _identity, _fingerprint(config.weights_path / WEIGHTS), place)
 
 
@@ -66,7 +68,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} cannot be used here; try cpu or auto ({str(error).splitlines()[0]})") from error
+        raise UsageError(
+            f"device {device!r} cannot be used here; try cpu or auto ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

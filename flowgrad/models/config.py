@@ -32,7 +32,7 @@ class ModelConfig(BaseModel):
     subject: str = "a photo"
     aligned_faces: bool = False
     probes: tuple[str, ...] = ()
-    folder: Path = Field(default=Path("."), exclude=True)
+    folder: Path = Field(default=Path(), exclude=True)
 
     @property
     def weights_path(self) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,9 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -48,14 +45,16 @@ class UNetVelocity(nn.Module):
         return F.pixel_shuffle(v, self.patch).to(x)
 
 
-def load_unet(folder: Path) -> "UNet2DModel":
+def load_unet(folder: Path) -> nn.Module:
     """Load `config.json` and safetensors weights (any float dtype) into a frozen float32 UNet2DModel.
 
     Raises FlowgradError if a file is missing, damaged, or does not fit the network.
     """
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
-            raise FlowgradError(f"weights are missing: {folder / name} is not there. Install flowgrad again, or mend the path")
+            raise FlowgradError(
+                f"weights are missing: {folder / name} is not there. Install flowgrad again, or mend the path"
+            )
     network_class = unet_class()
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -67,7 +66,9 @@ def load_unet(folder: Path) -> "UNet2DModel":
         raise FlowgradError(f"the weights in {folder} are damaged ({error}): copy or download them again") from error
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise FlowgradError(f"the weights in {folder} do not fit a UNet2DModel with its config.json: {reason}") from error
+        raise FlowgradError(
+            f"the weights in {folder} do not fit a UNet2DModel with its config.json: {reason}"
+        ) from error
     return network.eval().requires_grad_(False)
 
 

@@ -1,0 +1,86 @@
+"""README.md is executed: every command of it, in order, and its Python example."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from directions.latents import join, sample_images
+from directions.photos import to_images
+from flowgrad.models import load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SET_UP = "pip install"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    """Each `flowgrad ...` line, continuation lines joined; the set-up lines and comments left out."""
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    parts = [part.strip() for line in text.splitlines() for part in line.split("&&")]
+    return [part.split("  #")[0].strip() for part in parts if part.startswith("flowgrad ")]
+
+
+def run(arguments, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FLOWGRAD_BANK": str(folder / "bank")}
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder: a photo, and ten photos; all samples of the model, so that it can be anywhere."""
+    place = tmp_path_factory.mktemp("user")
+    pictures = to_images(join(sample_images(load_model(), 10, seed=40)).images)
+    (place / "photos").mkdir()
+    for i, picture in enumerate(pictures):
+        picture.save(place / "photos" / f"{i}.png")
+    pictures[0].resize((256, 256)).save(place / "photo.jpg")
+    return place
+
+
+def test_there_are_exactly_two_set_up_commands():
+    assert len([line for block in blocks("bash") for line in block.splitlines() if SET_UP in line]) == 2
+
+
+def test_every_command_exists():
+    """Quickly, for every run of the tests: names and options are those of the program."""
+    import typer
+
+    from cli import app
+
+    root = typer.main.get_command(app)
+    for command in commands():
+        group, words = root, shlex.split(command)[1:]
+        while hasattr(group, "commands") and words and words[0] in group.commands:
+            group = group.commands[words.pop(0)]
+        known = {option for parameter in group.params for option in parameter.opts}
+        used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert used <= known, command
+
+
+def test_shipped_files_that_are_linked_are_there():
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_every_command_works(folder):
+    for command in commands():
+        run([sys.executable, "-m", "cli", *shlex.split(command)[1:]], folder)
+
+
+@pytest.mark.slow
+def test_the_python_example_works(folder):
+    (example,) = blocks("python")
+    run([sys.executable, "-c", example], folder)
+    assert (folder / "smiling.jpg").stat().st_size > 0
