@@ -97,7 +97,7 @@ def prepare(photo: Image.Image, size: int, align: Align = "auto") -> Prepared:
         return _fit(photo, size, None if photo.width == photo.height else _MISSING_EXTRA)
     found = faces.find_faces(photo)
     if not found and align == "always":
-        raise FlowgradError("no face found. Use a photo with a larger, frontal face, or --no-align.")
+        raise FlowgradError("no face found. Use a photo with a larger, frontal face, or --align never.")
     if not found:
         return _fit(photo, size, "no face found, so it was not aligned")
     warning = f"{len(found)} faces found, the largest was taken" if len(found) > 1 else None

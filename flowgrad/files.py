@@ -1,5 +1,6 @@
 """Writing files so that an interruption or a full disk never leaves half of one behind."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise FlowgradError(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file, read a block at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _umask() -> int:

@@ -1,6 +1,5 @@
 """Fields with known answers, and the folders that tests may read."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,6 @@ import torch
 from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _threads() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
 
 
 @pytest.fixture

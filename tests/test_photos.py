@@ -233,7 +233,7 @@ def test_photo_hash(tmp_path: Path) -> None:
 
 @needs_dlib
 def test_no_face() -> None:
-    with pytest.raises(FlowgradError, match=r"no face found.*--no-align"):
+    with pytest.raises(FlowgradError, match=r"no face found.*--align never"):
         prepare(gradient(64, 48), 32, "always")
     prepared = prepare(gradient(64, 48), 32)
     assert prepared.how == "centre crop" and "no face found" in str(prepared.warning)

@@ -1,15 +1,14 @@
 """Checkpoints become models: a velocity field, and the way between images and its states."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
+from flowgrad.files import file_fingerprint
 from flowgrad.models.config import ModelConfig, load_config, model_names
 from flowgrad.models.diffusers_unet import WEIGHTS, UNetVelocity, load_unet
 from flowgrad.velocity import Velocity
@@ -58,7 +57,7 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
     channels = int(network.config["in_channels"])
     shape = (channels // config.patch**2, config.size, config.size)
-    return Model(config, velocity, shape, _identity, _identity, _fingerprint(config.weights_path / WEIGHTS), place)
+    return Model(config, velocity, shape, _identity, _identity, file_fingerprint(config.weights_path / WEIGHTS), place)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -87,14 +86,6 @@ def _multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
-
-
-def _fingerprint(weights: Path) -> str:
-    digest = hashlib.sha256()
-    with weights.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Guides: networks of CLIP's architecture that say how well a text describes an image."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.files import file_fingerprint
 from flowgrad.resources import resource
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], from the official code of CLIP
@@ -156,8 +156,3 @@ def _vocabulary(metadata: Mapping[str, str], path: Path) -> frozenset[str] | Non
         return frozenset(json.loads(metadata[VOCABULARY_KEY]))
     except (json.JSONDecodeError, TypeError) as error:
         raise FlowgradError(f"{path} carries a damaged {VOCABULARY_KEY}: export the guide again.") from error
-
-
-def file_fingerprint(path: Path) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

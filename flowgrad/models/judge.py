@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from flowgrad.errors import FlowgradError
-from flowgrad.models.guide import file_fingerprint, read_state, shipped_file
+from flowgrad.files import file_fingerprint
+from flowgrad.models.guide import read_state, shipped_file
 
 HEADS_KEY, SIZES_KEY = "flowgrad.heads", "flowgrad.sizes"
 
