@@ -36,7 +36,7 @@ class FlowJob:
 
     output: Path
     budget: Budget
-    images: Path | None = None
+    images: str | Path | None = None
     reflow: str | None = None
     pairs: int = 20_000
     pair_steps: int = 50
@@ -52,6 +52,7 @@ class FlowJob:
     name: str = ""
     title: str = ""
     licence: str = ""
+    subject: str = ""
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -99,7 +100,7 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
     """
     workers = workers or Workers()
     config = job.config
-    model = model_config(job.output, config, job.origin, job.name, job.title, job.licence)
+    model = model_config(job.output, config, job.origin, job.name, job.title, job.licence, job.subject)
     options = RunOptions(
         output=job.output,
         budget=job.budget,
@@ -110,6 +111,7 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
         evaluate_every=job.evaluate_every,
         half=job.half,
     )
+    options.refuse_unwanted()
     run = FlowRun(_data(job, config, reporter, workers), config, options, workers)
     for _ in follow(run.steps()):
         pass
@@ -123,10 +125,10 @@ def _data(job: FlowJob, config: FlowConfig, reporter: Reporter, workers: Workers
         for _ in reporter.track(drawn, "drawing pairs"):
             pass
         return reflow_data(job.reflow, config, job.output)
-    source = Path(job.images or "")
+    source = job.images or ""
     for _ in reporter.track(prepare_image_data(source, config.network.size, job.output, workers), "preparing pictures"):
         pass
     data = image_data(source, config, job.output, job.splits)
-    if data.description["left out"] != "none":
+    if workers.leads and data.description["left out"] != "none":
         reporter.warn(f"left out of {source}: {data.description['left out']}")
     return data

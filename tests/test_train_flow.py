@@ -339,7 +339,7 @@ def test_wrong_names_show_before_training(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_is_not_overwritten_nor_mixed_with_another(source: Path, tmp_path: Path) -> None:
     list(open_run(source, tmp_path, tiny()).steps())
-    with pytest.raises(UsageError, match="has an unfinished run"):
+    with pytest.raises(UsageError, match="has a run already: give --resume"):
         open_run(source, tmp_path, tiny())
     with pytest.raises(UsageError, match="another recipe"):
         open_run(source, tmp_path, tiny(learning_rate=1e-5), resume=True)

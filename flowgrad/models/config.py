@@ -1,6 +1,7 @@
 """Models as configuration: one commented YAML file per model, validated."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -8,9 +9,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import resource
+from flowgrad.resources import FOLDER_CONFIG, model_files, resource
 
-FOLDER_CONFIG = "flowgrad.yaml"
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+LONGEST_NAME = 64
 
 
 class ModelConfig(BaseModel):
@@ -18,7 +20,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)
+    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     title: str = ""
     description: str = ""
     licence: str = ""
@@ -41,9 +43,17 @@ class ModelConfig(BaseModel):
         return beside if beside.exists() else resource("weights") / self.weights
 
 
+def check_model_name(name: str) -> str:
+    """Return a name that a model can have. Raises UsageError for one that it cannot."""
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+        rule = f"a model's name has up to {LONGEST_NAME} lower-case letters, digits, '.', '_' and '-'"
+        raise UsageError(f"{rule}, the first a letter or digit; got {name!r}")
+    return name
+
+
 def model_names() -> list[str]:
-    """Names of the models that have a configuration."""
-    return sorted(path.stem for path in (resource("configs") / "models").glob("*.yaml"))
+    """Names of the models that have a configuration: the shipped ones and the user's."""
+    return list(model_files())
 
 
 def find_config(name: str) -> Path:
@@ -51,34 +61,38 @@ def find_config(name: str) -> Path:
 
     Raises UsageError for an unknown name, with the nearest ones.
     """
-    path = Path(name)
+    path, known = Path(name), model_files()
+    if name in known:
+        return known[name]
     if path.is_dir() and (path / FOLDER_CONFIG).is_file():
         return path / FOLDER_CONFIG
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
-    shipped = resource("configs") / "models" / f"{name}.yaml"
-    if name in model_names():
-        return shipped
-    near = difflib.get_close_matches(name, model_names(), n=3) or model_names()
+    near = difflib.get_close_matches(name, known, n=3) or known
     raise UsageError(
         f"no model called {name!r}; there is {', '.join(near)}, or give a .yaml file or a folder with a {FOLDER_CONFIG}"
     )
 
 
 def load_config(name: str) -> ModelConfig:
-    """Read and validate a model's configuration. Raises FlowgradError naming each wrong key or value."""
+    """Read and validate a model's configuration; a guide that lies beside it is given by its path.
+
+    Raises UsageError for an unknown name, FlowgradError naming each wrong key or value.
+    """
     path = find_config(name)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise FlowgradError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise FlowgradError(f"{path} must be a table of keys and values; got {type(raw).__name__}")
     try:
-        return ModelConfig(**{**raw, "folder": path.parent})
+        config = ModelConfig(**{**raw, "folder": path.parent})
     except ValidationError as error:
         problems = "; ".join(_problem(e["loc"], e["msg"], e["type"]) for e in error.errors())
         raise FlowgradError(f"{path}: {problems}") from error
+    guide = path.parent / config.guide
+    return config.model_copy(update={"guide": str(guide)}) if config.guide and guide.is_file() else config
 
 
 def _problem(where: tuple[int | str, ...], message: str, kind: str) -> str:

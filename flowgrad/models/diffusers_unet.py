@@ -23,24 +23,16 @@ class UNetVelocity(nn.Module):
     """v(x, t) of a UNet2DModel: x (B, C, H, W) float32, t () or (B,) in [0, 1].
 
     The network sees `patch` x `patch` pixel-unshuffled patches and the time `time_scale` t; it computes in `dtype`
-    by autocast, while states stay in the dtype of x. `layout` is the order in which its activations lie in memory.
+    by autocast, while states stay in the dtype of x.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        patch: int,
-        time_scale: float,
-        dtype: torch.dtype,
-        layout: torch.memory_format = torch.channels_last,
-    ) -> None:
+    def __init__(self, network: nn.Module, patch: int, time_scale: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.network, self.patch, self.time_scale, self.dtype = network, patch, time_scale, dtype
-        self.layout = layout
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            patches = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=self.layout)
+            patches = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
             v = self.network(patches, self.time_scale * t, return_dict=False)[0]
         return F.pixel_shuffle(v, self.patch).to(x)
 

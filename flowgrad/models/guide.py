@@ -111,6 +111,9 @@ def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str =
 
 def guide_file(name_or_path: str) -> Path:
     """Return the weight file behind a name or a path; FlowgradError names the shipped guides if there is none."""
+    if not name_or_path:
+        remedy = "name one with --guide (`flowgrad train-guide` makes them), or add the model with its guide"
+        raise UsageError(f"this model has no guide of its own: {remedy}.")
     if name_or_path.endswith(".safetensors"):
         path = Path(name_or_path).expanduser()
         if not path.is_file():

@@ -6,7 +6,7 @@ step's number, whatever the number of processes, so that a run that was killed g
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -191,21 +191,22 @@ class FlowTrainer:
         workers: Workers | None = None,
         device: str = "cpu",
         compiled: bool = False,
-        layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         """Train `network` (patches and network time in, see `UNetVelocity`) in place; all processes alike.
 
         compiled: by torch.compile; samples and held-out losses (`still`) are not, for their batches differ in size.
+        Weights and activations lie channels-last, in which convolutions are faster on CPUs and GPUs alike.
         """
         self.config, self.workers, self.device = config, workers or Workers(), torch.device(device)
         self.train, self.held_out = train, held_out
         self.share = self.workers.share(config.training.batch)
-        self.network = network.to(self.device).requires_grad_(True).train()
+        placed: Any = network.to(self.device)
+        self.network = placed.to(memory_format=torch.channels_last).requires_grad_(True).train()
         precision = resolve_precision(config.training.precision, self.device)
         sizes = (config.network.patch, config.network.time_scale, precision)
-        self.still = UNetVelocity(self.network, *sizes, layout)
+        self.still = UNetVelocity(self.network, *sizes)
         run: Any = torch.compile(self.network) if compiled else self.network
-        self.velocity = UNetVelocity(run, *sizes, layout)
+        self.velocity = UNetVelocity(run, *sizes)
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
         settings = config.training
         self.optimizer = torch.optim.AdamW(
@@ -256,21 +257,10 @@ class FlowTrainer:
         keep = min(self.config.training.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.values()), list(self.network.parameters()), 1 - keep)
 
-    @torch.no_grad()
     def held_out_loss(self) -> float:
         """The averaged weights' loss over the held-out images, with noise and times that are always the same."""
-        size, settings = self.config.training.batch, self.config.training
-        parts = [np.arange(i, min(i + size, len(self.held_out))) for i in range(0, len(self.held_out), size)]
-        total = torch.zeros((), dtype=torch.float64)
         with self.averaged():
-            for i in range(self.workers.rank, len(parts), self.workers.size):
-                generator = random_numbers(settings.seed, HELD_OUT, i)
-                t = draw_times(size, settings.uniform, generator)[torch.randperm(size, generator=generator)]
-                ends = self.held_out.draw(parts[i], generator, slice(None))
-                x0, x1, t = (tensor.to(self.device) for tensor in (*ends, t[: len(parts[i])]))
-                total += float(flow_loss(self.still, x0, x1, t)) * len(parts[i])
-        self.workers.mean([total])
-        return float(total) * self.workers.size / len(self.held_out)
+            return held_out_loss(self.still, self.held_out, self.config.training, self.device, self.workers)
 
     def averaged(self) -> "_Swapped":
         """A context in which the network has its averaged weights, and is in evaluation mode."""
@@ -298,6 +288,24 @@ class FlowTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+@torch.no_grad()
+def held_out_loss(
+    velocity: Velocity, pairs: Pairs, settings: FlowTraining, device: torch.device, workers: Workers | None = None
+) -> float:
+    """Mean loss over all pairs, with noise and times that depend on the settings' seed, batch and mix alone."""
+    workers, size = workers or Workers(), settings.batch
+    parts = [np.arange(i, min(i + size, len(pairs))) for i in range(0, len(pairs), size)]
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(workers.rank, len(parts), workers.size):
+        generator = random_numbers(settings.seed, HELD_OUT, i)
+        t = draw_times(size, settings.uniform, generator)[torch.randperm(size, generator=generator)]
+        ends = pairs.draw(parts[i], generator, slice(None))
+        x0, x1, t = (tensor.to(device) for tensor in (*ends, t[: len(parts[i])]))
+        total += float(flow_loss(velocity, x0, x1, t)) * len(parts[i])
+    workers.mean([total])
+    return float(total) * workers.size / len(pairs)
 
 
 class _Swapped:
@@ -339,7 +347,7 @@ def train_flow(
         reached = trainer.workers.agree(budget.progress(trainer.step, trainer.seconds))
         due = trainer.step % evaluate_every == 0 or reached >= 1
         held_out = trainer.held_out_loss() if due else None
-        record = FlowStep(**{**record.as_dict(), "progress": min(reached, 1.0), "held_out": held_out})
+        record = replace(record, progress=min(reached, 1.0), held_out=held_out)
         if keep is not None:
             keep(record)
         yield record

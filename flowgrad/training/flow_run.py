@@ -1,5 +1,6 @@
 """A run of train-flow in a folder: data, checkpoints, sheets of samples, and at the end the model's folder."""
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,13 +9,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
 from flowgrad.models import ModelConfig, load_config, load_model, resolve_device
+from flowgrad.models.config import check_model_name
 from flowgrad.models.diffusers_unet import load_unet
 from flowgrad.ode import Grid
+from flowgrad.resources import FOLDER_CONFIG
 from flowgrad.training.flow import (
     Budget,
     FlowStep,
@@ -71,6 +75,21 @@ class RunOptions:
         """The folder of what only training needs."""
         return self.output / "training"
 
+    @property
+    def checkpoint(self) -> Path:
+        """The file from which the run goes on."""
+        return self.state / "checkpoint.pt"
+
+    def refuse_unwanted(self) -> None:
+        """Raise UsageError if the folder has a run, and it is not to go on, or a model that is not of such a run."""
+        if self.resume:
+            return
+        if self.checkpoint.exists():
+            remedy = "give --resume to go on with it (up to the budget), or choose another folder"
+            raise UsageError(f"{self.output} has a run already: {remedy}.")
+        if (self.output / FOLDER_CONFIG).exists():
+            raise UsageError(f"{self.output} has a model already: choose another folder.")
+
     def __post_init__(self) -> None:
         if self.evaluate_every < 1 or self.samples < 1 or self.checkpoint_minutes < 0:
             raise UsageError(
@@ -90,14 +109,14 @@ class FlowResult:
     held_out_end: float
 
 
-def prepare_image_data(source: Path, size: int, output: Path, workers: Workers) -> Iterator[ImageStep]:
+def prepare_image_data(source: str | Path, size: int, output: Path, workers: Workers) -> Iterator[ImageStep]:
     """Bring a source's pictures to one size, in the leading process; see `prepare_images`."""
     if workers.leads:
         yield from prepare_images(source, size, output / "training")
     workers.wait()
 
 
-def image_data(source: Path, config: FlowConfig, output: Path, splits: Path | None = None) -> FlowData:
+def image_data(source: str | Path, config: FlowConfig, output: Path, splits: Path | None = None) -> FlowData:
     """The prepared pictures as pairs with fresh noise. Raises FlowgradError if they are too few to train on."""
     images = load_images(output / "training")
     settings = config.training
@@ -110,7 +129,8 @@ def image_data(source: Path, config: FlowConfig, output: Path, splits: Path | No
         "augmentation": _augmentation(settings.flips, settings.augment),
     }
     pairs = ImagePairs(images.pixels, train, settings.flips, settings.augment)
-    return FlowData(pairs, ImagePairs(images.pixels, held_out), images.key, description)
+    key = f"{images.key} {hashlib.sha256(np.concatenate([train, held_out]).tobytes()).hexdigest()[:16]}"
+    return FlowData(pairs, ImagePairs(images.pixels, held_out), key, description)
 
 
 def _augmentation(flips: bool, augment: bool) -> str:
@@ -154,16 +174,21 @@ def config_of(name: str, config: FlowConfig) -> FlowConfig:
 
 
 def model_config(
-    output: Path, config: FlowConfig, start: str | None, name: str = "", title: str = "", licence: str = ""
+    output: Path,
+    config: FlowConfig,
+    start: str | None,
+    name: str = "",
+    title: str = "",
+    licence: str = "",
+    subject: str = "",
 ) -> ModelConfig:
     """The model's configuration, before it is trained, so that a wrong name shows at once.
 
-    A model that continues another keeps its guide, words and alignment. Raises UsageError for a name that models
-    cannot have.
+    A model that continues another keeps its guide, words and alignment, unless `subject` says what its pictures
+    show. Raises UsageError for a name that models cannot have.
     """
     slug = name or re.sub(r"[^a-z0-9._-]+", "-", Path(output).resolve().name.lower()).strip("-._") or "flow"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", slug):
-        raise UsageError(f"a model's name has lower-case letters, digits, '.', '_' and '-'; got {slug!r}")
+    check_model_name(slug)
     inherited = {} if start is None else load_config(start).model_dump(exclude={"folder"})
     size, network = config.network.size, config.network
     own: dict[str, Any] = {
@@ -176,6 +201,7 @@ def model_config(
         "size": size,
         "patch": network.patch,
         "time_scale": network.time_scale,
+        **({"subject": subject} if subject else {}),
     }
     return ModelConfig(**{**inherited, **own})
 
@@ -191,11 +217,11 @@ class FlowRun:
         """
         self.data, self.config, self.options = data, config, options
         self.workers = workers or Workers()
-        self.checkpoint = options.state / "checkpoint.pt"
+        self.checkpoint = options.checkpoint
         saved = self._saved()
         self.log: list[dict[str, Any]] = saved["log"] if saved else []
         self.compiled = saved["compiled"] if saved else _worth_compiling(options)
-        device = resolve_device(options.device)
+        device = resolve_device(self.workers.device(options.device))
         self.trainer = FlowTrainer(
             self._network(), data.train, data.held_out, config, self.workers, str(device), self.compiled
         )
@@ -206,10 +232,9 @@ class FlowRun:
         self.written = monotonic()
 
     def _saved(self) -> dict[str, Any] | None:
+        self.options.refuse_unwanted()
         if not self.checkpoint.exists():
             return None
-        if not self.options.resume:
-            raise UsageError(f"{self.options.output} has an unfinished run: give --resume, or choose another folder.")
         saved = read_checkpoint(self.checkpoint)
         if saved["data"] != self.data.key:
             raise UsageError(f"the run in {self.options.output} had other pictures or pairs: choose another folder.")

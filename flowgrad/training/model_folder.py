@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flowgrad.files import atomic_path
 from flowgrad.models import ModelConfig
-from flowgrad.models.config import FOLDER_CONFIG
 from flowgrad.models.diffusers_unet import WEIGHTS
+from flowgrad.resources import FOLDER_CONFIG
 
 
 @dataclass(frozen=True)

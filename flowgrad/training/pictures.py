@@ -1,14 +1,16 @@
 """Pictures of a folder, an archive or a data set, brought to one size and kept on disk as an array.
 
-A source is a folder (searched through), a zip or tar archive, or a Hugging Face data set on disk: a folder with Parquet
-files, or one made by `save_to_disk`. Pictures are turned upright, laid on white where they are transparent, cropped to
-their central square and resized with Lanczos. What cannot be used is left out, counted, and said.
+A source is a folder (searched through), a zip or tar archive, or a Hugging Face data set: `hf://owner/name` on its hub,
+or a folder with Parquet files or one made by `save_to_disk`. Pictures are turned upright, laid on white where they are
+transparent, cropped to their central square and resized with Lanczos. What cannot be used is left out and counted.
 """
 
 import csv
 import hashlib
 import io
 import json
+import re
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -22,12 +24,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import atomic_path
+from flowgrad.files import atomic_path, file_fingerprint
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 TABLES = frozenset({".parquet", ".arrow"})
 FEWEST = 16  # pictures to train on
 PIXELS, LISTING = "images.npy", "images.json"
+HUB = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)/?")
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, TypeError, ArithmeticError)
 
 Read = Callable[[], bytes]
 
@@ -51,7 +55,7 @@ class ImageSet:
     """Pictures of one size, of which `held_out` are kept from training.
 
     pixels: (N, size, size, 3) uint8, mapped from disk; names: N; skipped: how many were left out for each reason;
-    key: changes whenever the source or the size does.
+    key: of the names and pixels.
     """
 
     pixels: np.ndarray
@@ -101,16 +105,17 @@ def read_splits(table: Path) -> dict[str, str]:
         ) from error
 
 
-def prepare_images(source: Path, size: int, folder: Path) -> Iterator[ImageStep]:
+def prepare_images(source: str | Path, size: int, folder: Path) -> Iterator[ImageStep]:
     """Write `images.npy` and `images.json` of a source's pictures into `folder`, yielding each picture looked at.
 
     Yields nothing if they are there already. Raises UsageError for a source that is not there or of no known kind,
-    FlowgradError if too few of its pictures can be used (with the reasons) or the disk is full.
+    FlowgradError if too few of its pictures can be used (with the reasons), the hub does not answer or the disk is
+    full.
     """
-    source = Path(source)
+    source = find_source(source)
     entries = list_images(source)
     key = _key(source, size, [name for name, _ in entries])
-    if _listing(folder).get("key") == key:
+    if _listing(folder).get("source") == key:
         return
     if not entries:
         raise FlowgradError(f"{source} holds no pictures: give some ending in {', '.join(sorted(SUFFIXES))}.")
@@ -132,6 +137,27 @@ def load_images(folder: Path) -> ImageSet:
             f"{folder}: {LISTING} names {len(names)} pictures, {PIXELS} has {len(pixels)}: delete both."
         )
     return ImageSet(pixels, names, listing["skipped"], listing["key"])
+
+
+def find_source(source: str | Path) -> Path:
+    """The path of a source; a data set of the Hugging Face hub, `hf://owner/name`, is downloaded or found in its cache.
+
+    Raises UsageError for an address of another form, FlowgradError if the hub does not answer or has no such data set.
+    """
+    if not str(source).startswith("hf:"):
+        return Path(source)
+    address = HUB.fullmatch(str(source))
+    if address is None:
+        raise UsageError(f"a data set of the Hugging Face hub is written hf://owner/name; got {source}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = [f"*{suffix}" for suffix in (*TABLES, *SUFFIXES)]
+    try:
+        return Path(snapshot_download(address[1], repo_type="dataset", allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise FlowgradError(f"{source} cannot be downloaded ({reason}): check the name and the connection.") from error
 
 
 def list_images(source: Path) -> list[tuple[str, Read]]:
@@ -217,7 +243,9 @@ def _image_column(table: Path) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise FlowgradError(f"reading {table.name} needs pyarrow: pip install pyarrow.") from error
+        raise FlowgradError(
+            f"{table.name} needs pyarrow, which is not installed: pip install 'flowgrad[datasets]'."
+        ) from error
     try:
         data = pyarrow.parquet.read_table(table) if table.suffix.lower() == ".parquet" else _read_arrow(table)
     except (OSError, pyarrow.ArrowException) as error:
@@ -236,10 +264,10 @@ def _read_arrow(table: Path) -> Any:
 
 
 def _key(source: Path, size: int, names: list[str]) -> str:
-    """A hash of the size, the names, and the sizes and dates of the files they lie in."""
-    stats = [source.stat()] if source.is_file() else [(source / n).stat() for n in names if (source / n).is_file()]
-    files = [(s.st_size, s.st_mtime_ns) for s in stats]
-    return hashlib.sha256(json.dumps([size, names, files]).encode()).hexdigest()[:16]
+    """A hash of the size, the names, and the sizes and dates of the files in which the pictures are."""
+    files = [source] if source.is_file() else [path for path in sorted(source.rglob("*")) if path.is_file()]
+    told = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([size, names, told]).encode()).hexdigest()[:16]
 
 
 def _listing(folder: Path) -> dict[str, Any]:
@@ -270,8 +298,10 @@ def _write(entries: list[tuple[str, Read]], size: int, folder: Path, key: str, s
         if len(names) < FEWEST:
             raise FlowgradError(_too_few(source, len(names), skipped))
         _shorten(pixels, len(names), temporary)
+        content = hashlib.sha256(f"{file_fingerprint(temporary)} {names}".encode()).hexdigest()[:16]
+    listing = {"source": key, "key": content, "names": names, "skipped": dict(skipped)}
     with atomic_path(Path(folder) / LISTING) as temporary:
-        temporary.write_text(json.dumps({"key": key, "names": names, "skipped": dict(skipped)}), encoding="utf-8")
+        temporary.write_text(json.dumps(listing), encoding="utf-8")
 
 
 def _shorten(pixels: np.memmap, count: int, path: Path) -> None:
@@ -305,7 +335,7 @@ def to_square(data: bytes, size: int) -> np.ndarray:
                 image = to_rgb(ImageOps.exif_transpose(picture))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise UnusableImageError("too large") from error
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files
+        except DAMAGED as error:  # what Pillow's decoders raise, of some forty formats
             raise UnusableImageError("unreadable") from error
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
 

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from flowgrad.errors import UsageError
+
+PATIENCE = timedelta(days=1)  # while one process prepares millions of pictures; torchrun ends all when one fails
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,20 @@ class Workers:
         if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size())
+
+    @staticmethod
+    def leave() -> None:
+        """Part from the others, at the end."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def device(self, name: str) -> str:
+        """The device of this process: "auto" and "cuda" are a GPU of its own where there are several processes."""
+        if self.size == 1 or name not in ("auto", "cuda") or not torch.cuda.is_available():
+            return name
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', self.rank)) % torch.cuda.device_count()}"
 
     @property
     def leads(self) -> bool:
