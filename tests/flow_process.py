@@ -21,7 +21,12 @@ TINY = {"size": 16, "channels": (8, 16), "attention": (False, True), "head_dim":
 def main(source: Path, output: Path, steps: int, batch: int) -> None:
     """Train, saving after every step, and say after each what it lost."""
     torch.set_num_threads(1)
-    workers = Workers.join()
+    with Workers.join() as workers:
+        train(source, output, steps, batch, workers)
+
+
+def train(source: Path, output: Path, steps: int, batch: int, workers: Workers) -> None:
+    """The same, as one of the workers."""
     config = FlowConfig().change(**TINY, batch=batch, warmup=2, flips=True, augment=True, held_out=0.25)
     for _ in prepare_image_data(source, 16, output, workers):
         pass

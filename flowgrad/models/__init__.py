@@ -13,7 +13,7 @@ from flowgrad.models.config import ModelConfig, load_config, model_names
 from flowgrad.models.diffusers_unet import WEIGHTS, UNetVelocity, load_unet
 from flowgrad.velocity import Velocity
 
-__all__ = ["Model", "ModelConfig", "load_config", "load_model", "model_names"]
+__all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model", "model_names"]
 
 TIME_CONVENTION = "t=0 noise, t=1 data"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,7 +52,12 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     bf16 where the hardware multiplies it faster than fp32, else fp32. Raises UsageError for a wrong name, device
     or precision; FlowgradError for missing or damaged weights.
     """
-    config, place = load_config(name), resolve_device(device)
+    return build_model(load_config(name), device, precision)
+
+
+def build_model(config: ModelConfig, device: str = "auto", precision: str = "auto") -> Model:
+    """Load the model of a configuration; see `load_model`."""
+    place = resolve_device(device)
     network: Any = load_unet(config.weights_path).to(place).to(memory_format=torch.channels_last)
     velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
     channels = int(network.config["in_channels"])

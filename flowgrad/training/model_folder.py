@@ -1,7 +1,7 @@
 """What a trained flow is given away as: a folder with weights, configuration, pictures and a card."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,14 @@ class Card:
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines)
+
+
 def _table(rows: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())])
+    return table(("", ""), rows.items())
 
 
 def write_model(folder: Path, network: Any, weights: Mapping[str, Tensor], config: ModelConfig, half: bool) -> None:

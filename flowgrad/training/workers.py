@@ -30,10 +30,12 @@ class Workers:
             dist.init_process_group("gloo", timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size())
 
-    @staticmethod
-    def leave() -> None:
-        """Part from the others, at the end."""
-        if dist.is_initialized():
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Part from the others."""
+        if self.size > 1:
             dist.destroy_process_group()
 
     def device(self, name: str) -> str:
