@@ -83,7 +83,7 @@ def load_config(name: str) -> ModelConfig:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise FlowgradError(f"{path} is not valid YAML: {error}") from error
+        raise FlowgradError(f"{path} is not valid YAML: {' '.join(str(error).split())[:160]}") from error
     if not isinstance(raw, dict):
         raise FlowgradError(f"{path} must be a table of keys and values; got {type(raw).__name__}")
     try:
