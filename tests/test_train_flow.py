@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -376,6 +377,29 @@ def environment() -> dict[str, str]:
 def finished(arguments: list[str]) -> list[dict[str, object]]:
     run = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     return lines_of(run)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++, which is not there")
+def test_compiled_it_learns_the_same() -> None:
+    config = tiny(batch=16)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), dtype=np.uint8)
+    pairs, losses = ImagePairs(pixels, np.arange(32)), []
+    for compiled in (False, True):
+        trainer = FlowTrainer(new_unet(config.network, 0), pairs, pairs, config, compiled=compiled)
+        losses.append([trainer.advance(0.0).loss for _ in range(3)] + [trainer.held_out_loss()])
+        assert list(trainer.state()["network"]) == list(new_unet(config.network, 0).state_dict())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_compiling_needs_a_compiler(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowgrad.training.flow_run.shutil.which", lambda _: None)
+    with pytest.raises(UsageError, match="leave --compile out"):
+        open_run(source, tmp_path, tiny(), compiled=True)
+    assert not open_run(source, tmp_path, tiny(), steps=10**6).compiled
+    monkeypatch.undo()
+    if shutil.which("g++"):
+        assert open_run(source, tmp_path, tiny(), steps=10**6).compiled  # long runs are
 
 
 @pytest.mark.slow

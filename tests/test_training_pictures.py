@@ -1,6 +1,8 @@
 """Sources of pictures: what is read, what is left out and counted, and what is refused."""
 
 import io
+import os
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -10,7 +12,15 @@ import pytest
 from PIL import Image
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.training.pictures import FEWEST, ImageSet, load_images, prepare_images, read_splits, to_square
+from flowgrad.training.pictures import (
+    FEWEST,
+    ImageSet,
+    find_source,
+    load_images,
+    prepare_images,
+    read_splits,
+    to_square,
+)
 
 SIZE = 8
 
@@ -33,7 +43,7 @@ def fill(folder: Path, count: int = FEWEST) -> Path:
     return folder
 
 
-def prepared(source: Path, folder: Path) -> ImageSet:
+def prepared(source: str | Path, folder: Path) -> ImageSet:
     for _ in prepare_images(source, SIZE, folder):
         pass
     return load_images(folder)
@@ -87,6 +97,37 @@ def test_data_sets_of_hugging_face_are_read(tmp_path: Path, kind: str) -> None:
     assert len(images.names) == FEWEST
     assert np.array_equal(images.pixels[3], to_square(encoded(picture(3)), SIZE))
     assert images.skipped == {"empty row": 1}
+
+
+def test_data_sets_of_the_hub_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked: list[tuple[str, str]] = []
+
+    def download(name: str, repo_type: str, allow_patterns: list[str]) -> str:
+        asked.append((name, repo_type))
+        assert "*.parquet" in allow_patterns and "*.png" in allow_patterns
+        if len(asked) > 2:
+            raise LocalEntryNotFoundError("no connection\nat all")
+        return str(source)
+
+    source = fill(tmp_path / "in")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_source("hf://some/shoes") == find_source("hf://datasets/some/shoes/") == source
+    assert asked == [("some/shoes", "dataset")] * 2
+    with pytest.raises(FlowgradError, match=r"hf://some/shoes cannot be downloaded \(no connection\): check the name"):
+        prepared("hf://some/shoes", tmp_path / "out")
+    for wrong in ("hf://shoes", "hf:some/shoes", "hf://a/b/c/d"):
+        with pytest.raises(UsageError, match="written hf://owner/name"):
+            find_source(wrong)
+
+
+def test_tables_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "train.parquet").write_bytes(b"")
+    with pytest.raises(FlowgradError, match=r"train.parquet needs pyarrow.*'flowgrad\[datasets\]'"):
+        prepared(tmp_path, tmp_path / "out")
 
 
 def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -147,6 +188,8 @@ def test_prepared_pictures_are_used_again_until_the_source_changes(tmp_path: Pat
     source, out = fill(tmp_path / "in"), tmp_path / "out"
     before = prepared(source, out)
     assert list(prepare_images(source, SIZE, out)) == []
+    os.utime(source / "00.png")
+    assert prepared(source, out).key == before.key  # copied or touched, they are the same pictures
     picture(99).save(source / "99.png")
     after = prepared(source, out)
     assert len(after.names) == FEWEST + 1

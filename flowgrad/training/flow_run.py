@@ -1,6 +1,7 @@
 """A run of train-flow in a folder: data, checkpoints, sheets of samples, and at the end the model's folder."""
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -338,8 +339,10 @@ class FlowRun:
 
 
 def _worth_compiling(options: RunOptions) -> bool:
-    if options.compiled is not None:
-        return options.compiled
+    """Whether to compile: as told, else if the run is long. Raises UsageError if that was told and is impossible."""
+    possible = resolve_device(options.device).type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    if options.compiled and not possible:
+        raise UsageError("torch.compile needs a C++ compiler, and there is no g++: install it, or leave --compile out")
     budget = options.budget
     long = (budget.steps or 0) >= LONG_STEPS or (budget.minutes or 0) >= LONG_MINUTES
-    return long and (resolve_device(options.device).type == "cuda" or shutil.which("g++") is not None)
+    return possible and (long if options.compiled is None else options.compiled)
