@@ -21,7 +21,7 @@ GUIDE = """
 attributes: {kind: {kind: category, column: kind, values: [boot, sandal]}}
 slots: {kind: [{words: [boot], means: {kind: [boot]}}, {words: [sandal], means: {kind: [sandal]}}]}
 templates: ["a {kind}"]
-network: {embed_dim: 16, resolution: 32, vision_layers: [1, 1, 1, 1], vision_width: 4, context_length: 8, text_layers: 1}
+network: {embed_dim: 16, resolution: 32, vision_layers: [1, 1, 1, 1], vision_width: 4, text_layers: 1}
 training: {batch_size: 8, captions: 8, pool: 16, bfloat16: false}
 """
 
@@ -52,7 +52,7 @@ def run(arguments, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A user's folder: a photo, ten photos, samples of the model, so that it can be anywhere; and pictures of "shoes"."""
+    """A user's folder: a photo, ten photos and some "shoes"; all samples of the model, so that it can be anywhere."""
     place = tmp_path_factory.mktemp("user")
     pictures = to_images(join(sample_images(load_model(), 10, seed=40)).images)
     (place / "photos").mkdir()

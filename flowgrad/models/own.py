@@ -90,7 +90,7 @@ def _copy(name: str, config: ModelConfig) -> Path:
         folder.mkdir()
         for file in ("config.json", WEIGHTS):
             shutil.copyfile(config.weights_path / file, folder / file)
-        for path in (path for pattern in BESIDE for path in config.folder.glob(pattern)):
+        for path in (path for pattern in BESIDE for path in config.weights_path.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
         guide = _copy_guide(config.guide, folder)
         keys = config.model_copy(update={"name": name, "weights": ".", "guide": guide}).model_dump(

@@ -55,7 +55,7 @@ def draw_pairs(model: Model, plan: PairPlan, folder: Path, workers: Workers | No
     workers, folder = workers or Workers(), Path(folder)
     if _plan(folder) != plan:
         for path in folder.glob("pairs-*.npy"):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process may have done it
         with atomic_path(folder / "pairs.json") as temporary:
             temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     workers.wait()
