@@ -160,6 +160,14 @@ def _tell(as_json: bool, data: object, *renderables: object) -> None:
         console.print(renderable)
 
 
+def _answer(as_json: bool, data: object, line: str) -> None:
+    """Print JSON for programs, or one line, unbroken, for people."""
+    if as_json:
+        _tell(True, data)
+    else:
+        _say(line)
+
+
 # --- parameters that several commands share ----------------------------------------------------------------------
 
 
@@ -868,7 +876,7 @@ def models_add(
     from flowgrad.models.own import add_model
 
     folder = add_model(name, path, guide, subject, overwrite)
-    _tell(as_json, {"name": name, "folder": folder}, f"wrote {folder}")
+    _answer(as_json, {"name": name, "folder": folder}, f"wrote {folder}")
 
 
 @models_app.command("remove")
@@ -879,7 +887,11 @@ def models_remove(
     from flowgrad.models.own import remove_model
 
     folder = remove_model(name)
-    _tell(as_json, {"name": name, "folder": folder}, f"removed {name}; `models add {name} {folder}` brings it back")
+    _answer(
+        as_json,
+        {"name": name, "folder": folder},
+        f"removed {name}; `flowgrad models add {name} {folder}` brings it back",
+    )
 
 
 @models_app.command("show")
@@ -937,12 +949,9 @@ def models_convert(
     old = open_before(job, config) if config else None  # read before it is replaced
     path = convert_unet(folder, target)
     found = portray(config, old, job, Terminal(as_json)) if config else {}
-    _tell(
-        as_json,
-        {"file": path, **_plain_portraits(found)},
-        f"wrote {path}",
-        *([_show_portraits(found)] if found else []),
-    )
+    _answer(as_json, {"file": path, **_plain_portraits(found)}, f"wrote {path}")
+    if found and not as_json:
+        _tell(False, None, _show_portraits(found))
 
 
 @models_app.command("measure")

@@ -56,6 +56,9 @@ class PortraitJob:
             raise UsageError(f"a model is measured by one sample or more; got {self.count}")
         if self.splits is not None and self.photos is None:
             raise UsageError("--splits says which of --photos to take: give both")
+        for path in (self.photos, self.splits, self.log):
+            if path is not None and not path.exists():
+                raise UsageError(f"{path} does not exist: there is nothing to measure with")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_a_model_is_trained_added_used_and_removed(squares: Path) -> None:
     assert len(list(Path("drawn").iterdir())) == 2
     removed = passed("models", "remove", "squares")
     failed(call("models", "show", "squares"), 2, "no model called 'squares'")
-    passed("models", "add", "squares", removed.split()[-4])
+    passed("models", "add", "squares", removed.split()[-4].strip("`"))
     assert load_model("squares", "cpu").name == "squares"
 
 
@@ -217,6 +217,7 @@ def test_logs_and_photos_that_cannot_be_read_are_refused(tiny: Tiny, tmp_path: P
     with pytest.raises(FlowgradError, match="not a log of training"):
         portrait.read_log(tmp_path / "log.jsonl")
     failed(call("models", "measure", tiny.model, "--splits", "none.csv"), 2, "give both")
+    failed(call("models", "measure", tiny.model, "--log", "none.jsonl"), 2, "none.jsonl does not exist")
     (tmp_path / "empty").mkdir()
     failed(call("models", "measure", tiny.model, "--photos", tmp_path / "empty"), 2, "no photos")
 
