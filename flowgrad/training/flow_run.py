@@ -333,7 +333,8 @@ class FlowRun:
         return results
 
     def _recipe(self) -> dict[str, str]:
-        parts = {**self.config.network.model_dump(), **self.config.training.model_dump()}
+        dtype = str(self.trainer.velocity.dtype).removeprefix("torch.")
+        parts = {**self.config.network.model_dump(), **self.config.training.model_dump(), "precision": dtype}
         begins = {} if self.options.start is None else {"begins with": self.options.start}
         return {**begins, **{key.replace("_", " "): str(value) for key, value in parts.items()}}
 
