@@ -214,7 +214,7 @@ def _section(columns: Mapping[str, Portrait], pictures: Mapping[str, str], job: 
     rows = portrait_rows(list(columns.values()))
     titles = {"before": f"before ({Path(job.before).name})", "now": "now", "photos": "test photos"}
     text = (
-        f"{job.count:,} samples of {STEPS} Euler steps, seeds from {FIRST_SEED}, by `flowgrad models measure`. "
+        f"{job.count:,} samples of {STEPS} Euler steps, seeds from {FIRST_SEED}, by `flowgrad models measure`.\n"
         "Losses: over fixed noise and times, on photos kept from training. Curvature: 0 for straight paths."
     )
     shown = [f"{caption}\n\n![{caption}]({name})" for name, caption in pictures.items()]

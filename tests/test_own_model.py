@@ -10,13 +10,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import directions.bank
-import directions.flows
 from cli import app
 from directions import portrait
 from directions.catalogue import list_models
 from flowgrad.errors import FlowgradError
 from flowgrad.models import load_config, load_model
 from flowgrad.models.diffusers_unet import WEIGHTS
+from flowgrad.training import flow_run
 from flowgrad.training.flow_run import FlowRun
 from tests.flow_process import TINY
 from tests.tiny import Tiny, make_guide, make_model, make_tiny
@@ -42,6 +42,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("bank", "models"):
         monkeypatch.setenv(f"FLOWGRAD_{name.upper()}", str(tmp_path / f"own-{name}"))
     monkeypatch.setattr(directions.bank, "_shipped_folder", lambda: None)
+    monkeypatch.setattr(flow_run, "SHEET_STEPS", 3)
+    monkeypatch.setattr(portrait, "STEPS", 3)
     monkeypatch.delenv("FLOWGRAD_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(yaml.safe_dump(RECIPE))
