@@ -113,7 +113,8 @@ def write_curve(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
         points = [(record["seen"], record[key]) for record in log if record[key] is not None]
         axes.plot(*zip(*points, strict=True), style, label=label, markersize=3) if points else None
     known = [record["held_out"] for record in log if record["held_out"] is not None]
-    axes.set_ylim(0, 3 * min(known)) if known else None  # the first steps would flatten all that follows
+    if known and max(known) > 3 * min(known):  # the first steps would flatten all that follows
+        axes.set_ylim(0, 3 * min(known))
     axes.set(xlabel="images seen", ylabel="loss")
     axes.legend()
     with atomic_path(path) as temporary:
