@@ -353,26 +353,29 @@ def apply_direction(
 
     Photos keep their names. One that cannot be edited is reported, and the others go on.
     """
-    from directions import batch
-    from directions.photos import find_photos
-    from flowgrad.models import load_model
+    from directions.photos import process_beside
 
-    steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
-    parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
-    files = find_photos(photos)
-    targets = batch.output_paths(files, output, "-strip" if steps else "")
-    sheet = output / "contact-sheet.png"
-    if grid:
-        refuse_existing(sheet, overwrite)
-    loaded = load_model(model or parts[0][0].info.model, device, precision)
-    control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
-    found = batch.apply_to_files(
-        loaded, control, files, targets, strengths=steps, align=_align(align), overwrite=overwrite
-    )
-    outcomes = list(terminal.track(found, "editing", len(files)))
-    if grid:
-        batch.save_sheet(outcomes, steps, direction, sheet, overwrite)
-    _report(outcomes, sheet if grid else None, terminal, as_json)
+    with process_beside(_align(align)) as beside:
+        from directions import batch
+        from directions.photos import find_photos
+        from flowgrad.models import load_model
+
+        steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
+        parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
+        files = find_photos(photos)
+        targets = batch.output_paths(files, output, "-strip" if steps else "")
+        sheet = output / "contact-sheet.png"
+        if grid:
+            refuse_existing(sheet, overwrite)
+        loaded = load_model(model or parts[0][0].info.model, device, precision)
+        control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
+        found = batch.apply_to_files(
+            loaded, control, files, targets, strengths=steps, align=_align(align), overwrite=overwrite, beside=beside
+        )
+        outcomes = list(terminal.track(found, "editing", len(files)))
+        if grid:
+            batch.save_sheet(outcomes, steps, direction, sheet, overwrite)
+        _report(outcomes, sheet if grid else None, terminal, as_json)
 
 
 def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, as_json: bool) -> None:
@@ -610,6 +613,7 @@ def train_guide(
     config: Annotated[str, typer.Option(help="Name or .yaml file: attributes, captions, network.")] = "faces64",
     minutes: Annotated[float | None, typer.Option(help="Train for so long (default 10).")] = None,
     steps: Annotated[int | None, typer.Option(help="Or for so many steps, which is repeatable.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Guide to begin with: name or .safetensors.")] = None,
     part: Annotated[str, typer.Option(help="Rows to train on: all, even or odd.")] = "all",
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
     seed: Seed = 0,
@@ -631,7 +635,7 @@ def train_guide(
     refuse_existing(output / "model.safetensors", overwrite)
     limit = 10.0 if minutes is None and steps is None else minutes
     chosen: Any = part
-    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume)
+    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume, start)
     path, areas = run_guide_job(job, Terminal(as_json))
     rows = [(question, f"{area:.3f}") for question, area in areas.items()]
     _tell(as_json, {"guide": path, "auc": areas}, *([show.plain_table(("question", "AUC"), rows)] if rows else []))

@@ -1,8 +1,10 @@
 """Directions applied to files: mixtures as they are written, photos a batch at a time, one failure never the end."""
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from directions.apply import steer, sweep, to_control
+from directions.apply import inversion_grid, steer, sweep, to_control
 from directions.bank import SUFFIX, Bank
 from directions.card import is_safe
 from directions.direction import Direction, read_direction, refuse_existing
@@ -21,8 +23,7 @@ from directions.photos import (
     Align,
     Prepared,
     photo_hash,
-    prepare,
-    read_photo,
+    prepare_file,
     save_image,
     to_images,
     to_tensor,
@@ -141,19 +142,11 @@ def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Rep
     """Read and prepare photos that are all needed. Raises FlowgradError naming the first that cannot be used."""
     images = []
     for path in reporter.track(paths, "reading photos", len(paths)):
-        prepared = _prepare(path, model, align)
+        prepared = prepare_file(path, model.config.size, alignment(model, align))
         if prepared.warning:
             reporter.warn(f"{path.name}: {prepared.warning}")
         images.append(prepared.image)
     return Photos(tuple(paths), to_tensor(images), tuple(photo_hash(path) for path in paths))
-
-
-def _prepare(path: Path, model: Model, align: Align) -> Prepared:
-    photo = read_photo(path)
-    try:
-        return prepare(photo, model.config.size, alignment(model, align))
-    except FlowgradError as error:
-        raise FlowgradError(f"{path}: {error}") from error
 
 
 def output_paths(photos: Sequence[Path], folder: Path, ending: str = "") -> list[Path]:
@@ -186,22 +179,34 @@ def apply_to_files(
     strengths: Sequence[float] = (),
     align: Align = "auto",
     overwrite: bool = False,
+    beside: Executor | None = None,
 ) -> Iterator[Outcome]:
     """Edit photos and write each to its output: itself edited, or a strip of several `strengths`.
 
+    `beside` prepares photos while others are edited; see `directions.photos.process_beside`.
     What fails for one photo is its outcome; running out of memory or disk is raised, as the rest would fail too.
     """
-    pairs = zip(photos, outputs, strict=True)
-    while chunk := list(islice(pairs, BATCH)):
+    ways = _ways_to_prepare(photos, model.config.size, alignment(model, align), beside)
+    triples = zip(photos, outputs, ways, strict=True)
+    while chunk := list(islice(triples, BATCH)):
         ready: list[tuple[Path, Path, Prepared]] = []
-        for photo, output in chunk:
+        for photo, output, prepare_it in chunk:
             try:
                 _check_output(photo, output, overwrite)
-                ready.append((photo, output, _prepare(photo, model, align)))
+                ready.append((photo, output, prepare_it()))
             except FlowgradError as error:
                 yield Outcome(photo, error=error)
         for (photo, output, prepared), edited in zip(ready, _edit_each(model, control, ready, strengths), strict=True):
             yield _save(photo, output, prepared, edited, strengths, overwrite)
+
+
+def _ways_to_prepare(
+    photos: Sequence[Path], size: int, align: Align, beside: Executor | None
+) -> list[Callable[[], Prepared]]:
+    """For each photo what returns it prepared, or raises why it is not: work done here, or awaited from `beside`."""
+    if beside:
+        return [beside.submit(prepare_file, photo, size, align).result for photo in photos]
+    return [partial(prepare_file, photo, size, align) for photo in photos]
 
 
 def _check_output(photo: Path, output: Path, overwrite: bool) -> None:
@@ -229,7 +234,7 @@ def _edit_each(
 
 def _edit(model: Model, control: Control, images: Tensor, strengths: Sequence[float]) -> Tensor:
     """(S, B, 3, H, W) images at every strength."""
-    inverted = join(invert_images(model, images))
+    inverted = join(invert_images(model, images, grid=inversion_grid(control)))
     if len(strengths) == 1:
         return steer(model, inverted, control * strengths[0])[None]
     return sweep(model, inverted, control, strengths)

@@ -13,7 +13,7 @@ from flowgrad.guidance.text import Contrast, contrast_vectors
 from flowgrad.models import Model
 from flowgrad.models.guide import Guide
 from flowgrad.ode import Control, Grid, integrate, restrict
-from flowgrad.straightness import nonuniform_grid, pooled, straightness
+from flowgrad.straightness import gradient_grid
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,16 @@ def compare_gradients(
     images: int = 4,
     repeats: int = 3,
 ) -> Iterator[Comparison]:
-    """Time the backward pass on Eq. 12's grid at each xi against all `steps` vector-Jacobian products (Eq. 8).
+    """Time the backward pass on the grid of each xi against all `steps` vector-Jacobian products (Eq. 8).
 
     The gradient is that of a text's score with respect to the shared control, per unit of time, on samples of the
     model. The two are timed in turn, `repeats` times after a warm-up, and compared by their medians.
     """
     trajectory = integrate(model.velocity, model.noise(images, seed=0), Grid.full(steps))
     grad_x1 = _score_gradient(model, guide, target, trajectory.x1)
-    s = pooled(straightness(trajectory.velocities))
     full = _per_time(control_gradient(model.velocity, trajectory, grad_x1))
     for xi in thresholds:
-        grid = nonuniform_grid(s, xi)
+        grid = gradient_grid(trajectory.velocities, xi)
         ours, theirs = _in_turn(
             lambda grid=grid: control_gradient(model.velocity, trajectory, grad_x1, grid),  # type: ignore[misc]
             lambda: control_gradient(model.velocity, trajectory, grad_x1),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply import sweep
+from directions.apply import inversion_grid, sweep
 from directions.batch import SHEET_COLUMNS
 from directions.direction import DirectionInfo
 from directions.figures import contact_sheet, strength_label
@@ -90,7 +90,8 @@ def evaluate_photos(
         raise UsageError("give at least one strength to measure, for example --strengths 1")
     target = Contrast(info.text, info.source_text or model.config.subject)
     probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
-    batches = reporter.track(invert_images(model, images), "measuring", -(-len(images) // BATCH))
+    inverted = invert_images(model, images, grid=inversion_grid(control))
+    batches = reporter.track(inverted, "measuring", -(-len(images) // BATCH))
     found = [evaluate(model, tools.guide, tools.judge, control, batch, target, probes, strengths) for batch in batches]
     return found[0] if len(found) == 1 else _pooled(found)
 

@@ -43,6 +43,11 @@ def require() -> None:
         raise FlowgradError("looking at faces needs dlib, which is not installed. Run: pip install 'flowgrad[faces]'")
 
 
+def warm_up() -> None:
+    """Load dlib's models, which takes 2 s, before the first photo is there."""
+    _detector(), _predictor()
+
+
 def find_faces(photo: Image.Image) -> list[Face]:
     """Return the faces of an RGB photo, the largest first. Raises FlowgradError without the extra `faces`."""
     require()

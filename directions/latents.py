@@ -42,11 +42,13 @@ class Inverted:
         )
 
 
-def invert_images(model: Model, images: Tensor, method: str = "euler", anchored: bool = True) -> Iterator[Inverted]:
-    """Invert images (B, 3, H, W) in [-1, 1], a batch at a time."""
+def invert_images(
+    model: Model, images: Tensor, method: str = "euler", anchored: bool = True, grid: Grid | None = None
+) -> Iterator[Inverted]:
+    """Invert images (B, 3, H, W) in [-1, 1], a batch at a time, on `grid` (default: all N steps)."""
     for batch in images.to(model.device).split(BATCH):
         states = model.encode(batch)
-        yield Inverted(batch, invert(model.velocity, states, model.config.steps, method), anchored)
+        yield Inverted(batch, invert(model.velocity, states, grid or model.config.steps, method), anchored)
 
 
 def sample_images(model: Model, count: int, seed: int) -> Iterator[Inverted]:

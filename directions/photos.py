@@ -1,10 +1,15 @@
 """Photos: found, read whatever way they are stored, brought to the model's size, turned to tensors, and saved."""
 
 import hashlib
+import signal
 import struct
+import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -105,6 +110,35 @@ def prepare(photo: Image.Image, size: int, align: Align = "auto") -> Prepared:
         return Prepared(_resize(photo, size), "resized", found[0], warning)
     chip = faces.crop_face(photo, found[0], max(faces.CHIP_SIZE, size))
     return Prepared(_resize(chip, size), "aligned", found[0], warning)
+
+
+def prepare_file(path: Path, size: int, align: Align = "auto") -> Prepared:
+    """Read a photo and `prepare` it. Raises FlowgradError, which names the file."""
+    photo = read_photo(path)
+    try:
+        return prepare(photo, size, align)
+    except FlowgradError as error:
+        raise FlowgradError(f"{path}: {error}") from error
+
+
+@contextmanager
+def process_beside(align: Align) -> Iterator[Executor | None]:
+    """A process for `prepare_file`: loading dlib's models and importing torch take seconds each, so do both at once.
+
+    None where there is nothing to gain, or nothing safe: no faces to find, torch and its threads there already, or
+    a system that cannot fork.
+    """
+    safe = sys.platform == "linux" and "torch" not in sys.modules
+    if align == "never" or not faces.available() or not safe:
+        yield None
+        return
+    with ProcessPoolExecutor(1, get_context("fork"), initializer=_start_beside) as executor:
+        executor.submit(faces.warm_up)
+        yield executor
+
+
+def _start_beside() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command itself says that it was interrupted
 
 
 def to_tensor(images: Sequence[Image.Image]) -> "torch.Tensor":

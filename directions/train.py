@@ -13,7 +13,7 @@ from directions.latents import Inverted, invert_images, join, sample_images
 from directions.recipe import Recipe, load_recipe
 from flowgrad.errors import UsageError
 from flowgrad.guidance.preserve import load_distance
-from flowgrad.guidance.text import Contrast, TextObjective
+from flowgrad.guidance.text import Contrast, TextObjective, log_odds
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.models.guide import Guide, load_guide
 from flowgrad.ode import Control, Grid
@@ -101,9 +101,14 @@ class Task:
         )
 
 
-def held_out(model: Model, count: int = HELD_OUT) -> Inverted:
-    """Samples that no training uses, to calibrate on."""
-    return join(sample_images(model, count, HELD_OUT_SEED))
+def held_out(task: Task, count: int = HELD_OUT) -> Inverted:
+    """Samples that no training uses, to calibrate on: of half as many again, those that show the task's text least.
+
+    What a direction does is seen on images that lack its text: a smile adds nothing to a smile.
+    """
+    drawn = join(sample_images(task.model, count * 3 // 2, HELD_OUT_SEED))
+    scores = log_odds(task.guide, drawn.images, [task.target])[:, 0]
+    return drawn.select(sorted(scores.argsort()[:count].tolist()))
 
 
 def finish(
@@ -186,4 +191,4 @@ def train_direction(
         losses.append(step.loss)
         if report:
             report(step)
-    return finish(task, step.state.best, losses, held_out(model))
+    return finish(task, step.state.best, losses, held_out(task))

@@ -64,6 +64,12 @@ class Grid:
             raise UsageError(f"grids of N = {self.steps} and N = {other.steps} steps cannot be joined: use one N")
         return Grid(tuple(sorted({*self.starts, *other.starts})), self.steps)
 
+    def split(self, longest: int) -> "Grid":
+        """Every interval of more than `longest` steps divided into equal ones of `longest` at most."""
+        parts = [-(-length // longest) for length in self.lengths]
+        triples = zip(self.starts, self.lengths, parts, strict=True)
+        return Grid(tuple(a + round(i * length / n) for a, length, n in triples for i in range(n)), self.steps)
+
     def times(self, like: Tensor) -> Tensor:
         """(M + 1,) times t_j = k/N, from 0 to 1, computed in float64, on the device and in the dtype of `like`."""
         return (torch.tensor(self.knots, dtype=torch.float64) / self.steps).to(like)
@@ -186,30 +192,31 @@ def integrate(
     return trajectory
 
 
-def invert(velocity: Velocity, x1: Tensor, steps: int, method: str = "euler", iterations: int = 2) -> Trajectory:
-    """Simulate the ODE backwards from x1 (B, *D), on the full grid of `steps` steps.
+def invert(velocity: Velocity, x1: Tensor, grid: Grid | int, method: str = "euler", iterations: int = 2) -> Trajectory:
+    """Simulate the ODE backwards from x1 (B, *D), on a grid, or on N equal steps.
 
     method: "euler", reverse Euler of Eq. 5, first order; "fixed-point", `iterations` iterations towards the x_k
     from which a forward Euler step leads to x_{k+1}; "rk45", Dormand-Prince with adaptive steps (torchdiffeq).
     Raises UsageError for another method.
     """
+    grid = Grid.full(grid) if isinstance(grid, int) else grid
     if method not in INVERSIONS:
         raise UsageError(f"inversion must be one of {', '.join(INVERSIONS)}; got {method!r}")
     if method == "rk45":
-        return _invert_rk45(velocity, x1, steps)
-    return _invert_fixed_point(velocity, x1, steps, 1 if method == "euler" else iterations)
+        return _invert_rk45(velocity, x1, grid)
+    return _invert_fixed_point(velocity, x1, grid, 1 if method == "euler" else iterations)
 
 
 @torch.no_grad()
-def _invert_fixed_point(velocity: Velocity, x1: Tensor, steps: int, iterations: int) -> Trajectory:
+def _invert_fixed_point(velocity: Velocity, x1: Tensor, grid: Grid, iterations: int) -> Trajectory:
     """Solve x_k + h v(x_k, t_k) = x_{k+1} for x_k; the first iterate alone is reverse Euler (Eq. 5)."""
-    trajectory = _empty(x1, Grid.full(steps))
-    times, h = trajectory.grid.times(x1), 1 / steps
-    trajectory.states[steps].copy_(x1)
-    v = checked(velocity, x1, times[steps])
-    for k in reversed(range(steps)):
+    trajectory = _empty(x1, grid)
+    times, spans = grid.times(x1), grid.spans(x1)
+    trajectory.states[-1].copy_(x1)
+    v = checked(velocity, x1, times[-1])
+    for k in reversed(range(len(grid))):
         for _ in range(iterations):
-            x = trajectory.states[k + 1] - h * v
+            x = trajectory.states[k + 1] - spans[k] * v
             v = velocity(x, times[k])
         trajectory.states[k].copy_(x)
         trajectory.velocities[k].copy_(v)
@@ -217,15 +224,15 @@ def _invert_fixed_point(velocity: Velocity, x1: Tensor, steps: int, iterations: 
 
 
 @torch.no_grad()
-def _invert_rk45(velocity: Velocity, x1: Tensor, steps: int, tolerance: float = 1e-5) -> Trajectory:
+def _invert_rk45(velocity: Velocity, x1: Tensor, grid: Grid, tolerance: float = 1e-5) -> Trajectory:
     """Backwards by torchdiffeq's dopri5, read off at the knots."""
     from torchdiffeq import odeint
 
-    trajectory = _empty(x1, Grid.full(steps))
-    times = trajectory.grid.times(x1)
+    trajectory = _empty(x1, grid)
+    times = grid.times(x1)
     states = odeint(lambda t, x: velocity(x, t), x1, times.flip(0), rtol=tolerance, atol=tolerance, method="dopri5")
     trajectory.states.copy_(states.flip(0))
-    for k in range(steps):
+    for k in range(len(grid)):
         trajectory.velocities[k].copy_(checked(velocity, trajectory.states[k], times[k]))
     return trajectory
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowgrad.adjoint import control_gradient
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.ode import Control, Grid, Trajectory, integrate
-from flowgrad.straightness import nonuniform_grid, pooled, straightness
+from flowgrad.straightness import gradient_grid
 from flowgrad.velocity import Velocity
 
 OPTIMIZERS = ("sgd", "normalized", "adam")
@@ -135,7 +135,7 @@ def optimize(
             state = _backtrack(state, settings, failures)
             continue
         failures = 0
-        used = nonuniform_grid(pooled(straightness(trajectory.velocities)), settings.xi) if fine else grid
+        used = gradient_grid(trajectory.velocities, settings.xi) if fine else grid
         improved = loss < state.best_loss
         rate = torch.zeros(())
         after = _keep_best(state, loss, improved)

@@ -28,11 +28,12 @@ def _change(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pooled(straightness: Tensor) -> Tensor:
-    """(N,) one straightness for a batch: the largest over the images of (N, B).
+    """(N,) one straightness for a batch: the mean over images of (N, B).
 
-    A shared control needs one grid. With the largest, no interval of Eq. 12's grid exceeds xi for any image.
+    A shared control needs one grid. The mean is the expected local error over the images that the control is
+    for; the maximum would let a single photo spend the whole budget of intervals.
     """
-    return straightness.amax(1)
+    return straightness.mean(1)
 
 
 def nonuniform_grid(straightness: Tensor, xi: float) -> Grid:
@@ -50,6 +51,15 @@ def nonuniform_grid(straightness: Tensor, xi: float) -> Grid:
             starts.append(k)
             passed = 0.0
     return Grid(tuple(starts), len(straightness))
+
+
+def gradient_grid(velocities: Tensor, xi: float) -> Grid:
+    """The grid to back-propagate on, from velocities (N, B, *D): Eq. 12's, with no interval longer than N / 5.
+
+    Where a flow is straight its velocity stays, but its Jacobian, which the gradient is made of, still turns.
+    """
+    grid = nonuniform_grid(pooled(straightness(velocities)), xi)
+    return grid.split(-(-grid.steps // 5))
 
 
 def grid_of_size(straightness: Tensor, intervals: int) -> Grid:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from directions import calibrate
-from directions.apply import apply_direction, steer, sweep, to_control
+from directions.apply import apply_direction, inversion_grid, steer, sweep, to_control
 from directions.benchmark import compare_gradients
 from directions.calibrate import Effects, reach, safe_range
 from directions.direction import read_direction, write_direction
@@ -16,7 +16,7 @@ from directions.photos import read_photo, to_tensor
 from directions.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 from directions.train import Task, finish, held_out, train_direction
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.guidance.text import Contrast
+from flowgrad.guidance.text import Contrast, log_odds
 from flowgrad.models import load_model
 from flowgrad.models.guide import load_guide
 from flowgrad.ode import Control, Grid
@@ -49,7 +49,8 @@ def task(model, images, **changes):
 def direction(model, images):
     """A control as large as trained ones are; a random guide would hardly find one."""
     values = 0.3 * torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return finish(task(model, images), Control(values, Grid((0, 3), 6)), [3.0, 2.0, 1.0], held_out(model))
+    asked = task(model, images)
+    return finish(asked, Control(values, Grid((0, 3), 6)), [3.0, 2.0, 1.0], held_out(asked))
 
 
 def test_strength_zero_returns_the_photo(model, images, direction):
@@ -111,6 +112,14 @@ def test_directions_add_and_undo_each_other(model, images, direction):
     torch.testing.assert_close(undone, images, atol=1e-4, rtol=0)
 
 
+def test_a_coarse_inversion_edits_as_the_fine_one_does(model, images, direction):
+    control = to_control(direction, model)
+    assert set(control.grid.knots) <= set(inversion_grid(control).knots)
+    fine = steer(model, join(invert_images(model, images)), control)
+    effect = (fine - images).square().mean()
+    assert (apply_direction(model, images, (direction, 1.0)) - fine).square().mean() < 0.1 * effect
+
+
 def test_another_model_is_refused_and_force_overrides_the_weights_alone(model, images, direction):
     other = dataclasses.replace(model, fingerprint="0" * 16)
     with pytest.raises(FlowgradError, match=f"{model.fingerprint}.*not.*{'0' * 16}.*--force"):
@@ -164,9 +173,19 @@ def test_strength_one_has_the_effect_that_the_calibration_states(model, images, 
     """Measured anew on the same held-out samples; F16 and the interpolation between strengths are the difference."""
     calibration, guide = direction.info.calibration, load_guide(model.config.guide)
     target = Contrast(direction.info.text, direction.info.source_text)
-    strengths = calibration.strengths
-    again = calibrate.measure(model, guide, to_control(direction, model), held_out(model), [target], strengths)
+    strengths, photos = calibration.strengths, held_out(task(model, images))
+    again = calibrate.measure(model, guide, to_control(direction, model), photos, [target], strengths)
     np.testing.assert_allclose(again.effects[:, 0], calibration.effect, atol=5e-3)
+
+
+def test_strength_is_calibrated_on_samples_that_lack_the_text(model, images):
+    asked = task(model, images)
+    drawn = join(sample_images(model, 6, 1_000_000)).images
+    scores = log_odds(asked.guide, drawn, [asked.target])[:, 0]
+    chosen = held_out(asked, 4).images
+    assert sorted(log_odds(asked.guide, chosen, [asked.target])[:, 0].tolist()) == pytest.approx(
+        sorted(scores.tolist())[:4], abs=1e-4
+    )
 
 
 def test_unknown_words_are_named(model, images):
@@ -194,6 +213,6 @@ def test_on_the_full_grid_the_accelerated_gradient_is_the_full_one(model):
     guide = load_guide(model.config.guide)
     target = Contrast("a smiling face", "a serious face")
     exact, coarse = compare_gradients(model, guide, target, 6, (0.0, 1e9), images=2, repeats=1)
-    assert (exact.intervals, coarse.intervals) == (6, 1)
+    assert (exact.intervals, coarse.intervals) == (6, 3)
     assert exact.cosine == pytest.approx(1, abs=1e-6)
     assert -1 <= coarse.cosine <= 1

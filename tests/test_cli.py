@@ -227,6 +227,10 @@ def test_a_guide_is_trained_from_a_table(tiny: Tiny, tmp_path: Path) -> None:
     assert {path.name for path in Path("guide").iterdir()} == {"model.safetensors", "README.md"}
     failed(call(*arguments), 2, "exists already")
     failed(call(*arguments[:3], "--output", "new", "--config", "none"), 2, "faces64")
+    more = (*arguments[:-3], "more", "--steps", 1)
+    assert call(*more, "--from", "guide/model.safetensors").exit_code == 0
+    assert "begins with: guide/model.safetensors" in Path("more/README.md").read_text()
+    failed(call(*more, "--overwrite", "--from", "faces64-guide"), 2, "other sizes")
 
 
 # --- bank and models ---------------------------------------------------------------------------------------------
@@ -353,7 +357,7 @@ def test_missing_weights(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_not_enough_memory(tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def refuse(*_: object) -> Iterator[None]:
+    def refuse(*_: object, **__: object) -> Iterator[None]:
         raise error
 
     monkeypatch.setattr(directions.batch, "invert_images", refuse)

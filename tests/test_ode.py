@@ -94,6 +94,15 @@ def test_an_anchored_trajectory_returns_on_any_grid(field, x0, grid, method):
     torch.testing.assert_close(again.states, coarse.states)
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_photos_can_be_inverted_on_a_coarse_grid(field, x0, grid):
+    inverted = invert(field, x0, grid)
+    assert inverted.grid == grid
+    assert (integrate(field, inverted.x0, grid, residual=anchor(inverted)).x1 - x0).abs().max() < 1e-12
+    if grid == Grid.full(12):
+        torch.testing.assert_close(inverted.states, invert(field, x0, 12).states)
+
+
 def test_velocities_are_those_at_the_start_of_each_interval(field, x0):
     for trajectory in (integrate(field, x0, Grid.full(6)), invert(field, x0, 6), invert(field, x0, 6, "rk45")):
         times = trajectory.grid.times(x0)

@@ -3,6 +3,8 @@
 import io
 import math
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -323,3 +325,33 @@ def test_identity_tells_people_apart(crops: list[Image.Image]) -> None:
     assert np.allclose(distances(to_tensor(small[:1]), to_tensor(small[:1])), 0, atol=1e-6)
     with pytest.raises(FlowgradError, match="an aligned face is square"):
         identity_descriptors([gradient()])
+
+
+def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) -> None:
+    """In a fresh interpreter, since it forks only while torch is not imported."""
+    Image.new("RGB", (70, 50), "teal").save(tmp_path / "photo.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    script = f"""
+import sys
+from pathlib import Path
+from directions.photos import faces, prepare_file, process_beside
+from flowgrad.errors import FlowgradError
+faces.available, faces.warm_up = (lambda: True), (lambda: None)
+with process_beside("never") as none:
+    assert none is None
+with process_beside("auto") as beside:
+    assert beside is not None and "torch" not in sys.modules
+    prepared = beside.submit(prepare_file, Path({str(tmp_path / "photo.png")!r}), 16, "never").result()
+    assert prepared.image.size == (16, 16) and prepared.how == "centre crop"
+    try:
+        beside.submit(prepare_file, Path({str(tmp_path / "broken.png")!r}), 16, "never").result()
+    except FlowgradError as error:
+        print(error)
+import torch
+with process_beside("auto") as none:
+    assert none is None
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "broken.png is not an image" in done.stdout

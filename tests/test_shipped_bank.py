@@ -60,6 +60,7 @@ def test_strength_zero_returns_test_photos(faces, shared):
 
     from PIL import Image
 
+    from directions.apply import inversion_grid
     from directions.latents import invert_images
     from directions.photos import prepare, to_tensor
 
@@ -70,6 +71,6 @@ def test_strength_zero_returns_test_photos(faces, shared):
         photos = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
     images = to_tensor([prepare(photo, model.config.size, "never").image for photo in photos])
     control = to_control(Bank(resource("direction_bank")).get("smiling").load(), model) * 0.0
-    for batch in invert_images(model, images):
+    for batch in invert_images(model, images, grid=inversion_grid(control)):
         error = (steer(model, batch, control) - batch.images).square().flatten(1).mean(1) / 4
         assert error.max() < 10 ** (-4.5)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from flowgrad.errors import UsageError
 from flowgrad.ode import Grid, integrate
-from flowgrad.straightness import grid_of_size, nonuniform_grid, pooled, straightness
+from flowgrad.straightness import gradient_grid, grid_of_size, nonuniform_grid, pooled, straightness
 
 
 def test_a_straight_trajectory_has_none():
@@ -29,7 +29,7 @@ def test_images_do_not_mix():
     v = torch.randn(9, 3, 5, generator=torch.Generator().manual_seed(0))
     alone = torch.cat([straightness(v[:, i : i + 1]) for i in range(3)], dim=1)
     torch.testing.assert_close(straightness(v), alone)
-    torch.testing.assert_close(pooled(straightness(v)), alone.amax(1))
+    torch.testing.assert_close(pooled(straightness(v)), alone.mean(1))
 
 
 def test_xi_zero_is_the_full_grid_and_infinity_a_single_interval():
@@ -43,6 +43,21 @@ def test_xi_zero_is_the_full_grid_and_infinity_a_single_interval():
 def test_intervals_grow_until_xi_is_reached():
     s = torch.tensor([9.0, 0.1, 0.1, 0.3, 0.1, 0.5])
     assert nonuniform_grid(s, 0.45).starts == (0, 3, 5)
+
+
+def test_no_interval_of_the_gradients_grid_is_longer_than_a_fifth():
+    straight = torch.ones(50, 2, 3)
+    assert gradient_grid(straight, 5e-3) == Grid.uniform(50, 5)
+    assert gradient_grid(straight[:3], 5e-3) == Grid.full(3)
+    bent = torch.cat([torch.randn(10, 2, 3, generator=torch.Generator().manual_seed(0)), straight])
+    grid = nonuniform_grid(pooled(straightness(bent)), 5e-3)
+    assert gradient_grid(bent, 5e-3) == grid | grid.split(12)
+    assert max(gradient_grid(bent, 5e-3).lengths) == 10
+
+
+def test_splitting_a_grid_keeps_its_knots():
+    assert Grid((0, 3, 4), 10).split(2) == Grid((0, 2, 3, 4, 6, 8), 10)
+    assert Grid((0, 3), 10).split(7) == Grid((0, 3), 10)
 
 
 @pytest.mark.parametrize("intervals", [1, 2, 5, 16, 49, 50, 80])

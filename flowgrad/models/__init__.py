@@ -58,8 +58,9 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
 def build_model(config: ModelConfig, device: str = "auto", precision: str = "auto") -> Model:
     """Load the model of a configuration; see `load_model`."""
     place = resolve_device(device)
-    network: Any = load_unet(config.weights_path).to(place).to(memory_format=torch.channels_last)
+    network: Any = load_unet(config.weights_path)
     velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
+    velocity.to(place).to(memory_format=torch.channels_last)  # the network's own to() imports half of diffusers
     channels = int(network.config["in_channels"])
     shape = (channels // config.patch**2, config.size, config.size)
     return Model(config, velocity, shape, _identity, _identity, file_fingerprint(config.weights_path / WEIGHTS), place)

@@ -87,18 +87,22 @@ def _light_imports() -> Iterator[None]:
     `torch._dynamo` is asked for a decorator that matters to compiled models alone, and two packages import all
     of their modules although one of each is used.
     """
-    import diffusers.models
-
     compiler = ModuleType("torch._dynamo")
     compiler.allow_in_graph = lambda function: function  # type: ignore[attr-defined]
-    stand_ins = {"torch._dynamo": compiler}
-    for package in ("transformers", "unets"):
-        module = ModuleType(f"diffusers.models.{package}")
-        module.__path__ = [str(Path(diffusers.models.__path__[0]) / package)]
-        stand_ins[module.__name__] = module
-    stand_ins = {name: module for name, module in stand_ins.items() if name not in sys.modules}
-    sys.modules.update(stand_ins)
+    stand_ins: dict[str, ModuleType] = {}
+
+    def stand_in(module: ModuleType) -> None:
+        if sys.modules.setdefault(module.__name__, module) is module:
+            stand_ins[module.__name__] = module
+
+    stand_in(compiler)  # before any of diffusers, whose utilities ask for it
     try:
+        import diffusers.models
+
+        for package in ("transformers", "unets"):
+            module = ModuleType(f"diffusers.models.{package}")
+            module.__path__ = [str(Path(diffusers.models.__path__[0]) / package)]
+            stand_in(module)
         yield
     finally:
         for name, module in stand_ins.items():
