@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
-from flowgrad.files import file_fingerprint
 from flowgrad.models.config import ModelConfig, load_config, model_names
-from flowgrad.models.diffusers_unet import WEIGHTS, UNetVelocity, load_unet
+from flowgrad.models.diffusers_unet import load_diffusers_unet
+from flowgrad.models.parts import Parts
 from flowgrad.velocity import Velocity
 
 __all__ = ["Model", "ModelConfig", "load_config", "load_model", "model_names"]
 
+Loader = Callable[[ModelConfig, torch.device, torch.dtype], Parts]
 TIME_CONVENTION = "t=0 noise, t=1 data"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,15 +49,21 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     """Load a model by its name, its YAML file, or a folder with a flowgrad.yaml.
 
     device: "auto" (CUDA, else the CPU) or any torch device. precision: "fp32", "bf16", "fp16", or "auto", which is
-    bf16 where the hardware multiplies it faster than fp32, else fp32. Raises UsageError for a wrong name, device
-    or precision; FlowgradError for missing or damaged weights.
+    the configuration's `dtype`, and if that is "auto" too, bf16 where the hardware multiplies it faster than fp32,
+    else fp32. Raises UsageError for a wrong name, device or precision; FlowgradError for missing or damaged weights.
     """
     config, place = load_config(name), resolve_device(device)
-    network: Any = load_unet(config.weights_path).to(place).to(memory_format=torch.channels_last)
-    velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
-    channels = int(network.config["in_channels"])
-    shape = (channels // config.patch**2, config.size, config.size)
-    return Model(config, velocity, shape, _identity, _identity, file_fingerprint(config.weights_path / WEIGHTS), place)
+    dtype = resolve_precision(config.dtype if precision == "auto" else precision, place)
+    return Model(config, *_loader(config.family)(config, place, dtype), place)
+
+
+def _loader(family: str) -> Loader:
+    """The loader of a family, imported when it is needed."""
+    if family == "rf-ncsnpp":
+        from flowgrad.models.ncsnpp import load_rectified_flow
+
+        return load_rectified_flow
+    return load_diffusers_unet
 
 
 def resolve_device(device: str) -> torch.device:
@@ -86,7 +92,3 @@ def _multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x

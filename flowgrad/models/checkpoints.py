@@ -1,0 +1,107 @@
+"""Checkpoints from elsewhere: read without running anything in them, converted once, kept as safetensors."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flowgrad.errors import FlowgradError
+from flowgrad.files import atomic_path
+
+CACHE_VARIABLE = "FLOWGRAD_CACHE"
+CONVERSION = 1  # raised whenever conversions change, so that older cached files are left alone
+_INERT = ("pytorch_lightning.", "lightning.")  # names of a trainer's bookkeeping, replaced by a class that does nothing
+
+
+class _Bookkeeping:
+    """Stands in for classes of PyTorch Lightning in a checkpoint: it keeps nothing and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: FLOWGRAD_CACHE, else flowgrad/ in the user's cache folder."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgrad"
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read a torch file of tensors and plain containers, without running code that it may hold.
+
+    Raises FlowgradError if it is damaged, is no torch file, or needs more than tensors and containers.
+    """
+    try:
+        with torch.serialization.safe_globals(_stand_ins(path)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise FlowgradError(_unpickling(path, str(error))) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise FlowgradError(f"{path} is damaged or no torch checkpoint ({reason}): get it again") from error
+
+
+def _stand_ins(path: Path) -> list[Any]:
+    """Inert classes for the names of a trainer's bookkeeping that the file mentions."""
+    if not zipfile.is_zipfile(path):
+        return []
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return [(_Bookkeeping, name) for name in names if name.startswith(_INERT)]
+
+
+def _unpickling(path: Path, reason: str) -> str:
+    marker = "Unsupported global: GLOBAL "
+    if marker in reason:
+        name = reason.split(marker, 1)[1].split(" ", 1)[0]
+        return (
+            f"{path} asks for {name}, which is code and not a tensor: it was not loaded, and nothing in it was run. "
+            "Use a checkpoint of weights alone"
+        )
+    return f"{path} is damaged or no torch checkpoint ({reason.splitlines()[0][:120]}): get it again"
+
+
+def converted(stem: str, fingerprint: str, convert: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The result of `convert`, read from the cache where the file with that fingerprint was converted before.
+
+    A cache that cannot be written or read costs time, not the job.
+    """
+    path = cache_folder() / f"{stem}-{fingerprint}-v{CONVERSION}.safetensors"
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError):
+        state = {name: value.detach().clone().contiguous() for name, value in convert().items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(state, temporary, {"format": "pt", "source": fingerprint})
+    except FlowgradError:
+        return state
+    return load_file(path)
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
+    """Give `network` (on the meta device) its weights in float32, frozen and in evaluation mode.
+
+    Raises FlowgradError naming the first tensor that is missing, left over, or of another shape than `what` has.
+    """
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            raise FlowgradError(
+                f"{path} does not fit {what}: {name} is {found.get(name, 'missing')} there, "
+                f"{expected.get(name, 'unknown')} here. Check the configuration, or the file"
+            )
+    floats = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    network.load_state_dict(floats, assign=True)
+    return network.eval().requires_grad_(False)
