@@ -63,6 +63,14 @@ def _loader(family: str) -> Loader:
         from flowgrad.models.ncsnpp import load_rectified_flow
 
         return load_rectified_flow
+    if family == "ldm":
+        from flowgrad.models.compvis import load_ldm
+
+        return load_ldm
+    if family == "diffusers":
+        from flowgrad.models.pipelines import load_diffusers
+
+        return load_diffusers
     return load_diffusers_unet
 
 

@@ -42,28 +42,29 @@ def read_checkpoint(path: Path) -> Any:
 
     Raises FlowgradError if it is damaged, is no torch file, or needs more than tensors and containers.
     """
-    try:
-        with torch.serialization.safe_globals(_stand_ins(path)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise FlowgradError(_unpickling(path, str(error))) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise FlowgradError(f"{path} is damaged or no torch checkpoint ({reason}): get it again") from error
+    stand_ins: list[Any] = []
+    while True:
+        try:
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except pickle.UnpicklingError as error:
+            name = _asked_for(str(error))
+            if not name.startswith(_INERT) or any(name == known for _, known in stand_ins):
+                raise FlowgradError(_unpickling(path, name, str(error))) from error
+            stand_ins.append((_Bookkeeping, name))
+        except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise FlowgradError(f"{path} is damaged or no torch checkpoint ({reason}): get it again") from error
 
 
-def _stand_ins(path: Path) -> list[Any]:
-    """Inert classes for the names of a trainer's bookkeeping that the file mentions."""
-    if not zipfile.is_zipfile(path):
-        return []
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    return [(_Bookkeeping, name) for name in names if name.startswith(_INERT)]
+def _asked_for(reason: str) -> str:
+    """The name that is not allowed, in torch's words; empty if the file failed for another reason."""
+    _, marker, rest = reason.partition("Unsupported global: GLOBAL ")
+    return rest.split(" ", 1)[0] if marker else ""
 
 
-def _unpickling(path: Path, reason: str) -> str:
-    marker = "Unsupported global: GLOBAL "
-    if marker in reason:
-        name = reason.split(marker, 1)[1].split(" ", 1)[0]
+def _unpickling(path: Path, name: str, reason: str) -> str:
+    if name:
         return (
             f"{path} asks for {name}, which is code and not a tensor: it was not loaded, and nothing in it was run. "
             "Use a checkpoint of weights alone"

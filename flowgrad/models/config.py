@@ -62,7 +62,9 @@ class ModelConfig(BaseModel):
     def _keys_of_the_family(self) -> "ModelConfig":
         for key in self.model_fields_set & FAMILY_KEYS.keys():
             if self.family != FAMILY_KEYS[key]:
-                raise ValueError(f"{key} belongs to the family {FAMILY_KEYS[key]}, and this is {self.family}: remove it")
+                raise ValueError(
+                    f"{key} belongs to the family {FAMILY_KEYS[key]}, and this is {self.family}: remove it"
+                )
         return self
 
     @property

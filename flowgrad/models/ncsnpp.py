@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowgrad.errors import FlowgradError
-from flowgrad.files import file_fingerprint
-from flowgrad.models.checkpoints import converted, fill, read_checkpoint
+from flowgrad.models.checkpoints import converted, fill, read_checkpoint, verified_fingerprint
 from flowgrad.models.config import ModelConfig, NCSNppSizes
 from flowgrad.models.parts import Parts, identity
 
@@ -270,7 +269,7 @@ def load_rectified_flow(config: ModelConfig, device: torch.device, dtype: torch.
     Raises FlowgradError if it is missing, damaged, or of another architecture than the configuration says.
     """
     path = config.weights_file()
-    fingerprint = file_fingerprint(path)
+    fingerprint = verified_fingerprint(path, config.sha256)
     state = converted(path.stem, fingerprint, lambda: official_state(path))
     with torch.device("meta"):
         network = NCSNpp(config.size, config.network)
