@@ -140,6 +140,13 @@ def test_bad_checkpoints_say_what_is_wrong(reference: Path, tmp_path: Path, caps
     assert "never" not in capsys.readouterr().out
 
 
+def test_a_file_with_another_hash_is_refused(reference: Path, tmp_path: Path):
+    path = tmp_path / "hashed.yaml"
+    path.write_text(CONFIG.format(weights=reference / "checkpoint_10.pth") + f"sha256: {'ab' * 32}\n")
+    with pytest.raises(FlowgradError, match="its SHA-256 begins with .*, not abababababababab"):
+        load_model(str(path), "cpu")
+
+
 def test_another_architecture_names_the_first_tensor_that_differs(reference: Path, tmp_path: Path):
     path = tmp_path / "other.yaml"
     config = CONFIG.format(weights=reference / "checkpoint_10.pth")

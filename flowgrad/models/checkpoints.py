@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
-from flowgrad.files import atomic_path
+from flowgrad.files import atomic_path, file_fingerprint
 
 CACHE_VARIABLE = "FLOWGRAD_CACHE"
 CONVERSION = 1  # raised whenever conversions change, so that older cached files are left alone
@@ -88,6 +88,20 @@ def converted(stem: str, fingerprint: str, convert: Callable[[], dict[str, Tenso
     except FlowgradError:
         return state
     return load_file(path)
+
+
+def verified_fingerprint(path: Path, sha256: str) -> str:
+    """The fingerprint of a file, whose SHA-256 must be `sha256` if that is known.
+
+    Raises FlowgradError for another file, or a download that broke.
+    """
+    found = file_fingerprint(path)
+    if sha256 and not sha256.startswith(found):
+        raise FlowgradError(
+            f"{path} is not the file that is expected: its SHA-256 begins with {found}, not {sha256[:16]}. Download it "
+            "again, or correct `sha256` in the configuration"
+        )
+    return found
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:

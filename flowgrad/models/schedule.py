@@ -48,7 +48,7 @@ class Schedule:
 
 
 def ddim_schedule(alphas: Tensor, timesteps: Sequence[int], final: float, final_time: float = 0.0) -> Schedule:
-    """DDIM's steps: cumulative alphas (T,), the N decreasing timesteps it asks the network at, and the alpha it ends at."""
+    """DDIM's steps: cumulative alphas (T,), the N decreasing timesteps it uses, and the alpha that it ends at."""
     found = torch.cat([alphas.double()[list(timesteps)], torch.tensor([final], dtype=torch.float64)])
     signal, noise = found.sqrt(), (1 - found).sqrt()
     times = torch.tensor([*timesteps, final_time], dtype=torch.float64)
