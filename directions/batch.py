@@ -15,7 +15,7 @@ from directions.bank import SUFFIX, Bank
 from directions.card import is_safe
 from directions.direction import Direction, read_direction, refuse_existing
 from directions.figures import contact_sheet, strength_label, strip
-from directions.latents import BATCH, Inverted, invert_images, join, sample_images
+from directions.latents import Inverted, invert_images, join, sample_images
 from directions.photos import (
     SAVED_SUFFIXES,
     Align,
@@ -192,7 +192,7 @@ def apply_to_files(
     What fails for one photo is its outcome; running out of memory or disk is raised, as the rest would fail too.
     """
     pairs = zip(photos, outputs, strict=True)
-    while chunk := list(islice(pairs, BATCH)):
+    while chunk := list(islice(pairs, model.batch)):
         ready: list[tuple[Path, Path, Prepared]] = []
         for photo, output in chunk:
             try:

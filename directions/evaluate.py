@@ -14,7 +14,7 @@ from directions.batch import SHEET_COLUMNS
 from directions.direction import DirectionInfo
 from directions.figures import contact_sheet, strength_label
 from directions.identity import SAME_PERSON, distances, has_faces
-from directions.latents import BATCH, Inverted, invert_images
+from directions.latents import Inverted, invert_images
 from directions.photos import save_image, to_images
 from directions.report import Reporter
 from flowgrad.errors import UsageError
@@ -90,7 +90,7 @@ def evaluate_photos(
         raise UsageError("give at least one strength to measure, for example --strengths 1")
     target = Contrast(info.text, info.source_text or model.config.subject)
     probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
-    batches = reporter.track(invert_images(model, images), "measuring", -(-len(images) // BATCH))
+    batches = reporter.track(invert_images(model, images), "measuring", -(-len(images) // model.batch))
     found = [evaluate(model, tools.guide, tools.judge, control, batch, target, probes, strengths) for batch in batches]
     return found[0] if len(found) == 1 else _pooled(found)
 

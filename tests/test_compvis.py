@@ -60,7 +60,7 @@ def expected(reference: Path) -> dict[str, torch.Tensor]:
 
 def test_the_network_is_the_published_one(model: Model, expected: dict[str, torch.Tensor]):
     with torch.no_grad():
-        eps = model.velocity.network(expected["x"], expected["t"])
+        eps = model.velocity.inner.network(expected["x"], expected["t"])
     assert (eps - expected["eps"]).norm() < 1e-4 * expected["eps"].norm()
     assert (eps - expected["eps"]).abs().max() < 1e-4
 
@@ -68,12 +68,12 @@ def test_the_network_is_the_published_one(model: Model, expected: dict[str, torc
 def test_latents_and_images_are_the_published_ones(model: Model, expected: dict[str, torch.Tensor]):
     with torch.no_grad():
         states = model.encode(expected["image"])
-        assert (states / model.velocity.gain - expected["latent"]).abs().max() < 1e-3
+        assert (states / model.velocity.inner.gain - expected["latent"]).abs().max() < 1e-3
         assert (model.decode(states) - expected["decoded"]).abs().max() < 1e-3
 
 
 def test_euler_on_the_flow_is_ddim(model: Model, expected: dict[str, torch.Tensor]):
-    x1 = integrate(model.velocity, expected["x_T"], Grid.full(200)).x1 / model.velocity.gain
+    x1 = integrate(model.velocity, expected["x_T"], Grid.full(200)).x1 / model.velocity.inner.gain
     assert (x1 - expected["ddim200_x0"]).norm() < 1e-3 * expected["ddim200_x0"].norm()
 
 

@@ -59,7 +59,9 @@ def test_velocity_and_trajectory_are_the_published_ones(model: Model, reference:
 
 def test_the_averaged_weights_are_the_ones_used(model: Model, reference: Path):
     raw = torch.load(reference / "checkpoint_10.pth", weights_only=True)
-    name, value = next((n, v) for n, v in model.velocity.network.named_parameters() if n.endswith("Conv_1.weight"))
+    name, value = next(
+        (n, v) for n, v in model.velocity.inner.network.named_parameters() if n.endswith("Conv_1.weight")
+    )
     assert not torch.equal(value, raw["model"]["module." + name])
 
 
@@ -91,7 +93,7 @@ def test_batches_equal_one_by_one_and_checkpointing_changes_no_gradient(model: M
         return torch.autograd.grad(model.velocity(leaf, t).square().sum(), leaf)[0]
 
     plain = gradient()
-    model.velocity.network.checkpointing = True
+    model.velocity.inner.network.checkpointing = True
     torch.testing.assert_close(gradient(), plain)
 
 
@@ -143,7 +145,7 @@ def test_bad_checkpoints_say_what_is_wrong(reference: Path, tmp_path: Path, caps
 def test_a_file_with_another_hash_is_refused(reference: Path, tmp_path: Path):
     path = tmp_path / "hashed.yaml"
     path.write_text(CONFIG.format(weights=reference / "checkpoint_10.pth") + f"sha256: {'ab' * 32}\n")
-    with pytest.raises(FlowgradError, match="its SHA-256 begins with .*, not abababababababab"):
+    with pytest.raises(FlowgradError, match=r"its SHA-256 begins with .*, not abababababababab"):
         load_model(str(path), "cpu")
 
 

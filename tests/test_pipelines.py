@@ -46,7 +46,7 @@ def test_a_diffusion_pipeline_becomes_its_ddim(tmp_path: Path, scheduler: object
     with torch.no_grad():
         for t in sampler.timesteps:
             x = sampler.step(unet(x, t).sample, t, x).prev_sample
-    ours = integrate(model.velocity, start(model), Grid.full(4)).x1 / model.velocity.gain
+    ours = integrate(model.velocity, start(model), Grid.full(4)).x1 / model.velocity.inner.gain
     torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
 
 

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
+from flowgrad.memory import Batched
 from flowgrad.models.config import ModelConfig, load_config, model_names
 from flowgrad.models.diffusers_unet import load_diffusers_unet
 from flowgrad.models.parts import Parts
-from flowgrad.velocity import Velocity
+from flowgrad.ode import IN_PLACE, Store
 
 __all__ = ["Model", "ModelConfig", "load_config", "load_model", "model_names"]
 
 Loader = Callable[[ModelConfig, torch.device, torch.dtype], Parts]
 TIME_CONVENTION = "t=0 noise, t=1 data"
+STORES = {"device": IN_PLACE, "host": Store("cpu"), "host-half": Store("cpu", torch.float16)}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -23,12 +25,13 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Model:
     """A frozen generative ODE.
 
-    velocity: see `flowgrad.velocity`; shape: of one state, D; encode: images (B, 3, H, W) in [-1, 1] -> states
-    (B, *D) at t = 1; decode: back; both differentiable. fingerprint: of the weights, 16 hexadecimal digits.
+    velocity: see `flowgrad.velocity`, on as many images at a time as fit; shape: of one state, D; encode: images
+    (B, 3, H, W) in [-1, 1] -> states (B, *D) at t = 1; decode: back; both differentiable. fingerprint: of the weights
+    (and the prompt, where there is one), 16 hexadecimal digits.
     """
 
     config: ModelConfig
-    velocity: Velocity
+    velocity: Batched
     shape: tuple[int, ...]
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
@@ -38,6 +41,16 @@ class Model:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def batch(self) -> int:
+        """Images that go through the model together, at most."""
+        return self.config.batch
+
+    @property
+    def store(self) -> Store:
+        """Where the fine trajectories of images are kept."""
+        return STORES[self.config.trajectories]
 
     def noise(self, count: int, seed: int) -> Tensor:
         """(count, *D) latents; each has a generator of its own, so image i of a seed never depends on `count`."""
@@ -54,7 +67,8 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     """
     config, place = load_config(name), resolve_device(device)
     dtype = resolve_precision(config.dtype if precision == "auto" else precision, place)
-    return Model(config, *_loader(config.family)(config, place, dtype), place)
+    parts = _loader(config.family)(config, place, dtype)
+    return Model(config, Batched(parts.velocity, config.batch), *parts[1:], place)
 
 
 def _loader(family: str) -> Loader:
