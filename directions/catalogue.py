@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from flowgrad.errors import FlowgradError
-from flowgrad.resources import resource
+from flowgrad.resources import models_folder, resource
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -20,5 +20,6 @@ def list_models() -> list[dict[str, Any]]:
             raise FlowgradError(f"{path} must be a table of keys and values. Install flowgrad again, or correct it.")
         told = {key: raw.get(key, "") for key in ("name", "title", "description", "size")}
         weights = str(raw.get("weights", ""))
-        found.append({**told, "weights": any((base / weights).exists() for base in (path.parent, resource("weights")))})
+        places = (path.parent, models_folder(), resource("weights"))
+        found.append({**told, "weights": any((base / weights).exists() for base in places)})
     return found

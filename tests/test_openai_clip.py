@@ -40,6 +40,13 @@ class Traced(torch.nn.Module):
         return self.visual(images)
 
 
+def by_the_package(file: Path) -> CLIP:
+    """The network as the package makes it; its own `load` fails on state dicts with present versions of torch."""
+    if file.stem == "archive":
+        return clip.load(str(file), device="cpu")[0]
+    return clip.model.build_model(torch.load(file, weights_only=True)).float()
+
+
 @pytest.fixture(scope="module", params=("state", "archive"))
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / f"{request.param}.pt"
@@ -53,7 +60,7 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_similarities_are_the_packages(file: Path):
     guide = load_guide(str(file))
-    network, _ = clip.load(str(file), device="cpu")
+    network = by_the_package(file)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (guide.reading.mean, guide.reading.std))
     with torch.no_grad():
@@ -67,7 +74,7 @@ def test_preprocessing_is_the_packages(file: Path):
     from PIL import Image
 
     guide = load_guide(str(file))
-    network, preprocess = clip.load(str(file), device="cpu")
+    network, preprocess = by_the_package(file), clip.clip._transform(32)
     smooth = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 20).convert("RGB")
     image = to_tensor([smooth])
     with torch.no_grad():
@@ -98,8 +105,8 @@ def test_files_that_are_no_clip_say_so(tmp_path: Path, monkeypatch: pytest.Monke
     torch.save({"other": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not much of an archive")
     for path, message in (
-        ("other.pt", "could not be loaded"),
-        ("broken.pt", "could not be loaded"),
+        ("other.pt", "not a network of CLIP's architecture"),
+        ("broken.pt", "damaged"),
         ("nowhere.pt", "there is no guide at"),
     ):
         with pytest.raises(FlowgradError, match=message):

@@ -1,7 +1,6 @@
 """Models as configuration: one commented YAML file per model, validated."""
 
 import difflib
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import resource
+from flowgrad.resources import models_folder, resource
 
 FOLDER_CONFIG = "flowgrad.yaml"
 
@@ -97,13 +96,6 @@ FAMILY_KEYS = {
     "negative_prompt": "diffusers",
     "guidance_scale": "diffusers",
 }
-
-
-def models_folder() -> Path:
-    """Where users keep weights: FLOWGRAD_MODELS, else flowgrad/models in their data folder."""
-    if chosen := os.environ.get("FLOWGRAD_MODELS"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "flowgrad" / "models"
 
 
 def model_names() -> list[str]:

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import clip
@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import file_fingerprint
+from flowgrad.models.checkpoints import read_checkpoint
 from flowgrad.resources import resource
 
 OPEN_CLIP = "open-clip:"  # before the names of models and weights of that package
@@ -156,26 +157,41 @@ def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str =
 
 
 def load_openai(name_or_path: str) -> Guide:
-    """OpenAI's CLIP by `clip.load`: a name, downloaded once, or a file, a state dict or a TorchScript archive.
+    """OpenAI's CLIP: by one of its names, downloaded once, or from a file, a TorchScript archive or a state dict.
 
-    Raises FlowgradError if it cannot be downloaded, is damaged, or is another kind of file.
+    Names and archives go through `clip.load`. It cannot read state dicts since torch moves the file's position while
+    it looks for an archive, so these are read here. Raises FlowgradError if the weights cannot be downloaded, are
+    damaged, or are of another kind.
     """
     known = name_or_path in clip.available_models()
     path = Path(name_or_path).expanduser()
     if not known and not path.is_file():
         raise FlowgradError(f"there is no guide at {path}: check the path, or give one of CLIP's names like ViT-B/32.")
-    try:
-        network, _ = clip.load(name_or_path if known else str(path), device="cpu")
-    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, AttributeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        remedy = (
-            f"put its file into ~/.cache/clip, or give the file's path with --guide. {CLIP_SOURCE}"
-            if known
-            else "fetch it again; it must be CLIP's own .pt file."
-        )
-        raise FlowgradError(f"CLIP's {name_or_path} could not be loaded ({reason}): {remedy}") from error
+    if known or is_archive(path):
+        network = _clip_load(name_or_path if known else str(path), known)
+    else:
+        network = to_network(read_checkpoint(path), path)
     fingerprint = state_fingerprint(network.state_dict())
     return Guide(network, name_or_path if known else path.stem, fingerprint)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip file with code in it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any("/code/" in name for name in file.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _clip_load(name: str, known: bool) -> CLIP:
+    try:
+        return clip.load(name, device="cpu")[0]
+    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        elsewhere = f"put its file into ~/.cache/clip, or give the file's path as the guide. {CLIP_SOURCE}"
+        remedy = elsewhere if known else "fetch it again; it must be CLIP's own .pt file."
+        raise FlowgradError(f"CLIP's {name} could not be loaded ({reason}): {remedy}") from error
 
 
 CLIP_SOURCE = "The addresses are in clip/clip.py of github.com/openai/CLIP; licence: MIT."
@@ -254,7 +270,7 @@ def to_network(state: dict[str, Tensor], path: Path) -> CLIP:
     """Build CLIP's network around a state dict as the official code does; FlowgradError if it is of another kind."""
     try:
         return build_model(dict(state)).float()
-    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
+    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         rule = f"{path} is not a network of CLIP's architecture ({reason[:120]})"
         raise FlowgradError(f"{rule}: use a guide exported by `flowgrad train-guide` or CLIP's own weights.") from error
