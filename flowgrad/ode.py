@@ -257,6 +257,14 @@ def _invert_rk45(velocity: Velocity, x1: Tensor, trajectory: Trajectory, toleran
     return trajectory
 
 
+def positions(fine: Grid, coarse: Grid) -> list[int]:
+    """Where the knots of `coarse` lie among those of `fine`. Raises UsageError if one does not."""
+    position = {knot: j for j, knot in enumerate(fine.knots)}
+    if missing := [knot for knot in coarse.knots if knot not in position]:
+        raise UsageError(f"the trajectory has no state at steps {missing}: choose a grid among its knots")
+    return [position[knot] for knot in coarse.knots]
+
+
 def restrict(trajectory: Trajectory, grid: Grid) -> Trajectory:
     """The states and velocities of a fine trajectory at the knots of a coarser grid.
 
@@ -264,10 +272,7 @@ def restrict(trajectory: Trajectory, grid: Grid) -> Trajectory:
     """
     if grid == trajectory.grid:
         return trajectory
-    position = {knot: j for j, knot in enumerate(trajectory.grid.knots)}
-    if missing := [knot for knot in grid.knots if knot not in position]:
-        raise UsageError(f"the trajectory has no state at steps {missing}: choose a grid among its knots")
-    chosen = [position[knot] for knot in grid.knots]
+    chosen = positions(trajectory.grid, grid)
     return Trajectory(trajectory.states[chosen], trajectory.velocities[chosen[:-1]], grid)
 
 

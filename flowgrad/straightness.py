@@ -33,12 +33,11 @@ def _wide(v: Tensor) -> Tensor:
 
 
 def pooled(straightness: Tensor) -> Tensor:
-    """(N,) one straightness for a batch: the mean over images of (N, B).
+    """(N,) one straightness for a batch: the largest over the images of (N, B).
 
-    A shared control needs one grid. The mean is the expected local error over the images that the control is
-    for; the maximum would let a single photo spend the whole budget of intervals.
+    A shared control needs one grid. With the largest, no interval of Eq. 12's grid exceeds xi for any image.
     """
-    return straightness.mean(1)
+    return straightness.amax(1)
 
 
 def nonuniform_grid(straightness: Tensor, xi: float) -> Grid:
