@@ -546,7 +546,14 @@ def benchmark(
     )
     found = list(Terminal(as_json).track(compared, "comparing", len(xi)))
     rows = [
-        (f"{c.xi:g}", f"{c.intervals}", f"{c.cosine:.4f}", f"{c.plain_cosine:.4f}", f"{c.seconds:.2f}", f"{c.share:.1%}")
+        (
+            f"{c.xi:g}",
+            f"{c.intervals}",
+            f"{c.cosine:.4f}",
+            f"{c.plain_cosine:.4f}",
+            f"{c.seconds:.2f}",
+            f"{c.share:.1%}",
+        )
         for c in found
     ]
     head = ("xi", f"intervals of {steps}", "cosine", "of Eq. 13", "seconds", "of the full pass")

@@ -29,7 +29,7 @@ FAMILIES = (
     "faces",
     "rf",
     "ldm-vq",
-    "ldm-kl",
+    pytest.param("ldm-kl", marks=pytest.mark.slow),
     "diffusion",
     *(pytest.param(kind, marks=has_transformers) for kind in ("instaflow", "sd3", "flux")),
 )
@@ -37,8 +37,8 @@ COMMON = "name: {name}\nguide: {guide}\nsteps: {steps}\nsubject: a face\nprobes:
 OWN = {
     "rf": "family: rf-ncsnpp\nsize: 32\nnetwork: {channels: 16, multipliers: [1, 2, 2], attention: [16]}\n",
     "ldm-vq": "family: ldm\nsize: 64\n",
-    "ldm-kl": "family: ldm\nsize: 32\ntrajectories: host-half\nbatch: 1\n",
-    "diffusion": "family: diffusers\nsize: 16\ndtype: bf16\n",
+    "ldm-kl": "family: ldm\nsize: 32\ntrajectories: host-half\n",
+    "diffusion": "family: diffusers\nsize: 16\ndtype: bf16\nbatch: 1\n",
     "instaflow": "family: diffusers\nsize: 32\nprediction: velocity\nprompt: a face\nguidance_scale: 2\n",
     "sd3": "family: diffusers\nsize: 32\nprompt: a face\nguidance_scale: 2\ncheckpointing: true\n",
     "flux": "family: diffusers\nsize: 32\nprompt: a face\nguidance_scale: 3.5\ntrajectories: host\n",
