@@ -52,8 +52,8 @@ def _explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return (
-            "there is not enough memory. Give fewer photos, lower --augmentations or --count, "
-            "or run on the CPU with --device cpu."
+            "there is not enough memory. Give fewer photos, lower --augmentations, --count, or `batch` in the model's "
+            "configuration, set `checkpointing: true` there, or use --precision bf16 or --device cpu."
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full: {error.filename or 'a file'} was not written. Free some space, then run it again."

@@ -79,7 +79,7 @@ def test_noise_of_an_image_does_not_depend_on_how_many_there_are(faces64):
 
 def test_the_light_import_gives_the_real_class_and_leaves_diffusers_whole():
     code = (
-        "from flowgrad.models.diffusers_unet import _unet_class; light = _unet_class();"
+        "from flowgrad.models.diffusers_unet import unet_class; light = unet_class();"
         "import diffusers, torch._dynamo;"
         "from diffusers.models.transformers import DiTTransformer2DModel;"
         "assert light is diffusers.UNet2DModel; assert hasattr(torch._dynamo, 'optimize')"

@@ -15,7 +15,7 @@ from flowgrad.errors import FlowgradError
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.checkpoints import converted, fill, read_checkpoint, verified_fingerprint
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.diffusers_unet import _unet_class
+from flowgrad.models.diffusers_unet import unet_class
 from flowgrad.models.parts import Parts
 from flowgrad.models.schedule import Schedule, ScheduledVelocity, ddim_schedule
 
@@ -114,7 +114,7 @@ def build_unet(p: Mapping[str, Any]) -> Any:
     plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if resample == "resnet" else _PLAIN_BLOCKS
     heads = p.get("num_head_channels", -1)
     with torch.device("meta"):
-        network = _unet_class()(
+        network = unet_class()(
             sample_size=p["image_size"],
             in_channels=p["in_channels"],
             out_channels=p["out_channels"],

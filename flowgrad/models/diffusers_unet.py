@@ -63,7 +63,7 @@ def load_unet(folder: Path) -> nn.Module:
             raise FlowgradError(
                 f"weights are missing: {folder / name} is not there. Install flowgrad again, or mend the path"
             )
-    network_class = _unet_class()
+    network_class = unet_class()
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with torch.device("meta"):
@@ -80,7 +80,7 @@ def load_unet(folder: Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _unet_class() -> Any:
+def unet_class() -> Any:
     """diffusers' UNet2DModel, imported without what it does not need (4 s become 1 s)."""
     if "diffusers" in sys.modules:
         from diffusers.models.unets.unet_2d import UNet2DModel

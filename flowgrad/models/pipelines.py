@@ -21,7 +21,7 @@ from flowgrad.errors import FlowgradError
 from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.diffusers_unet import _unet_class
+from flowgrad.models.diffusers_unet import unet_class
 from flowgrad.models.parts import Parts, identity
 from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, ddim_schedule
 
@@ -51,7 +51,7 @@ def load_unconditional(
 ) -> Parts:
     """A UNet2DModel with its scheduler, and with its autoencoder if `kinds` names one (`vqvae` or `vae`)."""
     inner = folder / "unet" if kinds.get("unet") else folder
-    network = load_component(_unet_class(), inner).to(device).to(memory_format=torch.channels_last)
+    network = load_component(unet_class(), inner).to(device).to(memory_format=torch.channels_last)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     schedule, prediction = to_schedule(load_scheduler(folder), config.steps)
