@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from flowgrad.errors import FlowgradError
-from flowgrad.resources import models_folder, resource
+from flowgrad.resources import resource, user_folder
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -20,6 +20,6 @@ def list_models() -> list[dict[str, Any]]:
             raise FlowgradError(f"{path} must be a table of keys and values. Install flowgrad again, or correct it.")
         told = {key: raw.get(key, "") for key in ("name", "title", "description", "size")}
         weights = str(raw.get("weights", ""))
-        places = (path.parent, models_folder(), resource("weights"))
+        places = (path.parent, user_folder("models"), resource("weights"))
         found.append({**told, "weights": any((base / weights).exists() for base in places)})
     return found

@@ -1,8 +1,10 @@
-"""Where the files that ship with the package lie: beside the code in a clone, inside it in a wheel."""
+"""Where files lie: those that ship with the package, and the user's own."""
 
 import os
+import sys
 from pathlib import Path
 
+FOLDER_CONFIG = "flowgrad.yaml"  # of a model that has a folder of its own
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -18,8 +20,26 @@ def resource(name: str) -> Path:
     raise FileNotFoundError(f"{name}/ is missing from this installation of flowgrad: install it again")
 
 
-def models_folder() -> Path:
-    """Where users keep weights: FLOWGRAD_MODELS, else flowgrad/models in their data folder."""
-    if chosen := os.environ.get("FLOWGRAD_MODELS"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "flowgrad" / "models"
+def user_folder(name: str) -> Path:
+    """Return the user's own folder `name` ("bank" or "models"), which need not exist yet.
+
+    It is FLOWGRAD_BANK or FLOWGRAD_MODELS where that is set, else where the platform keeps such data.
+    """
+    return Path(os.environ.get(f"FLOWGRAD_{name.upper()}") or _data_folder() / name).expanduser()
+
+
+def _data_folder() -> Path:
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "flowgrad"
+
+
+def model_files() -> dict[str, Path]:
+    """Return the configuration files of models by name: the user's, in folders of their own, and the shipped ones."""
+    own = {path.parent.name: path for path in user_folder("models").glob(f"[!.]*/{FOLDER_CONFIG}")}
+    shipped = {path.stem: path for path in (resource("configs") / "models").glob("*.yaml")}
+    return dict(sorted({**own, **shipped}.items()))

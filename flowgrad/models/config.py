@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import models_folder, resource
+from flowgrad.resources import resource, user_folder
 
 FOLDER_CONFIG = "flowgrad.yaml"
 
@@ -69,7 +69,7 @@ class ModelConfig(BaseModel):
     @property
     def candidates(self) -> tuple[Path, ...]:
         """Where weights are looked for: beside the configuration, in the user's models folder, among the shipped."""
-        bases = (self.folder, models_folder(), resource("weights"))
+        bases = (self.folder, user_folder("models"), resource("weights"))
         return tuple(base / Path(self.weights).expanduser() for base in bases)
 
     @property
