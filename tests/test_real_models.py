@@ -116,8 +116,8 @@ def test_strength_0_returns_what_the_model_can_show(
         torch.testing.assert_close(photos.images, model.decode(model.encode(images)), atol=1e-5, rtol=1e-5)
         residual = photos.residual(Grid((0, 2), model.config.steps))
         x1 = integrate(model.velocity, photos.x0, Grid((0, 2), model.config.steps), residual=residual).x1
-        expected = model.encode(images)
-        assert (x1 - expected).norm() < (5e-3 if model.store.dtype else 1e-4) * expected.norm()
+        largest = photos.trajectory.states.float().flatten(1).norm(dim=1).max()  # rounding is relative to the states
+        assert (x1 - model.encode(images)).norm() < (5e-3 if model.store.dtype else 1e-4) * largest
     assert photos.trajectory.states.dtype == (model.store.dtype or torch.float32)
 
 
