@@ -162,7 +162,10 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Store:
-    """Where a trajectory is kept: by default on the device and in the dtype of its states."""
+    """Where a trajectory is kept: by default on the device, and its velocities in the dtype, of its states.
+
+    States keep their dtype: the field amplifies their rounding errors, and an anchored pass would not return.
+    """
 
     device: str | None = None
     dtype: torch.dtype | None = None
@@ -170,7 +173,7 @@ class Store:
     def empty(self, x: Tensor, grid: Grid) -> Trajectory:
         """Room for the trajectory of states as x (B, *D) on a grid."""
         size = (len(grid), *x.shape)
-        states = x.new_empty((size[0] + 1, *size[1:]), device=self.device, dtype=self.dtype)
+        states = x.new_empty((size[0] + 1, *size[1:]), device=self.device)
         return Trajectory(states, x.new_empty(size, device=self.device, dtype=self.dtype), grid)
 
 

@@ -118,7 +118,7 @@ def test_strength_0_returns_what_the_model_can_show(
         x1 = integrate(model.velocity, photos.x0, Grid((0, 2), model.config.steps), residual=residual).x1
         largest = photos.trajectory.states.float().flatten(1).norm(dim=1).max()  # rounding is relative to the states
         assert (x1 - model.encode(images)).norm() < (5e-3 if model.store.dtype else 1e-4) * largest
-    assert photos.trajectory.states.dtype == (model.store.dtype or torch.float32)
+    assert photos.trajectory.velocities.dtype == (model.store.dtype or torch.float32)
 
 
 def test_check_says_whether_a_model_is_fit(tmp_path: Path, guide: Path):
