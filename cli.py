@@ -59,8 +59,8 @@ def _explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return (
-            "there is not enough memory. Give fewer photos, lower --augmentations or --count, "
-            "or run on the CPU with --device cpu."
+            "there is not enough memory. Give fewer photos, lower --augmentations, --count, or `batch` in the model's "
+            "configuration, set `checkpointing: true` there, or use --precision bf16 or --device cpu."
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full: {error.filename or 'a file'} was not written. Free some space, then run it again."
@@ -917,9 +917,46 @@ def models_show(
     from flowgrad.models import load_config
 
     config = load_config(name)
-    data = {**config.model_dump(), "weights_path": config.weights_path}
+    place = config.weights_path if config.weights_path.exists() else f"missing; put them at {config.candidates[0]}"
+    data = {**config.model_dump(), "weights_path": place}
     rows = [(key, "; ".join(value) if isinstance(value, tuple) else str(value)) for key, value in data.items()]
     _tell(as_json, data, show.plain_table(("key", "value"), rows))
+
+
+@models_app.command("check")
+def models_check(
+    name: Annotated[str, typer.Argument(help="Name, .yaml file or folder.")] = "faces64",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture of four samples to write.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Load a model, draw four samples, invert and return one, and say whether it is fit for directions.
+
+    flowgrad models check faces64 --output samples.png
+
+    Exit code 1 if it is not.
+    """
+    from directions import show
+    from directions.figures import contact_sheet
+    from directions.fitness import check_model
+    from directions.photos import save_image
+    from flowgrad.models import load_model
+
+    if output:
+        refuse_existing(output, overwrite)
+    loaded, terminal = load_model(name, device, precision), Terminal(as_json)
+    found, samples = next(iter(terminal.track((check_model(loaded, seed) for _ in range(1)), "checking")))
+    _tell(as_json, found.as_dict(), show.fitness_table(found))
+    if output:
+        save_image(contact_sheet(samples, title=found.model), output, overwrite)
+    if not as_json:
+        _wrote(*([output] if output else []))
+        _say(found.verdict)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 Before = Annotated[str, typer.Option(help="A model to compare with: name or folder.")]

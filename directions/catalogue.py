@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from flowgrad.resources import model_files, resource, user_folder
+from flowgrad.resources import model_files, user_folder, weight_places
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -19,8 +19,7 @@ def list_models() -> list[dict[str, Any]]:
 def _told(name: str, path: Path) -> dict[str, Any]:
     raw = _read(path)
     told = {key: raw.get(key, "") for key in ("title", "description", "size")}
-    weights = str(raw.get("weights", ""))
-    found = any((base / weights).exists() for base in (path.parent, resource("weights")))
+    found = any(place.exists() for place in weight_places(str(raw.get("weights", "")), path.parent))
     return {"name": name, **told, "weights": found, "shipped": path.parent.parent != user_folder("models")}
 
 

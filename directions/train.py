@@ -91,7 +91,7 @@ class Task:
         )
         return optimize(
             self.model.velocity,
-            self.photos.trajectory.x0,
+            self.photos.x0,
             self.grid(),
             objective,
             r.settings(self.seed),

@@ -38,6 +38,11 @@ def _data_folder() -> Path:
     return Path(base) / "flowgrad"
 
 
+def weight_places(weights: str, folder: Path) -> tuple[Path, ...]:
+    """Where a configuration in `folder` finds its weights: beside it, in the user's models folder, or shipped."""
+    return tuple(base / Path(weights).expanduser() for base in (folder, user_folder("models"), resource("weights")))
+
+
 def model_files() -> dict[str, Path]:
     """Return the configuration files of models by name: the user's, in folders of their own, and the shipped ones."""
     own = {path.parent.name: path for path in user_folder("models").glob(f"[!.]*/{FOLDER_CONFIG}")}

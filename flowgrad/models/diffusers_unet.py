@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
+from flowgrad.files import file_fingerprint
+from flowgrad.models.config import ModelConfig
+from flowgrad.models.parts import Parts, identity
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -35,6 +38,20 @@ class UNetVelocity(nn.Module):
             patches = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
             v = self.network(patches, self.time_scale * t, return_dict=False)[0]
         return F.pixel_shuffle(v, self.patch).to(x)
+
+
+def load_diffusers_unet(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+    """Load a folder with a UNet2DModel that was trained as a rectified flow with the clock `time_scale` t.
+
+    Raises FlowgradError if its weights are missing, damaged, or do not fit its config.json.
+    """
+    network: Any = load_unet(config.weights_path)
+    if config.checkpointing:
+        network.enable_gradient_checkpointing()
+    velocity = UNetVelocity(network, config.patch, config.time_scale, dtype)
+    velocity.to(device).to(memory_format=torch.channels_last)  # the network's own to() imports half of diffusers
+    shape = (int(network.config["in_channels"]) // config.patch**2, config.size, config.size)
+    return Parts(velocity, shape, identity, identity, file_fingerprint(config.weights_path / WEIGHTS))
 
 
 def load_unet(folder: Path) -> nn.Module:
