@@ -863,34 +863,41 @@ def models_list(as_json: Json = False) -> None:
     from directions.catalogue import list_models
 
     found = list_models()
-    rows = [
-        (m["name"], m["title"], f"{m['size']} px", "yes" if m["weights"] else "missing", _whose(m["shipped"]))
-        for m in found
-    ]
+    rows = [(m["name"], m["title"], f"{m['size']} px", _where(m), "flowgrad" if m["shipped"] else "you") for m in found]
     _tell(as_json, found, show.plain_table(("name", "title", "images", "weights", "from"), rows))
 
 
-def _whose(shipped: bool) -> str:
-    return "flowgrad" if shipped else "you"
+def _where(model: "Mapping[str, Any]") -> str:
+    return "yes" if model["weights"] else "on the hub" if model["hub"] else "missing"
 
 
 @models_app.command("add")
 def models_add(
     name: Annotated[str, typer.Argument(help="Its name from now on.", show_default=False)],
-    path: Annotated[Path, typer.Argument(help="A model's folder, or its .yaml file.", show_default=False)],
-    guide: Annotated[str, typer.Option(help="Its guide from now on: name or .safetensors.")] = "",
+    path: Annotated[
+        Path, typer.Argument(help="A model's folder, its .yaml file, or with --like its weights.", show_default=False)
+    ],
+    like: Annotated[str, typer.Option(help="PATH holds weights alone: the model whose configuration fits.")] = "",
+    guide: Annotated[str, typer.Option(help="Its guide from now on: name or file.")] = "",
     subject: Annotated[str, typer.Option(help='What its pictures show: "a shoe".')] = "",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Copy a model into your own ones (FLOWGRAD_MODELS), so that --model NAME finds it.
+    """Add a model to your own ones (FLOWGRAD_MODELS), so that --model NAME finds it.
 
     flowgrad models add shoes my-shoes --guide shoe-guide/model.safetensors --subject "a shoe"
+
+    flowgrad models add celeba checkpoint_10.pth --like rf-celebahq
+
+    What train-flow made is copied. Checkpoints of others are large: they stay where they are, and are referred to.
     """
+    from flowgrad.models import load_config
     from flowgrad.models.own import add_model
 
-    folder = add_model(name, path, guide, subject, overwrite)
-    _answer(as_json, {"name": name, "folder": folder}, f"wrote {folder}")
+    folder = add_model(name, path, guide, subject, overwrite, like)
+    weights = load_config(name).weights
+    stays = "" if weights == "." else f"; its weights stay where they are: {weights}"
+    _answer(as_json, {"name": name, "folder": folder, "weights": weights}, f"wrote {folder}{stays}")
 
 
 @models_app.command("remove")
@@ -917,8 +924,8 @@ def models_show(
     from flowgrad.models import load_config
 
     config = load_config(name)
-    place = config.weights_path if config.weights_path.exists() else f"missing; put them at {config.candidates[0]}"
-    data = {**config.model_dump(), "weights_path": place}
+    place = "fetched from the hub when first used" if config.on_hub else f"missing; put them at {config.candidates[0]}"
+    data = {**config.model_dump(), "weights_path": config.weights_path if config.weights_path.exists() else place}
     rows = [(key, "; ".join(value) if isinstance(value, tuple) else str(value)) for key, value in data.items()]
     _tell(as_json, data, show.plain_table(("key", "value"), rows))
 
@@ -1027,7 +1034,7 @@ def models_measure(
     found = portray(config, open_before(job, config), job, Terminal(as_json))
     _tell(as_json, _plain_portraits(found), _show_portraits(found))
     if not as_json:
-        _wrote(config.weights_path / "README.md", config.weights_path / "samples.jpg")
+        _wrote(*(config.card_folder / file for file in ("README.md", "samples.jpg") if config.card_folder))
 
 
 def _show_portraits(found: "Mapping[str, Portrait]") -> "Table":

@@ -5,11 +5,12 @@ from typing import Any
 
 import yaml
 
-from flowgrad.resources import model_files, user_folder, weight_places
+from flowgrad.resources import HUB_NAME, model_files, user_folder, weight_places
 
 
 def list_models() -> list[dict[str, Any]]:
-    """Name, title, description and size in pixels of each model, whether its weights are there, and whose it is.
+    """Name, title, description and size in pixels of each model, whether its weights are there or on the hub, and
+    whose it is.
 
     A file that is no table is listed with its error as title. `flowgrad.models.load_config` checks each key.
     """
@@ -19,8 +20,10 @@ def list_models() -> list[dict[str, Any]]:
 def _told(name: str, path: Path) -> dict[str, Any]:
     raw = _read(path)
     told = {key: raw.get(key, "") for key in ("title", "description", "size")}
-    found = any(place.exists() for place in weight_places(str(raw.get("weights", "")), path.parent))
-    return {"name": name, **told, "weights": found, "shipped": path.parent.parent != user_folder("models")}
+    weights = str(raw.get("weights", ""))
+    found = any(place.exists() for place in weight_places(weights, path.parent))
+    hub = not found and raw.get("family") == "diffusers" and bool(HUB_NAME.fullmatch(weights))
+    return {"name": name, **told, "weights": found, "hub": hub, "shipped": path.parent.parent != user_folder("models")}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Whether a model is fit for directions: samples, an image there and back, bends, speed and memory."""
 
-import resource
 import sys
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -123,8 +122,12 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that this process has held so far, or that torch has held on the GPU."""
+    """Bytes: the most that this process has held so far, or that torch has held on the GPU; 0 on Windows' CPUs."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return 0
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

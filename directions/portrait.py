@@ -30,6 +30,7 @@ from flowgrad.training.reflow import curvature, sample
 
 STEPS = 25  # Euler steps of a sample
 BATCH = 25  # samples drawn at once
+STRAIGHT = ("diffusers-unet", "rf-ncsnpp")  # families that are trained on straight lines from noise to pixels
 SHEET = 64  # samples on a sheet
 SECTION = "## Measured"
 FIRST_SEED = 1000
@@ -92,9 +93,13 @@ def open_before(job: PortraitJob, like: ModelConfig) -> Model | None:
 def portray(config: ModelConfig, before: Model | None, job: PortraitJob, reporter: Reporter) -> dict[str, Portrait]:
     """Measure a model, the one before it and the photos; write the card's section and its pictures beside the weights.
 
-    Returns the figures by column. Raises FlowgradError for photos or a log that cannot be read.
+    Returns the figures by column. Raises UsageError for a model without a folder of its own, FlowgradError for photos
+    or a log that cannot be read.
     """
-    model, folder = build_model(config, job.device), config.weights_path
+    folder = config.card_folder
+    if folder is None:
+        raise UsageError(f"{config.name} has no folder for a card: `flowgrad models add` makes one of it that has")
+    model = build_model(config, job.device)
     log = read_log(job.log) if job.log else []
     photos = _read_photos(job, config.size) if job.photos else None
     judge = load_judge(JUDGE, model.device) if config.aligned_faces else None
@@ -163,7 +168,7 @@ def _measure(
     """The figures of `images`; of the model that drew them too, if one did."""
     seen = judge is not None and faces.available()
     return Portrait(
-        held_out=_held_out(model, photos) if model and photos is not None else None,
+        held_out=_held_out(model, photos) if model and model.config.family in STRAIGHT and photos is not None else None,
         curvature=curvature(model.velocity, model.noise(16, 0), STEPS) if model else None,
         faces=_share_of_faces(images, reporter) if seen else None,
         distance=frechet(_features(judge, images), _features(judge, photos))

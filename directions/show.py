@@ -118,7 +118,7 @@ def fitness_table(found: "Fitness") -> Table:
         ("bends (0: straight)", f"{found.bends[0]:.4f} on average, {found.bends[1]:.4f} at most"),
         ("one evaluation", f"{found.seconds[0]:.3f} s, {found.seconds[1]:.3f} s with its gradient, for one image"),
         ("images at once", str(found.images_at_once)),
-        ("peak memory", f"{found.memory / 2**30:.2f} GiB"),
+        ("peak memory", f"{found.memory / 2**30:.2f} GiB" if found.memory else "not known"),
     )
     return plain_table(("measured", found.model), rows)
 

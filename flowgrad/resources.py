@@ -1,10 +1,12 @@
 """Where files lie: those that ship with the package, and the user's own."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
 FOLDER_CONFIG = "flowgrad.yaml"  # of a model that has a folder of its own
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model on the Hugging Face hub
 _PACKAGE = Path(__file__).resolve().parent
 
 

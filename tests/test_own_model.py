@@ -116,9 +116,15 @@ def test_a_model_is_added_with_its_guide(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_models_that_cannot_be_added_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     failed(call("models", "add", "My Model", tiny.model), 2, "lower-case letters", "'My Model'")
-    failed(call("models", "add", "faces64", tiny.model, "--overwrite"), 2, "'faces64' exists already", "ships")
+    failed(
+        call("models", "add", "faces64", tiny.model, "--overwrite"),
+        2,
+        "'faces64' exists already",
+        "ships with flowgrad",
+    )
     failed(call("models", "add", "mine", "nowhere"), 2, "nowhere does not exist", "flowgrad.yaml")
-    failed(call("models", "add", "mine", tiny.photos), 2, "no model called", "flowgrad.yaml")
+    failed(call("models", "add", "mine", tiny.photos), 2, "has no flowgrad.yaml", "--like")
+    failed(call("models", "add", "rf-church", tiny.photos), 2, "--like rf-church", "put its weights at", "own-models")
     failed(call("models", "add", "mine", tiny.model, "--guide", "none.safetensors"), 1, "no guide at none.safetensors")
     passed("models", "add", "mine", tiny.model)
     failed(call("models", "add", "mine", tiny.model), 2, "exists already", "--overwrite")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 import directions.bank
 from cli import app
+from directions import portrait
 from directions.fitness import check_model, problems
 from directions.latents import invert_images, join
 from flowgrad.adjoint import pullback
@@ -105,6 +106,48 @@ def test_the_main_job(family: str, tmp_path: Path, guide: Path, request: pytest.
     assert refused.exit_code and "Traceback" not in refused.output
 
 
+@pytest.mark.parametrize("family", ["rf", "ldm-vq", "diffusion"])
+def test_a_checkpoint_that_is_added_stays_where_it_is(
+    family: str, tmp_path: Path, guide: Path, request: pytest.FixtureRequest
+):
+    config = configured(family, tmp_path, guide, request)
+    weights = load_config(str(config)).weights_path
+    assert f"its weights stay where they are: {weights}" in call("models", "add", "mine", config).output
+    assert {path.name for path in (tmp_path / "models" / "mine").iterdir()} == {"flowgrad.yaml", guide.name}
+    assert load_model("mine", "cpu").fingerprint == load_model(str(config), "cpu").fingerprint
+    removed = call("models", "remove", "mine").output.split()[-4]
+    assert weights.exists() and call("models", "add", "mine", removed).exit_code == 0
+    added = call("models", "add", "other", weights, "--like", config, "--guide", "ViT-B/32", "--json")
+    assert json.loads(added.stdout)["weights"] == str(weights.resolve())
+    assert (
+        load_config("other").guide == "ViT-B/32" and load_model("other", "cpu").config.size == load_config("mine").size
+    )
+    listed = {m["name"]: m for m in json.loads(call("models", "list", "--json").stdout)}
+    assert listed["other"]["weights"] and not listed["other"]["shipped"]
+
+
+def test_a_model_that_is_added_can_be_measured_and_others_cannot(
+    tmp_path: Path, guide: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(portrait, "STEPS", 3)
+    config = configured("ldm-vq", tmp_path, guide, request)
+    refused = call("models", "measure", config)
+    assert refused.exit_code == 2 and "has no folder for a card" in refused.output
+    call("models", "add", "mine", config)
+    photos = make_photos(tmp_path / "photos", 2, load_config("mine").size)
+    measured = call("models", "measure", "mine", "--photos", photos, "--count", 2, "--json")
+    assert measured.exit_code == 0, measured.output
+    now = json.loads(measured.stdout)["now"]
+    assert now["held_out"] is None and now["curvature"] > 0  # its paths are no straight lines between pixels
+    assert "## Measured" in (tmp_path / "models" / "mine" / "README.md").read_text()
+
+
+def test_a_flow_is_not_trained_on_from_another_family(tmp_path: Path, guide: Path, request: pytest.FixtureRequest):
+    config = configured("diffusion", tmp_path, guide, request)
+    refused = call("train-flow", make_photos(tmp_path / "photos", 4), "--from", config, "--steps", 1)
+    assert refused.exit_code == 2 and "is of the family diffusers" in refused.output
+
+
 @pytest.mark.parametrize("family", ["rf", "ldm-vq", "ldm-kl"])
 def test_strength_0_returns_what_the_model_can_show(
     family: str, tmp_path: Path, guide: Path, request: pytest.FixtureRequest
@@ -155,8 +198,9 @@ def test_shipped_configurations_are_valid_and_say_where_weights_come_from():
         assert shown.exit_code == 0 and config.name == name
         if not config.weights_path.exists():
             assert config.source and config.licence
-            assert "missing; put them at" in " ".join(shown.output.split())
-            if config.family != "diffusers":
+            told = "fetched from the hub" if config.on_hub else "missing; put them at"
+            assert told in " ".join(shown.output.split())
+            if not config.on_hub:
                 failed = call("models", "check", name)
                 assert failed.exit_code == 1 and "licence" in failed.output and config.source[:20] in failed.output
 

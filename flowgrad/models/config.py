@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import FOLDER_CONFIG, model_files, weight_places
+from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, model_files, weight_places
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 LONGEST_NAME = 64
@@ -77,6 +77,18 @@ class ModelConfig(BaseModel):
     def weights_path(self) -> Path:
         """The first of the candidates that is there, else the first."""
         return next((path for path in self.candidates if path.exists()), self.candidates[0])
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `weights` is a name on the Hugging Face hub rather than a path."""
+        return self.family == "diffusers" and not self.weights_path.exists() and bool(HUB_NAME.fullmatch(self.weights))
+
+    @property
+    def card_folder(self) -> Path | None:
+        """Where the model's card and pictures lie: its own folder; None if it has none, but a configuration alone."""
+        if self.family == "diffusers-unet":
+            return self.weights_path
+        return self.folder if (self.folder / FOLDER_CONFIG).is_file() else None
 
     def weights_file(self) -> Path:
         """The weights, which must be there. Raises FlowgradError saying where they were looked for and come from."""

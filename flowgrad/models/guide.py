@@ -141,7 +141,7 @@ def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str =
 
     Raises FlowgradError if the file is missing, is damaged, or is not of CLIP's architecture.
     """
-    if name_or_path.startswith(OPEN_CLIP) or name_or_path in clip.available_models() or name_or_path.endswith(".pt"):
+    if is_downloaded(name_or_path) or name_or_path.endswith(".pt"):
         from flowgrad.models.foreign_guides import load_foreign_guide
 
         return load_foreign_guide(name_or_path).to(device)
@@ -151,6 +151,11 @@ def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str =
     network = to_network(state, path)
     name = path.parent.name if path.name == "model.safetensors" else path.stem
     return Guide(network, name, file_fingerprint(path), vocabulary).to(device)
+
+
+def is_downloaded(name: str) -> bool:
+    """Whether a guide is one of OpenAI's or open_clip's, by its name: fetched when it is first loaded."""
+    return name.startswith(OPEN_CLIP) or name in clip.available_models()
 
 
 def guide_file(name_or_path: str) -> Path:

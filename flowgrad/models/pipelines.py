@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from flowgrad.models.parts import Parts, identity
 from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, ddim_schedule
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 _FAILURES = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
 
@@ -75,7 +73,7 @@ def local_folder(config: ModelConfig) -> Path:
 
     Raises FlowgradError saying what failed and what to do.
     """
-    if config.weights_path.exists() or not _HUB_NAME.fullmatch(config.weights):
+    if not config.on_hub:
         return config.weights_file()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -37,6 +37,8 @@ from flowgrad.training.pictures import ImageStep, load_images, prepare_images, r
 from flowgrad.training.reflow import PairPlan, PairStep, curvature, draw_pairs, load_pairs, sample
 from flowgrad.training.workers import Workers
 
+FAMILY = "diffusers-unet"  # of the models that are trained here
+NOT_INHERITED = {"folder", "source", "download", "sha256"}  # what belongs to the weights that training began with
 LOG_EVERY = 25  # steps whose mean loss is one record of the log
 LONG_STEPS, LONG_MINUTES = 20_000, 120  # from here on, compiling pays
 SHEET_STEPS = 25  # Euler steps for the pictures
@@ -158,8 +160,13 @@ def reflow_data(origin: str, config: FlowConfig, output: Path) -> FlowData:
 
 
 def config_of(name: str, config: FlowConfig) -> FlowConfig:
-    """The recipe with the network's sizes of an existing model, whose training it continues."""
+    """The recipe with the network's sizes of an existing model, whose training it continues.
+
+    Raises UsageError for a model of another family than this training makes.
+    """
     model = load_config(name)
+    if model.family != FAMILY:
+        raise UsageError(f"{name} is of the family {model.family}: train-flow goes on from its own, {FAMILY}, alone")
     unet: Any = load_unet(model.weights_path)
     attention = tuple("Attn" in block for block in unet.config["down_block_types"])
     return config.change(
@@ -190,14 +197,14 @@ def model_config(
     """
     slug = name or re.sub(r"[^a-z0-9._-]+", "-", Path(output).resolve().name.lower()).strip("-._") or "flow"
     check_model_name(slug)
-    inherited = {} if start is None else load_config(start).model_dump(exclude={"folder"})
+    inherited = {} if start is None else load_config(start).model_dump(exclude=NOT_INHERITED, exclude_unset=True)
     size, network = config.network.size, config.network
     own: dict[str, Any] = {
         "name": slug,
         "title": title or slug,
         "description": f"Rectified flow on {size}x{size} images, trained with flowgrad train-flow.",
         "licence": licence or "not stated: ask who trained it",
-        "family": "diffusers-unet",
+        "family": FAMILY,
         "weights": ".",
         "size": size,
         "patch": network.patch,
