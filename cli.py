@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from directions.bank import SUFFIX, Bank, Entry
 from directions.direction import refuse_existing
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ def _failed(message: str, code: int) -> typer.Exit:
 def _explain(error: Exception) -> str:
     if isinstance(error, FlowgradError):
         return str(error)
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return (
             "there is not enough memory. Give fewer photos, lower --augmentations, --count, or `batch` in the model's "
             "configuration, set `checkpointing: true` there, or use --precision bf16 or --device cpu."

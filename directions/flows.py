@@ -6,6 +6,7 @@ from pathlib import Path
 
 from directions.report import Reporter
 from flowgrad.errors import UsageError
+from flowgrad.models.config import load_config
 from flowgrad.resources import resource
 from flowgrad.training.flow import Budget, FlowStep
 from flowgrad.training.flow_config import FlowConfig, load_flow_config
@@ -79,6 +80,10 @@ class FlowJob:
         wanted = self.changes.get("size")
         if wanted is not None and wanted != config.network.size:
             raise UsageError(f"{self.origin} is of size {config.network.size}, not {wanted}: leave --size out")
+        if self.reflow is not None and (drawn := load_config(self.reflow).size) != config.network.size:
+            raise UsageError(
+                f"{self.reflow} draws {drawn} pixels, and {self.origin} {config.network.size}: leave --from out"
+            )
 
 
 def find_flow_config(name: str) -> FlowConfig:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, is_out_of_memory
 from flowgrad.velocity import Velocity
 
 SHARE = 0.6  # of the free memory that the activations of a batch may take
@@ -37,20 +37,28 @@ class Batched:
         found: list[Tensor] = []
         while (done := sum(map(len, found))) < len(x):
             part = slice(done, done + self.limit)
-            try:
-                found.append(job(self.inner, x[part], t[part] if t.ndim else t, *(tensor[part] for tensor in more)))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._lower(len(x[part]), error)
+            result = self._try(job, x[part], t[part] if t.ndim else t, *(tensor[part] for tensor in more))
+            if result is None:
+                self._lower(len(x[part]))
+            else:
+                found.append(result)
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _lower(self, tried: int, error: BaseException) -> None:
-        if tried == 1:
-            raise FlowgradError(
-                "one image does not fit into the memory. Set checkpointing: true or dtype: bf16 in the model's "
-                "configuration, trajectories: host, or use --device cpu"
-            ) from error
+    def _try(self, job: Work, x: Tensor, t: Tensor, *more: Tensor) -> Tensor | None:
+        """The result, or None if there is not enough memory; then nothing of the attempt is held any more."""
+        try:
+            return job(self.inner, x, t, *more)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(x) == 1:
+                raise FlowgradError(
+                    "one image does not fit into the memory. Set checkpointing: true or dtype: bf16 in the model's "
+                    "configuration, trajectories: host, or use --device cpu"
+                ) from error
+        return None
+
+    def _lower(self, tried: int) -> None:
         self.limit = tried // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -116,9 +124,3 @@ def _available() -> int:
         return int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is a device's or the machine's lack of memory."""
-    words = ("out of memory", "can't allocate memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)

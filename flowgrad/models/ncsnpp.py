@@ -7,6 +7,7 @@ sizes than the published one.
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,14 @@ class Fourier(nn.Module):
 
 def fir_kernel(like: Tensor, gain: float) -> Tensor:
     """(C, 1, 4, 4) separable low-pass filter with sum `gain`, for depthwise convolution of `like` (B, C, H, W)."""
-    taps = torch.tensor(FIR, dtype=like.dtype, device=like.device)
-    kernel = torch.outer(taps, taps) / taps.sum() ** 2 * gain
-    return kernel.expand(like.shape[1], 1, 4, 4)
+    return _filter(gain, like.dtype, like.device).expand(like.shape[1], 1, 4, 4)
+
+
+@lru_cache(maxsize=16)
+def _filter(gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(4, 4); kept, since a copy to a GPU in every evaluation would make it wait."""
+    taps = torch.tensor(FIR, dtype=dtype, device=device)
+    return torch.outer(taps, taps) / taps.sum() ** 2 * gain
 
 
 def fir_up(x: Tensor) -> Tensor:

@@ -34,6 +34,10 @@ class Schedule:
         if self.times.shape != self.shares.shape or len(self.shares) < 2 or bool((self.shares.diff() >= 0).any()):
             raise UsageError("a schedule needs as many times as shares of noise, and shares that decrease")
 
+    def to(self, device: torch.device) -> "Schedule":
+        """The same on a device."""
+        return self if self.times.device == device else Schedule(self.times.to(device), self.shares.to(device))
+
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For t () or (B,): the network's time, the share s, and ds/dt to the right of t (to the left at 1)."""
         steps = len(self.times) - 1
@@ -41,10 +45,9 @@ class Schedule:
         nearest = position.round()
         position = torch.where((position - nearest).abs() < 1e-4, nearest, position)  # k/N in float32 is k/N
         k = position.long().clamp(0, steps - 1)
-        times, shares = self.times.to(t.device), self.shares.to(t.device)
-        slope = (shares[k + 1] - shares[k]) * steps
+        slope = (self.shares[k + 1] - self.shares[k]) * steps
         within = position - k
-        return torch.lerp(times[k], times[k + 1], within), shares[k] + slope * within / steps, slope
+        return torch.lerp(self.times[k], self.times[k + 1], within), self.shares[k] + slope * within / steps, slope
 
 
 def ddim_schedule(alphas: Tensor, timesteps: Sequence[int], final: float, final_time: float = 0.0) -> Schedule:
@@ -77,6 +80,7 @@ class ScheduledVelocity(nn.Module):
         self.gain = self.scale / float(variance_preserving(schedule.shares[-1])) if prediction != "flow" else 1.0
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait
         time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t))
         share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
         if self.prediction == "flow":

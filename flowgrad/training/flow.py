@@ -220,9 +220,10 @@ class FlowTrainer:
         rate = learning_rate(settings, self.step, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._gradients()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-        if not np.isfinite([loss, float(norm)]).all():
+        whole = self._gradients()
+        clipped = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        loss, norm = torch.stack([whole, clipped.to(whole)]).tolist()
+        if not np.isfinite([loss, norm]).all():
             raise FlowgradError(f"the loss became {loss} at step {self.step}: lower learning_rate and resume.")
         self.optimizer.step()
         self._update_average()
@@ -231,10 +232,10 @@ class FlowTrainer:
         self.seconds += spent
         seen = self.step * settings.batch
         return FlowStep(
-            self.step, progress, seen, self.seconds, loss, rate, float(norm), settings.batch / spent, held_out=None
+            self.step, progress, seen, self.seconds, loss, rate, norm, settings.batch / spent, held_out=None
         )
 
-    def _gradients(self) -> float:
+    def _gradients(self) -> Tensor:
         """Leave in the parameters the gradients of the whole batch's loss, and return that loss."""
         x0, x1, t = self._batch()
         self.optimizer.zero_grad()
@@ -242,7 +243,7 @@ class FlowTrainer:
         loss.backward()
         whole = loss.detach()
         self.workers.mean([whole, *(p.grad for p in self.network.parameters() if p.grad is not None)])
-        return float(whole)
+        return whole
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         settings = self.config.training

@@ -144,8 +144,10 @@ def _augmentation(flips: bool, augment: bool) -> str:
 def prepare_reflow_data(
     origin: str, count: int, steps: int, seed: int, output: Path, workers: Workers, device: str = "auto"
 ) -> Iterator[PairStep]:
-    """Draw pairs from the model `origin`; see `draw_pairs`."""
+    """Draw pairs from the model `origin`; see `draw_pairs`. Raises UsageError if what it draws are no images."""
     model = load_model(origin, device)
+    if model.shape != (3, model.config.size, model.config.size):
+        raise UsageError(f"{origin} draws latents {model.shape}: a flow of images is needed to draw pairs from")
     yield from draw_pairs(
         model, PairPlan(model.fingerprint, count, steps, seed), output / "training" / "pairs", workers
     )

@@ -22,7 +22,7 @@ from flowgrad.resources import FOLDER_CONFIG
 
 @dataclass(frozen=True)
 class Card:
-    """What a model's card says: each part a list of lines in Markdown."""
+    """What a model's card says: tables of data, recipe and results, the command, and pictures with their captions."""
 
     model: ModelConfig
     data: Mapping[str, str]
@@ -111,7 +111,8 @@ def write_curve(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots()
     for key, style, label in (("loss", "-", "training"), ("held_out", "o-", "held out, averaged weights")):
         points = [(record["seen"], record[key]) for record in log if record[key] is not None]
-        axes.plot(*zip(*points, strict=True), style, label=label, markersize=3) if points else None
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=3)
     known = [record["held_out"] for record in log if record["held_out"] is not None]
     if known and max(known) > 3 * min(known):  # the first steps would flatten all that follows
         axes.set_ylim(0, 3 * min(known))
