@@ -522,6 +522,11 @@ def test_a_job_goes_from_pictures_to_a_model(source: Path, tmp_path: Path) -> No
     assert reporter.warnings == [f"left out of {source}: 1 unreadable"]
 
 
+def test_pairs_must_fit_the_network_they_train(flow: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="draws 16 pixels, and faces64 64"):
+        _ = FlowJob(tmp_path, Budget(steps=1), reflow=flow, start="faces64").config
+
+
 def test_jobs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     budget = Budget(steps=1)
     with pytest.raises(UsageError, match="either pictures"):
