@@ -55,7 +55,7 @@ def _read_source(source: Path, like: str) -> ModelConfig:
     if not source.exists():
         raise UsageError(f"{source} does not exist: give a model's folder (with a {FOLDER_CONFIG}) or its .yaml file")
     if like:
-        own = {"weights": str(source.resolve()), "sha256": "", "source": "", "download": ""}
+        own = {"weights": str(source.absolute()), "sha256": "", "source": "", "download": ""}
         return load_config(like).model_copy(update=own)
     if not (source / FOLDER_CONFIG).is_file() and source.suffix not in (".yaml", ".yml"):
         raise UsageError(
@@ -125,7 +125,9 @@ def _write(name: str, config: ModelConfig) -> Path:
 def _place_weights(config: ModelConfig, folder: Path) -> str:
     """Copy weights that are to be copied; what the configuration in `folder` says of them."""
     if config.family != COPIED:
-        return config.weights if config.on_hub else str(config.weights_path.resolve())
+        return (
+            config.weights if config.on_hub else str(config.weights_path.absolute())
+        )  # not resolved: links have the names that people gave
     for file in ("config.json", WEIGHTS):
         shutil.copyfile(config.weights_path / file, folder / file)
     return "."
@@ -136,7 +138,7 @@ def _place_guide(guide: str, folder: Path) -> str:
     if not guide or is_downloaded(guide):
         return guide
     if guide.endswith(".pt"):
-        return str(Path(guide).expanduser().resolve())
+        return str(Path(guide).expanduser().absolute())
     path = guide_file(guide)
     if path.is_relative_to(resource("weights")):
         return guide
