@@ -30,7 +30,8 @@ FAMILIES = (  # the embedded model's own is in test_cli.py
     "rf",
     *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ldm-vq", "ldm-kl")),
     "diffusion",
-    *(pytest.param(kind, marks=has_transformers) for kind in ("instaflow", "sd3", "flux")),
+    pytest.param("instaflow", marks=has_transformers),
+    *(pytest.param(kind, marks=(has_transformers, pytest.mark.slow)) for kind in ("sd3", "flux")),
 )
 COMMON = "name: {name}\nguide: {guide}\nsteps: {steps}\nsubject: a face\nprobes: [a woman - a man]\n"
 OWN = {
