@@ -261,7 +261,7 @@ def train_direction(
     keep: Keep = None,
     model: ModelName = "faces64",
     guide: GuideName = None,
-    samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.")] = 0,
+    samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.", min=0)] = 0,
     calibrate_on: Annotated[
         list[Path] | None, typer.Option(help="Photos to calibrate on, not those trained on.")
     ] = None,
@@ -296,19 +296,26 @@ def train_direction(
     from directions import run, show
     from directions.photos import find_photos
     from directions.train import Task
+    from flowgrad.guidance.text import Contrast
     from flowgrad.models import load_config, load_model
     from flowgrad.models.guide import load_guide
 
     changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
     chosen = _recipe(recipe, setting, **changes, intervals=intervals, augmentations=augmentations)
     chosen.settings(seed)  # wrong values are refused before anything is loaded
+    if bool(images) == bool(samples):
+        raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
     files, others = (find_photos(paths) if paths else [] for paths in (images, calibrate_on))
     place = run.Run(output or Path("runs") / name, Bank.default(bank), resume, overwrite)
     run.check_free(place, name, load_config(model).name)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    photos, hashes = run.gather(loaded, files, samples, seed, _align(align), chosen, terminal)
-    held = run.gather(loaded, others, 0, seed, _align(align), chosen, terminal)[0] if others else None
-    given = load_guide(guide, loaded.device) if guide else None
+    given = load_guide(guide or loaded.config.guide, loaded.device)
+    target = Contrast.parse(text, source or loaded.config.subject)
+    if samples:
+        photos, hashes = run.draw(loaded, given, target, samples, seed, terminal), ()
+    else:
+        photos, hashes = run.gather(loaded, files, _align(align), chosen, terminal)
+    held = run.gather(loaded, others, _align(align), chosen, terminal)[0] if others else None
     task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
     trained = run.train_into_bank(
         task,
@@ -452,7 +459,7 @@ def edit(
     for target in targets:
         refuse_existing(target, overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    photos, _ = run.gather(loaded, files, 0, seed, _align(align), chosen, terminal)
+    photos, _ = run.gather(loaded, files, _align(align), chosen, terminal)
     given = load_guide(guide, loaded.device) if guide else None
     task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
     edited = run.edit(task, strength, terminal)

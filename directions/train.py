@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +11,7 @@ from directions.calibrate import calibrate
 from directions.direction import Direction, DirectionInfo
 from directions.latents import Inverted, invert_images, join, sample_images
 from directions.recipe import Recipe, load_recipe
-from flowgrad.errors import UsageError
+from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.preserve import load_distance
 from flowgrad.guidance.text import Contrast, TextObjective, log_odds
 from flowgrad.models import TIME_CONVENTION, Model
@@ -94,7 +94,7 @@ class Task:
             self.photos.x0,
             self.grid(),
             objective,
-            r.settings(self.seed),
+            replace(r.settings(self.seed), mirror=shared and self.model.config.mirror),
             shared=shared,
             anchor=self.photos.residual,
             resume=resume,
@@ -102,12 +102,17 @@ class Task:
 
 
 def held_out(task: Task, count: int = HELD_OUT) -> Inverted:
-    """Samples that no training uses, to calibrate on: of half as many again, those that show the task's text least.
+    """Samples that no training uses, to calibrate on."""
+    return samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED)
 
-    What a direction does is seen on images that lack its text: a smile adds nothing to a smile.
+
+def samples_without(model: Model, guide: Guide, target: Contrast, count: int, seed: int) -> Inverted:
+    """Of half as many samples again, those that show the target's text least.
+
+    To be trained and calibrated on: what a direction does is seen on images that lack its text.
     """
-    drawn = join(sample_images(task.model, count * 3 // 2, HELD_OUT_SEED))
-    scores = log_odds(task.guide, drawn.images, [task.target])[:, 0]
+    drawn = join(sample_images(model, count + -(-count // 2), seed))
+    scores = log_odds(guide, drawn.images, [target])[:, 0]
     return drawn.select(sorted(scores.argsort()[:count].tolist()))
 
 
@@ -127,7 +132,13 @@ def finish(
     """Calibrate a trained control (M, 1, *D) on held-out `photos` and describe it.
 
     The control of the direction is the trained one times the calibration's unit, compacted, in F16.
+    Raises FlowgradError if the control is zero: the training found nothing better.
     """
+    if not control.values.any():
+        raise FlowgradError(
+            "the training found nothing better than no change at all: lower --step-size, give fewer --keep or a lower "
+            "--set keep_weight, or put the text differently"
+        )
     model, r = task.model, task.recipe
     probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
     calibration = calibrate(model, task.guide, control, photos, task.target, probes, source)
