@@ -44,7 +44,7 @@ OWN = {
     "flux": "family: diffusers\nsize: 32\nprompt: a face\nguidance_scale: 3.5\ntrajectories: host\n",
 }
 REFERENCES = {"rf": "rf_ncsnpp_tiny/checkpoint_10.pth", "ldm-vq": "ldm_vq_tiny", "ldm-kl": "ldm_kl_tiny"}
-RECIPE = ("--iterations", "1", "--intervals", "2", "--augmentations", "1", "--calibration-photos", "2")
+RECIPE = ("--iterations", "1", "--eta", "1", "--intervals", "2", "--augmentations", "1", "--calibration-photos", "2")
 
 
 @pytest.fixture(scope="module")
