@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -12,15 +12,22 @@ from typer.core import TyperGroup
 
 from directions.bank import SUFFIX, Bank, Entry
 from directions.direction import refuse_existing
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from directions.batch import Outcome
+    from directions.portrait import Portrait
+    from flowgrad.training.flow import FlowStep
 
 T = TypeVar("T")
-RESUMABLE = ("train-direction", "train-guide")
+RESUMABLE = {  # what to do after an interruption
+    "train-direction": "run the same command again to resume",
+    "train-guide": "run the same command again to resume",
+    "train-flow": "run the same command again with --resume to go on",
+}
 LISTED = 10  # files that are named one by one when a command ends
 
 
@@ -32,8 +39,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            again = "; run the same command again to resume" if ctx.invoked_subcommand in RESUMABLE else ""
-            raise _failed(f"interrupted{again}", 130) from None
+            again = RESUMABLE.get(ctx.invoked_subcommand or "", "")
+            raise _failed("; ".join(part for part in ("interrupted", again) if part), 130) from None
         except BrokenPipeError:  # what reads our answer has seen enough: typer ends quietly
             raise
         except Exception as error:
@@ -50,10 +57,10 @@ def _failed(message: str, code: int) -> typer.Exit:
 def _explain(error: Exception) -> str:
     if isinstance(error, FlowgradError):
         return str(error)
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return (
-            "there is not enough memory. Give fewer photos, lower --augmentations or --count, "
-            "or run on the CPU with --device cpu."
+            "there is not enough memory. Give fewer photos, lower --augmentations, --count, or `batch` in the model's "
+            "configuration, set `checkpointing: true` there, or use --precision bf16 or --device cpu."
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full: {error.filename or 'a file'} was not written. Free some space, then run it again."
@@ -102,9 +109,36 @@ class Terminal:
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield from progress.track(items, total=total, description=label)
 
+    def follow(self, steps: "Iterator[FlowStep]") -> "Iterator[FlowStep]":
+        """Yield steps of a flow's training under a bar with the losses, images per second and time left."""
+        if self.quiet or not self.console.is_terminal:
+            yield from steps
+            return
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task, held_out = progress.add_task("", total=1.0), None
+            for step in steps:
+                held_out = held_out if step.held_out is None else step.held_out
+                progress.update(task, completed=step.progress, description=_pace(step, held_out))
+                yield step
+
     def warn(self, text: str) -> None:
         """Print a warning, in one piece."""
         typer.echo(f"{typer.style('warning:', fg='yellow')} {text}", err=True)
+
+
+def _pace(step: "FlowStep", held_out: float | None) -> str:
+    """Where a training is, in one line."""
+    parts = (
+        f"step {step.step}",
+        "" if step.loss is None else f"loss {step.loss:.4f}",
+        "" if held_out is None else f"held out {held_out:.4f}",
+        "" if step.images_per_second is None else f"{step.images_per_second:.0f} images/s",
+        "" if step.seconds_left is None else f"{step.seconds_left / 60:.0f} min left",
+    )
+    return "  ".join(part for part in parts if part)
 
 
 def _say(text: str) -> None:
@@ -124,6 +158,14 @@ def _tell(as_json: bool, data: object, *renderables: object) -> None:
     console = _console()
     for renderable in renderables:
         console.print(renderable)
+
+
+def _answer(as_json: bool, data: object, line: str) -> None:
+    """Print JSON for programs, or one line, unbroken, for people."""
+    if as_json:
+        _tell(True, data)
+    else:
+        _say(line)
 
 
 # --- parameters that several commands share ----------------------------------------------------------------------
@@ -608,6 +650,92 @@ def train_guide(
         _wrote(path, output / "README.md")
 
 
+@app.command("train-flow")
+def train_flow(
+    images: Annotated[
+        str | None, typer.Argument(help="Folder, zip, tar, or data set (hf://owner/name) of pictures.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the model to.")] = Path("my-flow"),
+    size: Annotated[int | None, typer.Option(help="Side of the images in pixels; the recipe's is 64.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for so long (default 60).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Or for so many steps, which is repeatable.")] = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="Name or .yaml file: network and training.")] = "faces64",
+    start: Annotated[str | None, typer.Option("--from", help="Model to begin with: name or folder.")] = None,
+    reflow: Annotated[str | None, typer.Option(help="Straighten this model on pairs drawn from it.")] = None,
+    pairs: Annotated[int, typer.Option(help="How many pairs for --reflow.")] = 20_000,
+    pair_steps: Annotated[int, typer.Option(help="Euler steps of each pair.")] = 50,
+    splits: Annotated[Path | None, typer.Option(help="CSV with columns file and split (train or test).")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Else this share is held out.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine (to zero at the end) or constant.")] = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Mirror half of the images.")] = False,
+    augment: Annotated[bool, typer.Option("--augment", help="Small shifts, contrast, brightness.")] = False,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between held-out losses and sheets.")] = 500,
+    compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Default: if long.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Write the weights in float16.")] = False,
+    name: Annotated[str, typer.Option(help="Of the model; else from the folder.")] = "",
+    title: Annotated[str, typer.Option(help="For the card.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the weights, for the card.")] = "",
+    subject: Annotated[str, typer.Option(help='What the pictures show: "a shoe".')] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's unfinished run.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a model of your own on pictures; afterwards, --model FOLDER uses it.
+
+    flowgrad train-flow shoes/ --size 64 --minutes 120 --output my-shoes
+
+    With several processes: torchrun --nproc-per-node 4 cli.py train-flow ...
+    """
+    import dataclasses
+    import shlex
+    import sys
+
+    from directions.flows import FlowJob, run_flow_job
+    from flowgrad.training.flow import Budget
+    from flowgrad.training.workers import Workers
+
+    changes: dict[str, object] = {"size": size, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+    changes |= {"schedule": schedule, "held_out": held_out, "flips": flips or None, "augment": augment or None}
+    job = FlowJob(
+        output=output,
+        budget=Budget(steps, 60.0 if minutes is None and steps is None else minutes),
+        images=images,
+        reflow=reflow,
+        pairs=pairs,
+        pair_steps=pair_steps,
+        splits=splits,
+        start=start,
+        recipe=recipe,
+        changes=changes,
+        resume=resume,
+        compiled=compiled,
+        device=device,
+        evaluate_every=evaluate_every,
+        half=half,
+        name=name,
+        title=title,
+        licence=licence,
+        subject=subject,
+        command=shlex.join(["flowgrad", *sys.argv[1:]]),
+    )
+    with Workers.join() as workers:
+        terminal = Terminal(as_json or not workers.leads)
+        result = run_flow_job(job, terminal, terminal.follow, workers)
+    if not workers.leads:
+        return
+    _tell(
+        as_json,
+        dataclasses.asdict(result),
+        f"held-out loss {result.held_out_start:.4f} -> {result.held_out_end:.4f} in {result.steps} steps",
+    )
+    if not as_json:
+        _wrote(result.folder / "README.md", result.folder / "samples.png", result.folder)
+        _say(f"next: flowgrad models add NAME {result.folder}, or --model {result.folder}")
+
+
 # --- the bank ----------------------------------------------------------------------------------------------------
 
 
@@ -742,8 +870,56 @@ def models_list(as_json: Json = False) -> None:
     from directions.catalogue import list_models
 
     found = list_models()
-    rows = [(m["name"], m["title"], f"{m['size']} px", "yes" if m["weights"] else "missing") for m in found]
-    _tell(as_json, found, show.plain_table(("name", "title", "images", "weights"), rows))
+    rows = [(m["name"], m["title"], f"{m['size']} px", _where(m), "flowgrad" if m["shipped"] else "you") for m in found]
+    _tell(as_json, found, show.plain_table(("name", "title", "images", "weights", "from"), rows))
+
+
+def _where(model: "Mapping[str, Any]") -> str:
+    return "yes" if model["weights"] else "on the hub" if model["hub"] else "missing"
+
+
+@models_app.command("add")
+def models_add(
+    name: Annotated[str, typer.Argument(help="Its name from now on.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="A model's folder, its .yaml file, or with --like its weights.", show_default=False)
+    ],
+    like: Annotated[str, typer.Option(help="PATH holds weights alone: the model whose configuration fits.")] = "",
+    guide: Annotated[str, typer.Option(help="Its guide from now on: name or file.")] = "",
+    subject: Annotated[str, typer.Option(help='What its pictures show: "a shoe".')] = "",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Add a model to your own ones (FLOWGRAD_MODELS), so that --model NAME finds it.
+
+    flowgrad models add shoes my-shoes --guide shoe-guide/model.safetensors --subject "a shoe"
+
+    flowgrad models add celeba checkpoint_10.pth --like rf-celebahq
+
+    What train-flow made is copied. Checkpoints of others are large: they stay where they are, and are referred to.
+    """
+    from flowgrad.models import load_config
+    from flowgrad.models.own import add_model
+
+    folder = add_model(name, path, guide, subject, overwrite, like)
+    weights = load_config(name).weights
+    stays = "" if weights == "." else f"; its weights stay where they are: {weights}"
+    _answer(as_json, {"name": name, "folder": folder, "weights": weights}, f"wrote {folder}{stays}")
+
+
+@models_app.command("remove")
+def models_remove(
+    name: Annotated[str, typer.Argument(help="A model of yours.", show_default=False)], as_json: Json = False
+) -> None:
+    """Remove a model of yours; its folder goes to the trash, whence `models add` brings it back."""
+    from flowgrad.models.own import remove_model
+
+    folder = remove_model(name)
+    _answer(
+        as_json,
+        {"name": name, "folder": folder},
+        f"removed {name}; `flowgrad models add {name} {folder}` brings it back",
+    )
 
 
 @models_app.command("show")
@@ -755,9 +931,53 @@ def models_show(
     from flowgrad.models import load_config
 
     config = load_config(name)
-    data = {**config.model_dump(), "weights_path": config.weights_path}
+    place = "fetched from the hub when first used" if config.on_hub else f"missing; put them at {config.candidates[0]}"
+    data = {**config.model_dump(), "weights_path": config.weights_path if config.weights_path.exists() else place}
     rows = [(key, "; ".join(value) if isinstance(value, tuple) else str(value)) for key, value in data.items()]
     _tell(as_json, data, show.plain_table(("key", "value"), rows))
+
+
+@models_app.command("check")
+def models_check(
+    name: Annotated[str, typer.Argument(help="Name, .yaml file or folder.")] = "faces64",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture of four samples to write.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Load a model, draw four samples, invert and return one, and say whether it is fit for directions.
+
+    flowgrad models check faces64 --output samples.png
+
+    Exit code 1 if it is not.
+    """
+    from directions import show
+    from directions.figures import contact_sheet
+    from directions.fitness import check_model
+    from directions.photos import save_image
+    from flowgrad.models import load_model
+
+    if output:
+        refuse_existing(output, overwrite)
+    loaded, terminal = load_model(name, device, precision), Terminal(as_json)
+    found, samples = next(iter(terminal.track((check_model(loaded, seed) for _ in range(1)), "checking")))
+    _tell(as_json, found.as_dict(), show.fitness_table(found))
+    if output:
+        save_image(contact_sheet(samples, title=found.model), output, overwrite)
+    if not as_json:
+        _wrote(*([output] if output else []))
+        _say(found.verdict)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+Before = Annotated[str, typer.Option(help="A model to compare with: name or folder.")]
+TestPhotos = Annotated[Path | None, typer.Option(help="Folder or zip of photos that it was not trained on.")]
+Splits = Annotated[Path | None, typer.Option(help="CSV with columns file and split: take its test rows.")]
+Log = Annotated[Path | None, typer.Option(help="Log of its training (JSON lines), for the curve.")]
+SampleCount = Annotated[int, typer.Option(help="Samples to judge.", min=1)]
 
 
 @models_app.command("convert")
@@ -766,21 +986,75 @@ def models_convert(
     destination: Annotated[
         str, typer.Argument(help="A name (the shipped weights of that name), or a folder.", show_default=False)
     ],
+    before: Before = "",
+    photos: TestPhotos = None,
+    splits: Splits = None,
+    log: Log = None,
+    count: SampleCount = 1000,
+    device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a UNet2DModel's weights to fp16, as they ship.
+    """Convert a UNet2DModel's weights to fp16, as they ship; with what to compare them with, measure them too.
 
     flowgrad models convert checkpoints/faces64 faces64 --overwrite
+
+    With --before, --photos or --log, the card gets the section, sheets and curve of `models measure`.
     """
+    from directions.portrait import PortraitJob, open_before, portray
+    from flowgrad.models import load_config
     from flowgrad.models.convert import convert_unet
     from flowgrad.models.diffusers_unet import WEIGHTS
     from flowgrad.resources import resource
 
     target = resource("weights") / destination if Path(destination).name == destination else Path(destination)
     refuse_existing(target / WEIGHTS, overwrite)
+    job = PortraitJob(before, photos, splits, log, count, device)
+    config = load_config(destination) if before or photos or log else None
+    old = open_before(job, config) if config else None  # read before it is replaced
     path = convert_unet(folder, target)
-    _tell(as_json, {"file": path}, f"wrote {path}")
+    found = portray(config, old, job, Terminal(as_json)) if config else {}
+    _answer(as_json, {"file": path, **_plain_portraits(found)}, f"wrote {path}")
+    if found and not as_json:
+        _tell(False, None, _show_portraits(found))
+
+
+@models_app.command("measure")
+def models_measure(
+    name: Annotated[str, typer.Argument(help="Name, .yaml file or folder.", show_default=False)],
+    before: Before = "",
+    photos: TestPhotos = None,
+    splits: Splits = None,
+    log: Log = None,
+    count: SampleCount = 1000,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure what a model draws, and write that into its card: straightness, held-out loss, faces, a sheet.
+
+    flowgrad models measure straight-shoes --before shoes --count 256
+    """
+    from directions.portrait import PortraitJob, open_before, portray
+    from flowgrad.models import load_config
+
+    job, config = PortraitJob(before, photos, splits, log, count, device), load_config(name)
+    found = portray(config, open_before(job, config), job, Terminal(as_json))
+    _tell(as_json, _plain_portraits(found), _show_portraits(found))
+    if not as_json:
+        _wrote(*(config.card_folder / file for file in ("README.md", "samples.jpg") if config.card_folder))
+
+
+def _show_portraits(found: "Mapping[str, Portrait]") -> "Table":
+    from directions import show
+    from directions.portrait import portrait_rows
+
+    return show.plain_table(("", *found), portrait_rows(list(found.values())))
+
+
+def _plain_portraits(found: "Mapping[str, Portrait]") -> dict[str, object]:
+    import dataclasses
+
+    return {name: dataclasses.asdict(portrait) for name, portrait in found.items()}
 
 
 def _version(wanted: bool) -> None:

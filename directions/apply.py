@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from directions.direction import Direction, check_compatible
-from directions.latents import BATCH, Inverted, invert_images, join
+from directions.latents import Inverted, invert_images, join
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.ode import Control, Grid, integrate, require_finite, total
 
@@ -41,7 +41,7 @@ def steer(model: Model, inverted: Inverted, control: Control) -> Tensor:
     The control is shared (M, 1, *D) or has one value for each image (M, B, *D).
     Raises FlowgradError if the result is not finite.
     """
-    x0, residual = inverted.trajectory.x0, inverted.residual(control.grid)
+    x0, residual = inverted.x0, inverted.residual(control.grid)
     x1 = integrate(model.velocity, x0, control.grid, control, residual).x1
     with torch.no_grad():
         return require_finite(model.decode(x1), "the edited image").clamp(-1, 1)
@@ -50,7 +50,7 @@ def steer(model: Model, inverted: Inverted, control: Control) -> Tensor:
 def sweep(model: Model, inverted: Inverted, control: Control, strengths: Sequence[float]) -> Tensor:
     """(S, B, 3, H, W) images: every image at every strength, several to a batch."""
     pairs = [(s, i) for s in strengths for i in range(len(inverted))]
-    chunks = [pairs[k : k + BATCH] for k in range(0, len(pairs), BATCH)]
+    chunks = [pairs[k : k + model.batch] for k in range(0, len(pairs), model.batch)]
     edited = [_steer_pairs(model, inverted, control, chunk) for chunk in chunks]
     return torch.cat(edited).unflatten(0, (len(strengths), len(inverted)))
 

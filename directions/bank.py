@@ -4,9 +4,7 @@ The user's bank is searched first, then the one that ships with flowgrad, which 
 headers alone and needs the standard library alone.
 """
 
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from directions.direction import (
 )
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
-from flowgrad.resources import resource
+from flowgrad.resources import resource, user_folder
 
 SUFFIX = ".safetensors"
 PREVIEW, CARD = ".png", ".md"
@@ -63,7 +61,7 @@ class Bank:
     @classmethod
     def default(cls, path: Path | None = None) -> "Bank":
         """Return the bank at `path`, else at FLOWGRAD_BANK, else in the user's data folder; with the shipped one."""
-        return cls(Path(path or os.environ.get("FLOWGRAD_BANK") or _data_folder()).expanduser(), _shipped_folder())
+        return cls(Path(path).expanduser() if path else user_folder("bank"), _shipped_folder())
 
     def list(self, model: str | None = None) -> tuple[Entry, ...]:
         """Return the entries by model and name; damaged files are among them, with their error.
@@ -219,17 +217,6 @@ class Bank:
         number = 1 + max((int(each.name) for each in folder.glob("*") if each.name.isdigit()), default=0)
         for each in _family(path):
             _copy(each, folder / str(number) / each.name)
-
-
-def _data_folder() -> Path:
-    """Return the folder of the user's bank where the platform keeps such data."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "flowgrad" / "bank"
 
 
 def _shipped_folder() -> Path | None:

@@ -17,7 +17,7 @@ from directions.bank import SUFFIX, Bank
 from directions.card import is_safe
 from directions.direction import Direction, read_direction, refuse_existing
 from directions.figures import contact_sheet, strength_label, strip
-from directions.latents import BATCH, Inverted, invert_images, join, sample_images
+from directions.latents import Inverted, invert_images, join, sample_images
 from directions.photos import (
     SAVED_SUFFIXES,
     Align,
@@ -188,7 +188,7 @@ def apply_to_files(
     """
     ways = _ways_to_prepare(photos, model.config.size, alignment(model, align), beside)
     triples = zip(photos, outputs, ways, strict=True)
-    while chunk := list(islice(triples, BATCH)):
+    while chunk := list(islice(triples, model.batch)):
         ready: list[tuple[Path, Path, Prepared]] = []
         for photo, output, prepare_it in chunk:
             try:

@@ -14,7 +14,7 @@ from directions.batch import SHEET_COLUMNS
 from directions.direction import DirectionInfo
 from directions.figures import contact_sheet, strength_label
 from directions.identity import SAME_PERSON, distances, has_faces
-from directions.latents import BATCH, Inverted, invert_images
+from directions.latents import Inverted, invert_images
 from directions.photos import save_image, to_images
 from directions.report import Reporter
 from flowgrad.errors import UsageError
@@ -91,7 +91,7 @@ def evaluate_photos(
     target = Contrast(info.text, info.source_text or model.config.subject)
     probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
     inverted = invert_images(model, images, grid=inversion_grid(control))
-    batches = reporter.track(inverted, "measuring", -(-len(images) // BATCH))
+    batches = reporter.track(inverted, "measuring", -(-len(images) // model.batch))
     found = [evaluate(model, tools.guide, tools.judge, control, batch, target, probes, strengths) for batch in batches]
     return found[0] if len(found) == 1 else _pooled(found)
 

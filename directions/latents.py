@@ -10,8 +10,6 @@ from flowgrad.models import Model
 from flowgrad.ode import Grid, Trajectory, anchor, integrate, invert, restrict
 from flowgrad.straightness import grid_of_size, nonuniform_grid, pooled, straightness
 
-BATCH = 16  # images that go through the network together
-
 
 @dataclass(frozen=True)
 class Inverted:
@@ -24,9 +22,17 @@ class Inverted:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def x0(self) -> Tensor:
+        """(B, *D) latents at t = 0, where the images are, whatever the trajectory is kept in."""
+        return self.trajectory.x0.to(self.images)
+
     def residual(self, grid: Grid) -> Tensor | None:
         """(M, B, *D) residuals that make the forward pass on `grid` return the images; None if not anchored."""
-        return anchor(restrict(self.trajectory, grid)) if self.anchored else None
+        if not self.anchored:
+            return None
+        coarse = restrict(self.trajectory, grid)
+        return anchor(Trajectory(coarse.states.to(self.images), coarse.velocities.to(self.images), grid))
 
     def grid(self, intervals: int, xi: float) -> Grid:
         """The shared grid of these images: `intervals` intervals at most, or by the threshold `xi` if that is 0."""
@@ -35,8 +41,7 @@ class Inverted:
 
     def select(self, chosen: Sequence[int]) -> "Inverted":
         """Some of the images, in the order given."""
-        index = torch.tensor(chosen, dtype=torch.long, device=self.images.device)
-        t = self.trajectory
+        index, t = list(chosen), self.trajectory
         return Inverted(
             self.images[index], Trajectory(t.states[:, index], t.velocities[:, index], t.grid), self.anchored
         )
@@ -45,10 +50,17 @@ class Inverted:
 def invert_images(
     model: Model, images: Tensor, method: str = "euler", anchored: bool = True, grid: Grid | None = None
 ) -> Iterator[Inverted]:
-    """Invert images (B, 3, H, W) in [-1, 1], a batch at a time, on `grid` (default: all N steps)."""
-    for batch in images.to(model.device).split(BATCH):
-        states = model.encode(batch)
-        yield Inverted(batch, invert(model.velocity, states, grid or model.config.steps, method), anchored)
+    """Invert images (B, 3, H, W) in [-1, 1], a batch at a time, on `grid` (default: all N steps).
+
+    Of a latent model, the images from here on are what its decoder makes of their latents: what the model can show of
+    them, and what strength 0 returns.
+    """
+    for batch in images.to(model.device).split(model.batch):
+        with torch.no_grad():
+            states = model.encode(batch)
+            shown = model.decode(states)
+        trajectory = invert(model.velocity, states, grid or model.config.steps, method, store=model.store)
+        yield Inverted(shown, trajectory, anchored)
 
 
 def sample_images(model: Model, count: int, seed: int, grid: Grid | None = None) -> Iterator[Inverted]:
@@ -56,10 +68,10 @@ def sample_images(model: Model, count: int, seed: int, grid: Grid | None = None)
 
     They are drawn on `grid` (default: all N steps).
     """
-    for noise in model.noise(count, seed).split(BATCH):
-        trajectory = integrate(model.velocity, noise, grid or Grid.full(model.config.steps))
+    for noise in model.noise(count, seed).split(model.batch):
+        trajectory = integrate(model.velocity, noise, grid or Grid.full(model.config.steps), store=model.store)
         with torch.no_grad():
-            yield Inverted(model.decode(trajectory.x1), trajectory)
+            yield Inverted(model.decode(trajectory.x1.to(noise)), trajectory)
 
 
 def join(parts: Iterator[Inverted] | Sequence[Inverted]) -> Inverted:

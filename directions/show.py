@@ -14,6 +14,7 @@ from directions.direction import Calibration, DirectionInfo
 
 if TYPE_CHECKING:
     from directions.evaluate import Measured
+    from directions.fitness import Fitness
     from directions.run import Trained
 
 ANSWERS_SHOWN = 6
@@ -104,6 +105,22 @@ def evaluation_table(measured: Sequence["Measured"]) -> Table:
 def _changed(measured: Sequence["Measured"]) -> list[str]:
     first, last = measured[0].answers, measured[-1].answers
     return sorted(first, key=lambda answer: -abs(last[answer] - first[answer]))[:ANSWERS_SHOWN]
+
+
+def fitness_table(found: "Fitness") -> Table:
+    """What `models check` measured, a row each."""
+    stage = "none" if found.first_stage == float("inf") else f"{found.first_stage:.1f} dB of an image kept"
+    rows = (
+        ("states", "x".join(map(str, found.shape))),
+        ("steps", str(found.steps)),
+        ("an image returns with", "no error" if found.returned == float("inf") else f"{found.returned:.1f} dB"),
+        ("autoencoder", stage),
+        ("bends (0: straight)", f"{found.bends[0]:.4f} on average, {found.bends[1]:.4f} at most"),
+        ("one evaluation", f"{found.seconds[0]:.3f} s, {found.seconds[1]:.3f} s with its gradient, for one image"),
+        ("images at once", str(found.images_at_once)),
+        ("peak memory", f"{found.memory / 2**30:.2f} GiB" if found.memory else "not known"),
+    )
+    return plain_table(("measured", found.model), rows)
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

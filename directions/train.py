@@ -92,7 +92,7 @@ class Task:
         )
         return optimize(
             self.model.velocity,
-            self.photos.trajectory.x0,
+            self.photos.x0,
             self.grid(),
             objective,
             replace(r.settings(self.seed), mirror=shared and self.model.config.mirror),

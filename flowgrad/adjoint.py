@@ -7,6 +7,7 @@ grow with the number of steps. Equation numbers are those of FlowGrad (Liu et al
 import torch
 from torch import Tensor
 
+from flowgrad.memory import Batched
 from flowgrad.ode import Control, Grid, Trajectory, positions
 from flowgrad.velocity import Velocity
 
@@ -16,11 +17,16 @@ def pullback(velocity: Velocity, x: Tensor, t: Tensor, span: Tensor, g: Tensor) 
 
     The images of a batch do not interact, so one product serves them all.
     """
+    product = velocity.measure(_product, x, t, g) if isinstance(velocity, Batched) else _product(velocity, x, t, g)
+    return g + span * product
+
+
+def _product(velocity: Velocity, x: Tensor, t: Tensor, *more: Tensor) -> Tensor:
+    """g @ dv/dx (B, *D)."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         v = velocity(leaf, t)
-    (product,) = torch.autograd.grad(v, leaf, g)
-    return g + span * product
+    return torch.autograd.grad(v, leaf, more[0])[0]
 
 
 def control_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid | None = None) -> Control:

@@ -7,3 +7,11 @@ class FlowgradError(Exception):
 
 class UsageError(FlowgradError):
     """A call that is wrong as written: an unknown name, a value out of range (exit code 2)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a device's or the machine's lack of memory, in Python's or torch's words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")

@@ -166,33 +166,63 @@ class Trajectory:
         return self.states[-1]
 
 
-def _empty(x: Tensor, grid: Grid) -> Trajectory:
-    size = (len(grid), *x.shape)
-    return Trajectory(x.new_empty(size[0] + 1, *size[1:]), x.new_empty(size), grid)
+@dataclass(frozen=True)
+class Store:
+    """Where a trajectory is kept: by default on the device, and its velocities in the dtype, of its states.
+
+    States keep their dtype: the field amplifies their rounding errors, and an anchored pass would not return.
+    """
+
+    device: str | None = None
+    dtype: torch.dtype | None = None
+
+    def empty(self, x: Tensor, grid: Grid) -> Trajectory:
+        """Room for the trajectory of states as x (B, *D) on a grid."""
+        size = (len(grid), *x.shape)
+        states = x.new_empty((size[0] + 1, *size[1:]), device=self.device)
+        return Trajectory(states, x.new_empty(size, device=self.device, dtype=self.dtype), grid)
+
+
+IN_PLACE = Store()
 
 
 @torch.no_grad()
 def integrate(
-    velocity: Velocity, x0: Tensor, grid: Grid, control: Control | None = None, residual: Tensor | None = None
+    velocity: Velocity,
+    x0: Tensor,
+    grid: Grid,
+    control: Control | None = None,
+    residual: Tensor | None = None,
+    store: Store = IN_PLACE,
 ) -> Trajectory:
     """Simulate Eq. 7 on a grid: x_{j+1} = x_j + (t_{j+1} - t_j) (v(x_j, t_j) + r_j + u_j).
 
     x0: (B, *D). `control` is brought to `grid`; `residual` (M, B, *D) anchors the trajectory (see `anchor`).
     Raises FlowgradError if the velocity breaks its contract.
     """
-    trajectory = _empty(x0, grid)
+    trajectory = store.empty(x0, grid)
     times, spans = grid.times(x0), grid.spans(x0)
     u = None if control is None else control.on(grid).values
-    x = trajectory.states[0].copy_(x0)
+    x = x0
+    trajectory.states[0].copy_(x0)
     for j in range(len(grid)):
-        v = trajectory.velocities[j].copy_(checked(velocity, x, times[j]))
+        v = checked(velocity, x, times[j])
+        trajectory.velocities[j].copy_(v)
         for extra in (residual, u):
             v = v if extra is None else v + extra[j]
-        x = torch.add(x, spans[j] * v, out=trajectory.states[j + 1])
+        x = x + spans[j] * v
+        trajectory.states[j + 1].copy_(x)
     return trajectory
 
 
-def invert(velocity: Velocity, x1: Tensor, grid: Grid | int, method: str = "euler", iterations: int = 2) -> Trajectory:
+def invert(
+    velocity: Velocity,
+    x1: Tensor,
+    grid: Grid | int,
+    method: str = "euler",
+    iterations: int = 2,
+    store: Store = IN_PLACE,
+) -> Trajectory:
     """Simulate the ODE backwards from x1 (B, *D), on a grid, or on N equal steps.
 
     method: "euler", reverse Euler of Eq. 5, first order; "fixed-point", `iterations` iterations towards the x_k
@@ -203,20 +233,20 @@ def invert(velocity: Velocity, x1: Tensor, grid: Grid | int, method: str = "eule
     if method not in INVERSIONS:
         raise UsageError(f"inversion must be one of {', '.join(INVERSIONS)}; got {method!r}")
     if method == "rk45":
-        return _invert_rk45(velocity, x1, grid)
-    return _invert_fixed_point(velocity, x1, grid, 1 if method == "euler" else iterations)
+        return _invert_rk45(velocity, x1, store.empty(x1, grid))
+    return _invert_fixed_point(velocity, x1, store.empty(x1, grid), 1 if method == "euler" else iterations)
 
 
 @torch.no_grad()
-def _invert_fixed_point(velocity: Velocity, x1: Tensor, grid: Grid, iterations: int) -> Trajectory:
+def _invert_fixed_point(velocity: Velocity, x1: Tensor, trajectory: Trajectory, iterations: int) -> Trajectory:
     """Solve x_k + h v(x_k, t_k) = x_{k+1} for x_k; the first iterate alone is reverse Euler (Eq. 5)."""
-    trajectory = _empty(x1, grid)
-    times, spans = grid.times(x1), grid.spans(x1)
+    times, spans = trajectory.grid.times(x1), trajectory.grid.spans(x1)
     trajectory.states[-1].copy_(x1)
-    v = checked(velocity, x1, times[-1])
-    for k in reversed(range(len(grid))):
+    x, v = x1, checked(velocity, x1, times[-1])
+    for k in reversed(range(len(trajectory.grid))):
+        after = x
         for _ in range(iterations):
-            x = trajectory.states[k + 1] - spans[k] * v
+            x = after - spans[k] * v
             v = velocity(x, times[k])
         trajectory.states[k].copy_(x)
         trajectory.velocities[k].copy_(v)
@@ -224,16 +254,15 @@ def _invert_fixed_point(velocity: Velocity, x1: Tensor, grid: Grid, iterations: 
 
 
 @torch.no_grad()
-def _invert_rk45(velocity: Velocity, x1: Tensor, grid: Grid, tolerance: float = 1e-5) -> Trajectory:
-    """Backwards by torchdiffeq's dopri5, read off at the knots."""
+def _invert_rk45(velocity: Velocity, x1: Tensor, trajectory: Trajectory, tolerance: float = 1e-5) -> Trajectory:
+    """Backwards by torchdiffeq's dopri5, read off at the knots; `trajectory` is filled."""
     from torchdiffeq import odeint
 
-    trajectory = _empty(x1, grid)
-    times = grid.times(x1)
+    times = trajectory.grid.times(x1)
     states = odeint(lambda t, x: velocity(x, t), x1, times.flip(0), rtol=tolerance, atol=tolerance, method="dopri5")
     trajectory.states.copy_(states.flip(0))
-    for k in range(len(grid)):
-        trajectory.velocities[k].copy_(checked(velocity, trajectory.states[k], times[k]))
+    for k in range(len(trajectory.grid)):
+        trajectory.velocities[k].copy_(checked(velocity, trajectory.states[k].to(x1), times[k]))
     return trajectory
 
 

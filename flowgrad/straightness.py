@@ -16,7 +16,7 @@ def straightness(velocities: Tensor) -> Tensor:
     S(k) = max(d(v[k-1], v[k]), d(v[k+1], v[k])) with d(a, b) = |a - b|^2 / |b|^2; 0 is straight.
     At the two ends only the neighbour that exists counts.
     """
-    squares = velocities.flatten(2).square().sum(-1)
+    squares = torch.stack([_wide(v).flatten(1).square().sum(1) for v in velocities])
     changes = torch.stack([torch.zeros_like(squares[0]), *map(_change, velocities[:-1], velocities[1:])])
     behind, ahead = changes, torch.roll(changes, -1, 0)
     return torch.maximum(behind, ahead) / squares
@@ -24,7 +24,12 @@ def straightness(velocities: Tensor) -> Tensor:
 
 def _change(a: Tensor, b: Tensor) -> Tensor:
     """(B,) |a - b|^2 over everything but the batch; a pair at a time, since velocities may fill the memory."""
-    return (a - b).flatten(1).square().sum(1)
+    return (_wide(a) - _wide(b)).flatten(1).square().sum(1)
+
+
+def _wide(v: Tensor) -> Tensor:
+    """In float32 at least: squares of halves overflow."""
+    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def pooled(straightness: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def test_the_shipped_model_is_listed_and_meets_the_contract(faces64):
 def test_the_velocity_is_the_one_that_the_card_states(faces64):
     from diffusers import UNet2DModel
 
-    network = UNet2DModel.from_config(faces64.velocity.network.config)
+    network = UNet2DModel.from_config(faces64.velocity.inner.network.config)
     state = load_file(resource("weights") / "faces64" / WEIGHTS)
     network.load_state_dict({k: v.float() for k, v in state.items()})
     x, t = faces64.noise(2, seed=1), torch.tensor(0.37)
@@ -66,7 +66,7 @@ def test_fp16_weights_lose_nothing_visible(faces64, shared):
 
 
 def test_bf16_keeps_the_dtype_of_states(faces64):
-    low = UNetVelocity(faces64.velocity.network, 2, 1000, torch.bfloat16)
+    low = UNetVelocity(faces64.velocity.inner.network, 2, 1000, torch.bfloat16)
     x, t = faces64.noise(1, seed=1), torch.tensor(0.5)
     v, exact = low(x, t), faces64.velocity(x, t)
     assert v.dtype == torch.float32
@@ -79,7 +79,7 @@ def test_noise_of_an_image_does_not_depend_on_how_many_there_are(faces64):
 
 def test_the_light_import_gives_the_real_class_and_leaves_diffusers_whole():
     code = (
-        "from flowgrad.models.diffusers_unet import _unet_class; light = _unet_class();"
+        "from flowgrad.models.diffusers_unet import unet_class; light = unet_class();"
         "import diffusers, torch._dynamo;"
         "from diffusers.models.transformers import DiTTransformer2DModel;"
         "assert light is diffusers.UNet2DModel; assert hasattr(torch._dynamo, 'optimize')"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from flowgrad.models.diffusers_unet import WEIGHTS, _unet_class
+from flowgrad.models.diffusers_unet import WEIGHTS, unet_class
 from flowgrad.models.guide import VOCABULARY_KEY
 from flowgrad.models.judge import JudgeNetwork, JudgeSizes, judge_metadata
 from flowgrad.training.config import NetworkConfig
@@ -56,7 +56,7 @@ def make_tiny(folder: Path) -> Tiny:
 def make_model(folder: Path, guide: Path, *, name: str = "tiny", seed: int = 0, aligned: bool = False) -> Path:
     """Write a randomly initialised UNet2DModel with its flowgrad.yaml; the folder."""
     torch.manual_seed(seed)
-    network = _unet_class()(
+    network = unet_class()(
         sample_size=SIZE // 2,
         in_channels=12,
         out_channels=12,

@@ -41,7 +41,7 @@ def contrast_vectors(guide: Guide, contrasts: Sequence[Contrast]) -> Tensor:
 @torch.no_grad()
 def log_odds(guide: Guide, images: Tensor, contrasts: Sequence[Contrast]) -> Tensor:
     """(B, C) zero-shot log-odds of each contrast's text against its source, for images (B, 3, H, W) in [-1, 1]."""
-    return guide.logit_scale * guide.encode_images(images) @ contrast_vectors(guide, contrasts).T
+    return guide.logit_scale * guide.encode_photos(images) @ contrast_vectors(guide, contrasts).T
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
-from flowgrad.files import file_fingerprint
+from flowgrad.memory import Batched
 from flowgrad.models.config import ModelConfig, load_config, model_names
-from flowgrad.models.diffusers_unet import WEIGHTS, UNetVelocity, load_unet
-from flowgrad.velocity import Velocity
+from flowgrad.models.diffusers_unet import load_diffusers_unet
+from flowgrad.models.parts import Parts
+from flowgrad.ode import IN_PLACE, Store
 
-__all__ = ["Model", "ModelConfig", "load_config", "load_model", "model_names"]
+__all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model", "model_names"]
 
+Loader = Callable[[ModelConfig, torch.device, torch.dtype], Parts]
 TIME_CONVENTION = "t=0 noise, t=1 data"
+STORES = {"device": IN_PLACE, "host": Store("cpu"), "host-half": Store("cpu", torch.float16)}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -23,12 +25,13 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Model:
     """A frozen generative ODE.
 
-    velocity: see `flowgrad.velocity`; shape: of one state, D; encode: images (B, 3, H, W) in [-1, 1] -> states
-    (B, *D) at t = 1; decode: back; both differentiable. fingerprint: of the weights, 16 hexadecimal digits.
+    velocity: see `flowgrad.velocity`, on as many images at a time as fit; shape: of one state, D; encode: images
+    (B, 3, H, W) in [-1, 1] -> states (B, *D) at t = 1; decode: back; both differentiable. fingerprint: of the weights
+    (and the prompt, where there is one), 16 hexadecimal digits.
     """
 
     config: ModelConfig
-    velocity: Velocity
+    velocity: Batched
     shape: tuple[int, ...]
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
@@ -38,6 +41,16 @@ class Model:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def batch(self) -> int:
+        """Images that go through the model together, at most."""
+        return self.config.batch
+
+    @property
+    def store(self) -> Store:
+        """Where the fine trajectories of images are kept."""
+        return STORES[self.config.trajectories]
 
     def noise(self, count: int, seed: int) -> Tensor:
         """(count, *D) latents; each has a generator of its own, so image i of a seed never depends on `count`."""
@@ -49,16 +62,35 @@ def load_model(name: str = "faces64", device: str = "auto", precision: str = "au
     """Load a model by its name, its YAML file, or a folder with a flowgrad.yaml.
 
     device: "auto" (CUDA, else the CPU) or any torch device. precision: "fp32", "bf16", "fp16", or "auto", which is
-    bf16 where the hardware multiplies it faster than fp32, else fp32. Raises UsageError for a wrong name, device
-    or precision; FlowgradError for missing or damaged weights.
+    the configuration's `dtype`, and if that is "auto" too, bf16 where the hardware multiplies it faster than fp32,
+    else fp32. Raises UsageError for a wrong name, device or precision; FlowgradError for missing or damaged weights.
     """
-    config, place = load_config(name), resolve_device(device)
-    network: Any = load_unet(config.weights_path)
-    velocity = UNetVelocity(network, config.patch, config.time_scale, resolve_precision(precision, place))
-    velocity.to(place).to(memory_format=torch.channels_last)  # the network's own to() imports half of diffusers
-    channels = int(network.config["in_channels"])
-    shape = (channels // config.patch**2, config.size, config.size)
-    return Model(config, velocity, shape, _identity, _identity, file_fingerprint(config.weights_path / WEIGHTS), place)
+    return build_model(load_config(name), device, precision)
+
+
+def build_model(config: ModelConfig, device: str = "auto", precision: str = "auto") -> Model:
+    """Load the model of a configuration; see `load_model`."""
+    place = resolve_device(device)
+    dtype = resolve_precision(config.dtype if precision == "auto" else precision, place)
+    parts = _loader(config.family)(config, place, dtype)
+    return Model(config, Batched(parts.velocity, config.batch), *parts[1:], place)
+
+
+def _loader(family: str) -> Loader:
+    """The loader of a family, imported when it is needed."""
+    if family == "rf-ncsnpp":
+        from flowgrad.models.ncsnpp import load_rectified_flow
+
+        return load_rectified_flow
+    if family == "ldm":
+        from flowgrad.models.compvis import load_ldm
+
+        return load_ldm
+    if family == "diffusers":
+        from flowgrad.models.pipelines import load_diffusers
+
+        return load_diffusers
+    return load_diffusers_unet
 
 
 def resolve_device(device: str) -> torch.device:
@@ -87,7 +119,3 @@ def _multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x

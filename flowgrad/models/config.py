@@ -1,50 +1,128 @@
 """Models as configuration: one commented YAML file per model, validated."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import resource
+from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, model_files, weight_places
 
-FOLDER_CONFIG = "flowgrad.yaml"
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+LONGEST_NAME = 64
 
 
-class ModelConfig(BaseModel):
-    """What a model is and how it meets the contract; see configs/models/faces64.yaml for each key."""
+class NCSNppSizes(BaseModel):
+    """Sizes of an NCSN++; the defaults are those of the published 256x256 models."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)
+    channels: int = Field(default=128, gt=0, multiple_of=8)
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 2, 2, 2)
+    blocks: int = Field(default=2, gt=0)
+    attention: tuple[int, ...] = (16,)
+
+
+class ModelConfig(BaseModel):
+    """What a model is and how it meets the contract; see configs/models/*.yaml for each key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     title: str = ""
     description: str = ""
     licence: str = ""
-    family: Literal["diffusers-unet"]
+    family: Literal["diffusers-unet", "rf-ncsnpp", "ldm", "diffusers"]
     weights: str
+    source: str = ""
+    download: str = ""
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     size: int = Field(gt=0)
-    patch: int = Field(default=1, gt=0)
-    time_scale: float = Field(default=1000.0, gt=0)
     steps: int = Field(default=50, gt=0)
     guide: str = ""
     subject: str = "a photo"
     mirror: bool = False
     aligned_faces: bool = False
     probes: tuple[str, ...] = ()
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    batch: int = Field(default=16, gt=0)
+    trajectories: Literal["device", "host", "host-half"] = "device"
+    checkpointing: bool = False
+    patch: int = Field(default=1, gt=0)
+    time_scale: float = Field(default=1000.0, gt=0)
+    network: NCSNppSizes = NCSNppSizes()
+    prediction: Literal["scheduler", "velocity"] = "scheduler"
+    prompt: str = ""
+    negative_prompt: str = ""
+    guidance_scale: float = Field(default=1.0, ge=0)
     folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _keys_of_the_family(self) -> "ModelConfig":
+        for key in self.model_fields_set & FAMILY_KEYS.keys():
+            if self.family != FAMILY_KEYS[key]:
+                raise ValueError(
+                    f"{key} belongs to the family {FAMILY_KEYS[key]}, and this is {self.family}: remove it"
+                )
+        return self
+
+    @property
+    def candidates(self) -> tuple[Path, ...]:
+        """Where weights are looked for; see `flowgrad.resources.weight_places`."""
+        return weight_places(self.weights, self.folder)
 
     @property
     def weights_path(self) -> Path:
-        """The weights' folder: beside the config file if it is there, else among the shipped ones."""
-        beside = self.folder / self.weights
-        return beside if beside.exists() else resource("weights") / self.weights
+        """The first of the candidates that is there, else the first."""
+        return next((path for path in self.candidates if path.exists()), self.candidates[0])
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `weights` is a name on the Hugging Face hub rather than a path."""
+        return self.family == "diffusers" and not self.weights_path.exists() and bool(HUB_NAME.fullmatch(self.weights))
+
+    @property
+    def card_folder(self) -> Path | None:
+        """Where the model's card and pictures lie: its own folder; None if it has none, but a configuration alone."""
+        if self.family == "diffusers-unet":
+            return self.weights_path
+        return self.folder if (self.folder / FOLDER_CONFIG).is_file() else None
+
+    def weights_file(self) -> Path:
+        """The weights, which must be there. Raises FlowgradError saying where they were looked for and come from."""
+        if self.weights_path.exists():
+            return self.weights_path
+        places = " or ".join(dict.fromkeys(str(path) for path in self.candidates[:2]))
+        told = (self.source, self.download, self.licence and f"licence: {self.licence}", self.sha256)
+        known = "; ".join(part for part in told if part) or "its configuration does not say where to get them"
+        raise FlowgradError(f"the weights of {self.name} are missing: put them at {places}.\nThey are: {known}")
+
+
+FAMILY_KEYS = {
+    "patch": "diffusers-unet",
+    "time_scale": "diffusers-unet",
+    "network": "rf-ncsnpp",
+    "prediction": "diffusers",
+    "prompt": "diffusers",
+    "negative_prompt": "diffusers",
+    "guidance_scale": "diffusers",
+}
+
+
+def check_model_name(name: str) -> str:
+    """Return a name that a model can have. Raises UsageError for one that it cannot."""
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+        rule = f"a model's name has up to {LONGEST_NAME} lower-case letters, digits, '.', '_' and '-'"
+        raise UsageError(f"{rule}, the first a letter or digit; got {name!r}")
+    return name
 
 
 def model_names() -> list[str]:
-    """Names of the models that have a configuration."""
-    return sorted(path.stem for path in (resource("configs") / "models").glob("*.yaml"))
+    """Names of the models that have a configuration: the shipped ones and the user's."""
+    return list(model_files())
 
 
 def find_config(name: str) -> Path:
@@ -52,39 +130,44 @@ def find_config(name: str) -> Path:
 
     Raises UsageError for an unknown name, with the nearest ones.
     """
-    path = Path(name)
+    path, known = Path(name), model_files()
+    if name in known:
+        return known[name]
     if path.is_dir() and (path / FOLDER_CONFIG).is_file():
         return path / FOLDER_CONFIG
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
-    shipped = resource("configs") / "models" / f"{name}.yaml"
-    if name in model_names():
-        return shipped
-    near = difflib.get_close_matches(name, model_names(), n=3) or model_names()
+    near = difflib.get_close_matches(name, known, n=3) or known
     raise UsageError(
         f"no model called {name!r}; there is {', '.join(near)}, or give a .yaml file or a folder with a {FOLDER_CONFIG}"
     )
 
 
 def load_config(name: str) -> ModelConfig:
-    """Read and validate a model's configuration. Raises FlowgradError naming each wrong key or value."""
+    """Read and validate a model's configuration; a guide that lies beside it is given by its path.
+
+    Raises UsageError for an unknown name, FlowgradError naming each wrong key or value.
+    """
     path = find_config(name)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FlowgradError(f"{path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise FlowgradError(f"{path} is not valid YAML: {' '.join(str(error).split())[:160]}") from error
     if not isinstance(raw, dict):
         raise FlowgradError(f"{path} must be a table of keys and values; got {type(raw).__name__}")
     try:
-        return ModelConfig(**{**raw, "folder": path.parent})
+        config = ModelConfig(**{**raw, "folder": path.parent})
     except ValidationError as error:
         problems = "; ".join(_problem(e["loc"], e["msg"], e["type"]) for e in error.errors())
         raise FlowgradError(f"{path}: {problems}") from error
+    guide = path.parent / config.guide
+    return config.model_copy(update={"guide": str(guide)}) if config.guide and guide.is_file() else config
 
 
 def _problem(where: tuple[int | str, ...], message: str, kind: str) -> str:
     key = ".".join(map(str, where))
     if kind != "extra_forbidden":
-        return f"{key}: {message}"
-    near = difflib.get_close_matches(key, ModelConfig.model_fields, n=1)
+        return f"{key}: {message}" if key else message.removeprefix("Value error, ")
+    known = NCSNppSizes.model_fields if where[0] == "network" and len(where) > 1 else ModelConfig.model_fields
+    near = difflib.get_close_matches(str(where[-1]), known, n=1)
     return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")

@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
+from flowgrad.files import file_fingerprint
+from flowgrad.models.config import ModelConfig
+from flowgrad.models.parts import Parts, identity
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -37,6 +40,20 @@ class UNetVelocity(nn.Module):
         return F.pixel_shuffle(v, self.patch).to(x)
 
 
+def load_diffusers_unet(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+    """Load a folder with a UNet2DModel that was trained as a rectified flow with the clock `time_scale` t.
+
+    Raises FlowgradError if its weights are missing, damaged, or do not fit its config.json.
+    """
+    network: Any = load_unet(config.weights_path)
+    if config.checkpointing:
+        network.enable_gradient_checkpointing()
+    velocity = UNetVelocity(network, config.patch, config.time_scale, dtype)
+    velocity.to(device).to(memory_format=torch.channels_last)  # the network's own to() imports half of diffusers
+    shape = (int(network.config["in_channels"]) // config.patch**2, config.size, config.size)
+    return Parts(velocity, shape, identity, identity, file_fingerprint(config.weights_path / WEIGHTS))
+
+
 def load_unet(folder: Path) -> nn.Module:
     """Load `config.json` and safetensors weights (any float dtype) into a frozen float32 UNet2DModel.
 
@@ -47,7 +64,7 @@ def load_unet(folder: Path) -> nn.Module:
             raise FlowgradError(
                 f"weights are missing: {folder / name} is not there. Install flowgrad again, or mend the path"
             )
-    network_class = _unet_class()
+    network_class = unet_class()
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with torch.device("meta"):
@@ -64,7 +81,7 @@ def load_unet(folder: Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _unet_class() -> Any:
+def unet_class() -> Any:
     """diffusers' UNet2DModel, imported without what it does not need (4 s become 1 s)."""
     if "diffusers" in sys.modules:
         from diffusers.models.unets.unet_2d import UNet2DModel

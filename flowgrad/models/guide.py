@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import clip
 import torch
@@ -11,15 +13,31 @@ from clip.model import CLIP, build_model
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
+from torch.utils.weak import WeakIdKeyDictionary
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import file_fingerprint
 from flowgrad.resources import resource
 
+OPEN_CLIP = "open-clip:"  # before the names of models and weights of that package
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], from the official code of CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 VOCABULARY_KEY = "flowgrad.vocabulary"
 _WORD = re.compile(r"\d+|[^\W\d_]+(?:'[^\W\d_]+)?")
+
+
+Tokenizer = Callable[[Sequence[str], int], Tensor]  # texts and the context's length -> tokens (T, context)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network reads: pixels on a side, mean and deviation of RGB in [0, 1], and how texts become tokens."""
+
+    resolution: int
+    context_length: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    tokenizer: Tokenizer | None = None
 
 
 class Guide(nn.Module):
@@ -28,17 +46,28 @@ class Guide(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: CLIP, name: str, fingerprint: str, vocabulary: frozenset[str] | None = None) -> None:
-        """Wrap `network` in float32; `vocabulary` holds the words of its training, None where they are not known."""
+    def __init__(
+        self,
+        network: Any,
+        name: str,
+        fingerprint: str,
+        vocabulary: frozenset[str] | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        """Wrap `network` in float32; `vocabulary` holds the words of its training, None where they are not known.
+
+        `reading` is that of OpenAI's CLIP unless it is given.
+        """
         super().__init__()
         self.network = network.float().eval().requires_grad_(False)
         self.name, self.fingerprint, self.vocabulary = name, fingerprint, vocabulary
-        self.resolution: int = network.visual.input_resolution
-        self.context_length: int = network.context_length
+        self.reading = reading or Reading(network.visual.input_resolution, network.context_length)
+        self.resolution, self.context_length = self.reading.resolution, self.reading.context_length
         self.logit_scale = float(network.logit_scale.exp())
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(self.reading.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.reading.std).view(1, 3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}
+        self._images: MutableMapping[Tensor, tuple[int, Tensor]] = WeakIdKeyDictionary()
         self.eval()
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -48,6 +77,15 @@ class Guide(nn.Module):
             images = interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
         pixels = ((images + 1) / 2 - self.mean) / self.std
         return normalize(self.network.encode_image(pixels).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_photos(self, images: Tensor) -> Tensor:
+        """`encode_images` without gradient; the same tensor, unchanged, is computed once."""
+        version, found = self._images.get(images, (-1, images))
+        if version != images._version:
+            found = self.encode_images(images)
+            self._images[images] = (images._version, found)
+        return found
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as unit vectors (T, E) without gradient; each text is computed once per guide.
@@ -63,7 +101,8 @@ class Guide(nn.Module):
 
     @torch.no_grad()
     def _encode_text(self, text: str) -> Tensor:
-        tokens = tokenize([text], self.context_length).to(self.mean.device)
+        reader = self.reading.tokenizer or tokenize
+        tokens = reader([text], self.context_length).to(self.mean.device)
         return normalize(self.network.encode_text(tokens).float(), dim=-1)[0]
 
     def unknown_words(self, text: str) -> list[str]:
@@ -97,10 +136,15 @@ def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
 
 
 def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str = "cpu") -> Guide:
-    """Load a shipped guide by name or any CLIP state dict from a `.safetensors` path.
+    """Load a guide: a shipped one by name, any CLIP state dict from a `.safetensors` path, OpenAI's CLIP by its name
+    ("ViT-B/32") or `.pt` file, or "open-clip:MODEL:WEIGHTS" of open_clip, where the weights may be a file.
 
     Raises FlowgradError if the file is missing, is damaged, or is not of CLIP's architecture.
     """
+    if is_downloaded(name_or_path) or name_or_path.endswith(".pt"):
+        from flowgrad.models.foreign_guides import load_foreign_guide
+
+        return load_foreign_guide(name_or_path).to(device)
     path = guide_file(name_or_path)
     state, metadata = read_state(path)
     vocabulary = _vocabulary(metadata, path)
@@ -109,8 +153,16 @@ def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str =
     return Guide(network, name, file_fingerprint(path), vocabulary).to(device)
 
 
+def is_downloaded(name: str) -> bool:
+    """Whether a guide is one of OpenAI's or open_clip's, by its name: fetched when it is first loaded."""
+    return name.startswith(OPEN_CLIP) or name in clip.available_models()
+
+
 def guide_file(name_or_path: str) -> Path:
     """Return the weight file behind a name or a path; FlowgradError names the shipped guides if there is none."""
+    if not name_or_path:
+        remedy = "name one with --guide (`flowgrad train-guide` makes them), or add the model with its guide"
+        raise UsageError(f"this model has no guide of its own: {remedy}.")
     if name_or_path.endswith(".safetensors"):
         path = Path(name_or_path).expanduser()
         if not path.is_file():
@@ -143,7 +195,7 @@ def to_network(state: dict[str, Tensor], path: Path) -> CLIP:
     """Build CLIP's network around a state dict as the official code does; FlowgradError if it is of another kind."""
     try:
         return build_model(dict(state)).float()
-    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
+    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         rule = f"{path} is not a network of CLIP's architecture ({reason[:120]})"
         raise FlowgradError(f"{rule}: use a guide exported by `flowgrad train-guide` or CLIP's own weights.") from error

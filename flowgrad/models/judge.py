@@ -78,14 +78,21 @@ class Judge(nn.Module):
 
         The answers of a head sum to 1; names such as "happy", "female" and "old" are unique over the heads.
         """
-        size = (self.sizes.resolution, self.sizes.resolution)
-        if images.shape[-2:] != size:
-            images = interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
-        logits = self.network(images).split([len(answers) for answers in self.heads.values()], 1)
+        logits = self.network(self._resized(images)).split([len(answers) for answers in self.heads.values()], 1)
         found: dict[str, Tensor] = {}
         for answers, scores in zip(self.heads.values(), logits, strict=True):
             found |= dict(zip(answers, scores.softmax(1).unbind(1), strict=True))
         return found
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the answers are read from, (B, C), for images (B, 3, H, W) in [-1, 1] of any size."""
+        return self.network.features(self._resized(images)).mean((2, 3))
+
+    def _resized(self, images: Tensor) -> Tensor:
+        size = (self.sizes.resolution, self.sizes.resolution)
+        if images.shape[-2:] == size:
+            return images
+        return interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
 
 
 def load_judge(name: str = "faces64-judge", device: torch.device | str = "cpu") -> Judge:

@@ -1,0 +1,139 @@
+"""The job behind `train-flow`: pictures, or pairs drawn from a flow, become a model's folder."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from directions.report import Reporter
+from flowgrad.errors import UsageError
+from flowgrad.models.config import load_config
+from flowgrad.resources import resource
+from flowgrad.training.flow import Budget, FlowStep
+from flowgrad.training.flow_config import FlowConfig, load_flow_config
+from flowgrad.training.flow_run import (
+    FlowData,
+    FlowResult,
+    FlowRun,
+    RunOptions,
+    config_of,
+    image_data,
+    model_config,
+    prepare_image_data,
+    prepare_reflow_data,
+    reflow_data,
+)
+from flowgrad.training.workers import Workers
+
+Follow = Callable[[Iterator[FlowStep]], Iterable[FlowStep]]
+
+
+@dataclass(frozen=True)
+class FlowJob:
+    """What to train on, either `images` (see `flowgrad.training.pictures`) or pairs of the model `reflow`, and how.
+
+    splits: a CSV file with the columns file and split; start: a model to begin with (that of `reflow` if there is
+    one); changes: of the recipe's keys, those that are None excepted. Raises UsageError unless one source is given.
+    """
+
+    output: Path
+    budget: Budget
+    images: str | Path | None = None
+    reflow: str | None = None
+    pairs: int = 20_000
+    pair_steps: int = 50
+    splits: Path | None = None
+    start: str | None = None
+    recipe: str = "faces64"
+    changes: dict[str, object] = field(default_factory=dict)
+    resume: bool = False
+    compiled: bool | None = None
+    device: str = "auto"
+    evaluate_every: int = 500
+    half: bool = False
+    name: str = ""
+    title: str = ""
+    licence: str = ""
+    subject: str = ""
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.reflow is None):
+            raise UsageError("give either pictures to train on, or --reflow with a model to straighten")
+        if self.reflow is not None and self.splits is not None:
+            raise UsageError("--splits is for pictures; --reflow trains on pairs that it draws")
+
+    @property
+    def origin(self) -> str | None:
+        """The model whose weights training begins with."""
+        return self.start or self.reflow
+
+    @property
+    def config(self) -> FlowConfig:
+        """The recipe with its changes, and with the network's sizes of the model it begins with."""
+        config = find_flow_config(self.recipe)
+        if self.origin is not None:
+            config = config_of(self.origin, config)
+            self._refuse_other_size(config)
+        return config.change(**self.changes)
+
+    def _refuse_other_size(self, config: FlowConfig) -> None:
+        wanted = self.changes.get("size")
+        if wanted is not None and wanted != config.network.size:
+            raise UsageError(f"{self.origin} is of size {config.network.size}, not {wanted}: leave --size out")
+        if self.reflow is not None and (drawn := load_config(self.reflow).size) != config.network.size:
+            raise UsageError(
+                f"{self.reflow} draws {drawn} pixels, and {self.origin} {config.network.size}: leave --from out"
+            )
+
+
+def find_flow_config(name: str) -> FlowConfig:
+    """Read the recipe of a shipped name or a YAML file. Raises UsageError for an unknown name."""
+    if name.endswith((".yaml", ".yml")):
+        return load_flow_config(Path(name))
+    folder = resource("configs") / "flows"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
+        raise UsageError(f"no recipe called {name!r} for a flow; there is {known}, or give a .yaml file")
+    return load_flow_config(path)
+
+
+def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Workers | None = None) -> FlowResult:
+    """Prepare the data, train, and write the model's folder; `follow` passes the steps on and may show them.
+
+    Raises UsageError for what is wrong in the call before anything is trained.
+    """
+    workers = workers or Workers()
+    config = job.config
+    model = model_config(job.output, config, job.origin, job.name, job.title, job.licence, job.subject)
+    options = RunOptions(
+        output=job.output,
+        budget=job.budget,
+        resume=job.resume,
+        start=job.origin,
+        compiled=job.compiled,
+        device=job.device,
+        evaluate_every=job.evaluate_every,
+        half=job.half,
+    )
+    options.refuse_unwanted()
+    run = FlowRun(_data(job, config, reporter, workers), config, options, workers)
+    for _ in follow(run.steps()):
+        pass
+    return run.finish(model, job.command)
+
+
+def _data(job: FlowJob, config: FlowConfig, reporter: Reporter, workers: Workers) -> FlowData:
+    if job.reflow is not None:
+        seed = config.training.seed
+        drawn = prepare_reflow_data(job.reflow, job.pairs, job.pair_steps, seed, job.output, workers, job.device)
+        for _ in reporter.track(drawn, "drawing pairs"):
+            pass
+        return reflow_data(job.reflow, config, job.output)
+    source = job.images or ""
+    for _ in reporter.track(prepare_image_data(source, config.network.size, job.output, workers), "preparing pictures"):
+        pass
+    data = image_data(source, config, job.output, job.splits)
+    if workers.leads and data.description["left out"] != "none":
+        reporter.warn(f"left out of {source}: {data.description['left out']}")
+    return data

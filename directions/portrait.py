@@ -1,0 +1,256 @@
+"""What a model draws, in figures and pictures for its card: held-out loss, curvature, faces, a judge's answers."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from directions import faces
+from directions.evaluate import JUDGE
+from directions.photos import to_images
+from directions.report import Reporter
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.files import atomic_path
+from flowgrad.models import Model, ModelConfig, build_model, load_config
+from flowgrad.models.judge import Judge, load_judge
+from flowgrad.ode import Grid, require_finite
+from flowgrad.resources import FOLDER_CONFIG
+from flowgrad.training.flow import ImagePairs, held_out_loss
+from flowgrad.training.flow_config import FlowTraining
+from flowgrad.training.images import read_images, to_model_range
+from flowgrad.training.model_folder import table, write_curve, write_sheet
+from flowgrad.training.pictures import list_images, read_splits
+from flowgrad.training.reflow import curvature, sample
+
+STEPS = 25  # Euler steps of a sample
+BATCH = 25  # samples drawn at once
+STRAIGHT = ("diffusers-unet", "rf-ncsnpp")  # families that are trained on straight lines from noise to pixels
+SHEET = 64  # samples on a sheet
+SECTION = "## Measured"
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class PortraitJob:
+    """What to measure a model with, and beside.
+
+    before: another model (name, folder, or a bare diffusers folder of the same sizes); photos: a folder or zip of
+    photos that neither was trained on, or whose test rows in the table `splits` are such; log: records of its training
+    as JSON lines with `seen`, `loss` and `held_out`; count: samples to judge.
+    """
+
+    before: str = ""
+    photos: Path | None = None
+    splits: Path | None = None
+    log: Path | None = None
+    count: int = 1000
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"a model is measured by one sample or more; got {self.count}")
+        if self.splits is not None and self.photos is None:
+            raise UsageError("--splits says which of --photos to take: give both")
+        for path in (self.photos, self.splits, self.log):
+            if path is not None and not path.exists():
+                raise UsageError(f"{path} does not exist: there is nothing to measure with")
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """Figures of a set of images; None where they do not apply.
+
+    held_out: loss over fixed noise and times; curvature: 0 for straight paths; faces: share in which dlib finds a face;
+    distance: Frechet's, of the judge's features, to the photos; answers: the judge's mean probabilities.
+    """
+
+    held_out: float | None
+    curvature: float | None
+    faces: float | None
+    distance: float | None
+    answers: dict[str, float]
+
+
+def open_before(job: PortraitJob, like: ModelConfig) -> Model | None:
+    """The model to compare with; a folder without configuration is read as weights of the model `like`.
+
+    Raises UsageError for an unknown name, FlowgradError for damaged weights.
+    """
+    if not job.before:
+        return None
+    folder = Path(job.before)
+    bare = (folder / "config.json").is_file() and not (folder / FOLDER_CONFIG).is_file()
+    config = like.model_copy(update={"weights": str(folder.resolve())}) if bare else load_config(job.before)
+    return build_model(config, job.device)
+
+
+def portray(config: ModelConfig, before: Model | None, job: PortraitJob, reporter: Reporter) -> dict[str, Portrait]:
+    """Measure a model, the one before it and the photos; write the card's section and its pictures beside the weights.
+
+    Returns the figures by column. Raises UsageError for a model without a folder of its own, FlowgradError for photos
+    or a log that cannot be read.
+    """
+    folder = config.card_folder
+    if folder is None:
+        raise UsageError(f"{config.name} has no folder for a card: `flowgrad models add` makes one of it that has")
+    model = build_model(config, job.device)
+    log = read_log(job.log) if job.log else []
+    photos = _read_photos(job, config.size) if job.photos else None
+    judge = load_judge(JUDGE, model.device) if config.aligned_faces else None
+    columns, pictures = {}, {}
+    for name, each in (("before", before), ("now", model)):
+        if each is not None:
+            images = _draw(each, job.count, reporter, name)
+            columns[name] = _measure(each, images, photos, judge, reporter)
+            pictures[_sheet(folder, name, images)] = f"{min(SHEET, job.count)} samples, uncurated: {name}"
+    if photos is not None:
+        columns["photos"] = _measure(None, photos, photos, judge, reporter)
+    if log:
+        write_curve(folder / "curve.png", log)
+        pictures["curve.png"] = f"Loss over the images seen in this training ({log[-1]['seen']:,})"
+    write_section(folder / "README.md", _section(columns, pictures, job))
+    return columns
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records with `seen`, `loss` and `held_out` (numbers or None) by images seen, of a file of JSON lines.
+
+    A later record replaces an earlier one of the same `seen`, as after a resumption; of several held-out losses (of
+    several averages of the weights) the least counts. Raises FlowgradError for a file that is no such log.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            held_out = record.get("held_out", record.get("heldout"))
+            held_out = min(held_out.values()) if isinstance(held_out, dict) else held_out
+            old = found.get(int(record["seen"]), {"loss": None, "held_out": None})
+            new = {"seen": int(record["seen"]), "loss": record.get("loss"), "held_out": held_out}
+            found[new["seen"]] = {key: old[key] if value is None else value for key, value in new.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FlowgradError(f"{path} is not a log of training, lines of JSON with seen and loss ({error}).") from error
+    return [found[seen] for seen in sorted(found)]
+
+
+def _read_photos(job: PortraitJob, size: int) -> Tensor:
+    """(N, 3, size, size) in [-1, 1]."""
+    source = Path(job.photos or "")
+    if job.splits is not None:
+        names = [name for name, split in read_splits(job.splits).items() if split == "test"]
+    else:
+        names = [name for name, _ in list_images(source)]
+    if not names:
+        raise UsageError(f"there are no photos to measure with in {source}: give some, or a table with test rows")
+    return to_model_range(torch.stack(list(read_images(source, names, size))))
+
+
+def _draw(model: Model, count: int, reporter: Reporter, name: str) -> Tensor:
+    """(count, 3, H, W) samples in [-1, 1]."""
+
+    def parts() -> Iterator[Tensor]:
+        for start in range(0, count, BATCH):
+            x0 = model.noise(min(BATCH, count - start), FIRST_SEED + start)
+            x1 = require_finite(sample(model.velocity, x0, Grid.full(STEPS)), "a sample")
+            yield model.decode(x1).clamp(-1, 1).cpu()
+
+    return torch.cat(list(reporter.track(parts(), f"sampling ({name})", -(-count // BATCH))))
+
+
+def _measure(
+    model: Model | None, images: Tensor, photos: Tensor | None, judge: Judge | None, reporter: Reporter
+) -> Portrait:
+    """The figures of `images`; of the model that drew them too, if one did."""
+    seen = judge is not None and faces.available()
+    return Portrait(
+        held_out=_held_out(model, photos) if model and model.config.family in STRAIGHT and photos is not None else None,
+        curvature=curvature(model.velocity, model.noise(16, 0), STEPS) if model else None,
+        faces=_share_of_faces(images, reporter) if seen else None,
+        distance=frechet(_features(judge, images), _features(judge, photos))
+        if judge and model and photos is not None and min(len(images), len(photos)) > 1
+        else None,
+        answers=_answers(judge, images) if judge else {},
+    )
+
+
+def _held_out(model: Model, photos: Tensor) -> float:
+    pixels = ((photos + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return held_out_loss(model.velocity, ImagePairs(pixels, np.arange(len(pixels))), FlowTraining(), model.device)
+
+
+def _share_of_faces(images: Tensor, reporter: Reporter) -> float:
+    pictures = reporter.track(to_images(images), "looking for faces", len(images))
+    return sum(bool(faces.find_faces(picture)) for picture in pictures) / len(images)
+
+
+@torch.no_grad()
+def _features(judge: Judge, images: Tensor) -> Tensor:
+    """(B, C) float64."""
+    place = next(judge.parameters()).device
+    return torch.cat([judge.features(part.to(place)).cpu().double() for part in images.split(256)])
+
+
+@torch.no_grad()
+def _answers(judge: Judge, images: Tensor) -> dict[str, float]:
+    place = next(judge.parameters()).device
+    parts = [judge.probabilities(part.to(place)) for part in images.split(256)]
+    return {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B covariances of features (N, C) (Heusel et al., 2017)."""
+    A, B = torch.cov(a.T), torch.cov(b.T)
+    root = torch.linalg.eigvals(A @ B).real.clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * root)
+
+
+def _sheet(folder: Path, name: str, images: Tensor) -> str:
+    file = "samples.jpg" if name == "now" else f"samples-{name}.jpg"
+    write_sheet(folder / file, images[:SHEET], 8)
+    return file
+
+
+def _section(columns: Mapping[str, Portrait], pictures: Mapping[str, str], job: PortraitJob) -> str:
+    rows = portrait_rows(list(columns.values()))
+    titles = {"before": f"before ({Path(job.before).name})", "now": "now", "photos": "test photos"}
+    text = (
+        f"{job.count:,} samples of {STEPS} Euler steps, seeds from {FIRST_SEED}, by `flowgrad models measure`.\n"
+        "Losses: over fixed noise and times, on photos kept from training. Curvature: 0 for straight paths."
+    )
+    shown = [f"{caption}\n\n![{caption}]({name})" for name, caption in pictures.items()]
+    return "\n\n".join([SECTION, text, table(("", *(titles[name] for name in columns)), rows), *shown])
+
+
+def portrait_rows(portraits: Sequence[Portrait]) -> list[tuple[str, ...]]:
+    """One row for each figure that any of them has."""
+
+    def row(title: str, values: Sequence[float | None], form: str) -> tuple[str, ...]:
+        return (title, *("" if value is None else format(value, form) for value in values))
+
+    rows = [
+        row("held-out loss", [p.held_out for p in portraits], ".5f"),
+        row("curvature", [p.curvature for p in portraits], ".4f"),
+        row("dlib finds a face", [p.faces for p in portraits], ".1%"),
+        row("Frechet distance to the test photos, judge's features", [p.distance for p in portraits], ".2f"),
+    ]
+    answers = dict.fromkeys(name for p in portraits for name in p.answers)
+    rows += [row(f"judged {name}", [p.answers.get(name) for p in portraits], ".1%") for name in answers]
+    return [each for each in rows if any(each[1:])]
+
+
+def write_section(card: Path, section: str) -> None:
+    """Put a section into a card, in place of the one with the same heading if there is one, else at its end."""
+    heading = section.splitlines()[0]
+    old = card.read_text(encoding="utf-8") if card.is_file() else ""
+    pattern = rf"^{re.escape(heading)}\n.*?(?=^## |\Z)"
+    if re.search(pattern, old, re.MULTILINE | re.DOTALL):
+        new = re.sub(pattern, lambda _: section + "\n\n", old, count=1, flags=re.MULTILINE | re.DOTALL)
+    else:
+        new = f"{old.rstrip()}\n\n{section}" if old else section
+    with atomic_path(card) as temporary:
+        temporary.write_text(new.strip() + "\n", encoding="utf-8")

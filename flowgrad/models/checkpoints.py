@@ -1,0 +1,122 @@
+"""Checkpoints from elsewhere: read without running anything in them, converted once, kept as safetensors."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flowgrad.errors import FlowgradError
+from flowgrad.files import atomic_path, file_fingerprint
+
+CACHE_VARIABLE = "FLOWGRAD_CACHE"
+CONVERSION = 1  # raised whenever conversions change, so that older cached files are left alone
+_INERT = ("pytorch_lightning.", "lightning.")  # names of a trainer's bookkeeping, replaced by a class that does nothing
+
+
+class _Bookkeeping:
+    """Stands in for classes of PyTorch Lightning in a checkpoint: it keeps nothing and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: FLOWGRAD_CACHE, else flowgrad/ in the user's cache folder."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgrad"
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read a torch file of tensors and plain containers, without running code that it may hold.
+
+    Raises FlowgradError if it is damaged, is no torch file, or needs more than tensors and containers.
+    """
+    stand_ins: list[Any] = []
+    while True:
+        try:
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except pickle.UnpicklingError as error:
+            name = _asked_for(str(error))
+            if not name.startswith(_INERT) or any(name == known for _, known in stand_ins):
+                raise FlowgradError(_unpickling(path, name, str(error))) from error
+            stand_ins.append((_Bookkeeping, name))
+        except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise FlowgradError(f"{path} is damaged or no torch checkpoint ({reason}): get it again") from error
+
+
+def _asked_for(reason: str) -> str:
+    """The name that is not allowed, in torch's words; empty if the file failed for another reason."""
+    _, marker, rest = reason.partition("Unsupported global: GLOBAL ")
+    return rest.split(" ", 1)[0] if marker else ""
+
+
+def _unpickling(path: Path, name: str, reason: str) -> str:
+    if name:
+        return (
+            f"{path} asks for {name}, which is code and not a tensor: it was not loaded, and nothing in it was run. "
+            "Use a checkpoint of weights alone"
+        )
+    return f"{path} is damaged or no torch checkpoint ({reason.splitlines()[0][:120]}): get it again"
+
+
+def converted(stem: str, fingerprint: str, convert: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The result of `convert`, read from the cache where the file with that fingerprint was converted before.
+
+    A cache that cannot be written or read costs time, not the job.
+    """
+    path = cache_folder() / f"{stem}-{fingerprint}-v{CONVERSION}.safetensors"
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError):
+        state = {name: value.detach().clone().contiguous() for name, value in convert().items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(state, temporary, {"format": "pt", "source": fingerprint})
+    except FlowgradError:
+        return state
+    return load_file(path)
+
+
+def verified_fingerprint(path: Path, sha256: str) -> str:
+    """The fingerprint of a file, whose SHA-256 must be `sha256` if that is known.
+
+    Raises FlowgradError for another file, or a download that broke.
+    """
+    found = file_fingerprint(path)
+    if sha256 and not sha256.startswith(found):
+        raise FlowgradError(
+            f"{path} is not the file that is expected: its SHA-256 begins with {found}, not {sha256[:16]}. Download it "
+            "again, or correct `sha256` in the configuration"
+        )
+    return found
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
+    """Give `network` (on the meta device) its weights in float32, frozen and in evaluation mode.
+
+    Raises FlowgradError naming the first tensor that is missing, left over, or of another shape than `what` has.
+    """
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            raise FlowgradError(
+                f"{path} does not fit {what}: {name} is {found.get(name, 'missing')} there, "
+                f"{expected.get(name, 'unknown')} here. Check the configuration, or the file"
+            )
+    floats = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    network.load_state_dict(floats, assign=True)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,23 @@
+"""What a loader of any family returns: the pieces of a model, before they have its name and device."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from flowgrad.velocity import Velocity
+
+
+class Parts(NamedTuple):
+    """velocity, shape of one state, encode and decode, fingerprint of the weights; see `flowgrad.models.Model`."""
+
+    velocity: Velocity
+    shape: tuple[int, ...]
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    fingerprint: str
+
+
+def identity(x: Tensor) -> Tensor:
+    """States that are images."""
+    return x

@@ -1,0 +1,194 @@
+"""Models as diffusers saves them, by folder or by name on the Hugging Face hub, and their samplers as schedules."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils import logging
+from torch import nn
+
+from flowgrad.errors import FlowgradError
+from flowgrad.files import file_fingerprint
+from flowgrad.models.autoencoder import FirstStage
+from flowgrad.models.config import ModelConfig
+from flowgrad.models.diffusers_unet import unet_class
+from flowgrad.models.parts import Parts, identity
+from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, ddim_schedule
+
+INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+_FAILURES = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
+
+
+def load_diffusers(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+    """Load what a folder or a hub name holds: a UNet2DModel alone or in a pipeline, or a text-conditioned pipeline.
+
+    Raises FlowgradError if it cannot be had, is damaged, or is of a kind that is not read.
+    """
+    folder = local_folder(config)
+    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
+    kinds = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
+    if kinds.get("transformer") or (kinds.get("unet") or "UNet2DModel") != "UNet2DModel":
+        from flowgrad.models.text_flows import load_text_flow
+
+        return load_text_flow(config, folder, kinds, device, dtype)
+    return load_unconditional(config, folder, kinds, device, dtype)
+
+
+def load_unconditional(
+    config: ModelConfig, folder: Path, kinds: Mapping[str, str | None], device: torch.device, dtype: torch.dtype
+) -> Parts:
+    """A UNet2DModel with its scheduler, and with its autoencoder if `kinds` names one (`vqvae` or `vae`)."""
+    inner = folder / "unet" if kinds.get("unet") else folder
+    network = load_component(unet_class(), inner).to(device).to(memory_format=torch.channels_last)
+    if config.checkpointing:
+        network.enable_gradient_checkpointing()
+    schedule, prediction = to_schedule(load_scheduler(folder), config.steps)
+    velocity = ScheduledVelocity(_unconditional(network), schedule, prediction, dtype)
+    shape = (int(network.config["in_channels"]), int(network.config["sample_size"]), int(network.config["sample_size"]))
+    stage = next((name for name in ("vqvae", "vae") if kinds.get(name)), None)
+    if stage is None:
+        check_size(config, shape[-1], 1)
+        return Parts(velocity, shape, identity, identity, folder_fingerprint([inner]))
+    first_stage, factor = load_first_stage(folder / stage, kinds[stage] or "", velocity.gain, device, dtype)
+    check_size(config, shape[-1], factor)
+    return Parts(velocity, shape, first_stage.encode, first_stage.decode, folder_fingerprint([inner, folder / stage]))
+
+
+def _unconditional(network: Any) -> Network:
+    return lambda x, time: network(x, time, return_dict=False)[0]
+
+
+def local_folder(config: ModelConfig) -> Path:
+    """The folder of `weights`: a path, or the hub's files of that name, downloaded once.
+
+    Raises FlowgradError saying what failed and what to do.
+    """
+    if not config.on_hub:
+        return config.weights_file()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(config.weights, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise FlowgradError(
+            f"{config.weights} is no folder here, and could not be fetched from the Hugging Face hub ({reason}).\n"
+            "Check the name and the connection (`hf auth login` for gated models), or download it elsewhere "
+            "and give the folder's path as `weights`"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises FlowgradError if the file is missing, damaged, or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlowgradError(f"{path} is missing or damaged ({error}): get the model again") from error
+    if not isinstance(found, dict):
+        raise FlowgradError(f"{path} must be a JSON object; got {type(found).__name__}: get the model again")
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep diffusers from drawing progress bars and from warning of its own arguments' names."""
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def load_component(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A frozen network that diffusers saved to `folder`. Raises FlowgradError if it is damaged or another kind."""
+    named = read_json(folder / "config.json").get("_class_name")
+    if named != kind.__name__:
+        raise FlowgradError(f"{folder} holds {named}, where a {kind.__name__} is needed. Check `weights` and `family`")
+    try:
+        with quiet():
+            network: nn.Module = kind.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=False)
+    except _FAILURES as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise FlowgradError(f"the {kind.__name__} in {folder} is damaged ({reason}): get it again") from error
+    return network.eval().requires_grad_(False)
+
+
+def load_first_stage(
+    folder: Path, kind: str, gain: float, device: torch.device, dtype: torch.dtype
+) -> tuple[FirstStage, int]:
+    """The autoencoder of a pipeline, and by how much its latents are smaller than images."""
+    classes = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
+    if kind not in classes:
+        raise FlowgradError(f"{folder} holds {kind}: only {' and '.join(classes)} can be read")
+    network = load_component(classes[kind], folder).to(device)
+    scale, shift = (network.config.get(key) for key in ("scaling_factor", "shift_factor"))
+    factor = 2 ** (len(network.config["block_out_channels"]) - 1)
+    return FirstStage(network, (scale or 1.0) * gain, shift or 0.0, dtype), factor
+
+
+def check_size(config: ModelConfig, states: int, factor: int) -> None:
+    """Raise FlowgradError unless the configuration's images are those of the model's states."""
+    if config.size != states * factor:
+        raise FlowgradError(
+            f"{config.name}: size is {config.size}, and the model's images have {states * factor} pixels "
+            f"({states} times {factor}). Correct the configuration"
+        )
+
+
+def folder_fingerprint(folders: Sequence[Path], *conditions: str) -> str:
+    """16 hexadecimal digits of the weights in some folders, and of what else the field depends on."""
+    files = [file for folder in folders for file in sorted(folder.glob("*")) if file.suffix in (".safetensors", ".bin")]
+    told = [*map(file_fingerprint, files), *conditions]
+    return told[0] if len(told) == 1 else hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+# --- samplers ----------------------------------------------------------------------------------------------------
+
+
+def load_scheduler(folder: Path) -> Any:
+    """A flow-matching Euler scheduler, or DDIM with the betas of whichever diffusion scheduler the folder has.
+
+    Raises FlowgradError for another kind.
+    """
+    places = [place for place in (folder / "scheduler" / SCHEDULER, folder / SCHEDULER) if place.is_file()]
+    if not places:
+        raise FlowgradError(f"{folder} has no scheduler/{SCHEDULER}: save the model with its scheduler")
+    found = read_json(places[0])
+    name = str(found.get("_class_name"))
+    if name == FlowMatchEulerDiscreteScheduler.__name__:
+        return FlowMatchEulerDiscreteScheduler.from_config(found)
+    if "beta_schedule" in found or "beta_start" in found:
+        return DDIMScheduler.from_config(found)
+    raise FlowgradError(f"{places[0]} is a {name}: only flow-matching Euler and DDPM's relatives can be read")
+
+
+def to_schedule(
+    scheduler: Any, steps: int, shares: Sequence[float] | None = None, shift: float | None = None
+) -> tuple[Schedule, str]:
+    """A scheduler's steps, and what the network predicts; `shares` and `shift` (mu) as its pipeline gives them.
+
+    Clipping and thresholding of a diffusion scheduler are left out: they are no part of the ODE. A last step that
+    would do nothing (`set_alpha_to_one: false` without `steps_offset`) goes to clean data instead.
+    """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        scheduler.set_timesteps(None if shares else steps, sigmas=list(shares) if shares else None, mu=shift)
+        times = torch.cat([scheduler.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
+        return Schedule(times, scheduler.sigmas.double()), "flow"
+    scheduler.set_timesteps(steps)
+    timesteps, final = scheduler.timesteps.tolist(), float(scheduler.final_alpha_cumprod)
+    if final <= float(scheduler.alphas_cumprod[timesteps[-1]]):
+        final = 1.0
+    return ddim_schedule(scheduler.alphas_cumprod, timesteps, final), str(scheduler.config["prediction_type"])

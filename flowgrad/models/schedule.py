@@ -1,0 +1,105 @@
+"""Noise schedules as velocity fields: Euler's N steps on the field are the N steps of the model's own sampler.
+
+A state on the way is z = k ((1 - s) x1 + s e), with clean data x1, noise e and the noise's share s in [0, 1]. Along
+the probability flow dz/ds = k (e - x1) with the network's present estimates of the two, so that an Euler step in s
+from s_k to s_{k+1} gives k ((1 - s_{k+1}) x1 + s_{k+1} e). This is a step of the flow-matching Euler sampler, and it
+is a step of DDIM (Song et al., ICLR 2021) too, whose states a x1 + b e are these, divided by a + b, with
+s = b / (a + b). The clock t in [0, 1] is made so that s and the network's own time are piecewise linear through the
+sampler's steps, at t = k / N: on that grid, Euler agrees with the sampler exactly, not only to first order.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flowgrad.errors import UsageError
+
+Network = Callable[[Tensor, Tensor], Tensor]  # states (B, *D), the network's own times (B,) -> its output (B, *D)
+PREDICTIONS = ("flow", "epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The network's times and shares of noise, (N + 1,) each in float64, at t = k / N.
+
+    Raises UsageError unless they have one length, above 1, and the shares decrease.
+    """
+
+    times: Tensor
+    shares: Tensor
+
+    def __post_init__(self) -> None:
+        if self.times.shape != self.shares.shape or len(self.shares) < 2 or bool((self.shares.diff() >= 0).any()):
+            raise UsageError("a schedule needs as many times as shares of noise, and shares that decrease")
+
+    def to(self, device: torch.device) -> "Schedule":
+        """The same on a device."""
+        return self if self.times.device == device else Schedule(self.times.to(device), self.shares.to(device))
+
+    def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For t () or (B,): the network's time, the share s, and ds/dt to the right of t (to the left at 1)."""
+        steps = len(self.times) - 1
+        position = t.double() * steps
+        nearest = position.round()
+        position = torch.where((position - nearest).abs() < 1e-4, nearest, position)  # k/N in float32 is k/N
+        k = position.long().clamp(0, steps - 1)
+        slope = (self.shares[k + 1] - self.shares[k]) * steps
+        within = position - k
+        return torch.lerp(self.times[k], self.times[k + 1], within), self.shares[k] + slope * within / steps, slope
+
+
+def ddim_schedule(alphas: Tensor, timesteps: Sequence[int], final: float, final_time: float = 0.0) -> Schedule:
+    """DDIM's steps: cumulative alphas (T,), the N decreasing timesteps it uses, and the alpha that it ends at."""
+    found = torch.cat([alphas.double()[list(timesteps)], torch.tensor([final], dtype=torch.float64)])
+    signal, noise = found.sqrt(), (1 - found).sqrt()
+    times = torch.tensor([*timesteps, final_time], dtype=torch.float64)
+    return Schedule(times, noise / (signal + noise))
+
+
+def variance_preserving(share: Tensor) -> Tensor:
+    """a + b where a^2 + b^2 = 1 and b / (a + b) is the share."""
+    return 1 / (share.square() + (1 - share).square()).sqrt()
+
+
+class ScheduledVelocity(nn.Module):
+    """v(x, t) of a network that follows a schedule: x (B, *D), t () or (B,) in [0, 1].
+
+    prediction: what the network returns, "flow" (noise minus data), or of a variance-preserving diffusion "epsilon"
+    (noise), "v_prediction" (a noise - b data) or "sample" (data). A state at t = 0 is what the sampler starts from;
+    at t = 1 it is what the sampler returns, times `gain`. Raises UsageError for another prediction.
+    """
+
+    def __init__(self, network: Network, schedule: Schedule, prediction: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise UsageError(f"a network must predict one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+        self.network, self.schedule, self.prediction, self.dtype = network, schedule, prediction, dtype
+        self.scale = float(variance_preserving(schedule.shares[0])) if prediction != "flow" else 1.0
+        self.gain = self.scale / float(variance_preserving(schedule.shares[-1])) if prediction != "flow" else 1.0
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait
+        time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t))
+        share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
+        if self.prediction == "flow":
+            return slope * self._output(x, time)
+        total = variance_preserving(share)
+        signal, noise = (1 - share) * total, share * total
+        state = x * (total / self.scale)
+        out = self._output(state, time)
+        return slope * self.scale * self._direction(out, state, signal, noise)
+
+    def _output(self, state: Tensor, time: Tensor) -> Tensor:
+        with torch.autocast(state.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            out = self.network(state, time.to(torch.float32))
+        return out.to(state)
+
+    def _direction(self, out: Tensor, state: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+        """The estimated noise minus the estimated data, from state = signal * data + noise-level * noise."""
+        if self.prediction == "epsilon":
+            return ((signal + noise) * out - state) / signal
+        if self.prediction == "v_prediction":
+            return (noise - signal) * state + (signal + noise) * out
+        return (state - (signal + noise) * out) / noise
