@@ -103,7 +103,7 @@ class Task:
 
 
 def held_out(task: Task, control: Control, count: int = HELD_OUT) -> Inverted:
-    """Samples that no training uses, to calibrate a control on, drawn on no finer a grid than photos are inverted on."""
+    """Samples that no training uses, to calibrate a control on; drawn on the grid that photos are inverted on."""
     return samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED, inversion_grid(control))
 
 
