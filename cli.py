@@ -1038,7 +1038,8 @@ def models_measure(
     from directions.portrait import PortraitJob, gather, portray
     from flowgrad.models import load_config
 
-    terminal, job, config = Terminal(as_json), PortraitJob(before, photos, splits, log, count, device), load_config(name)
+    job, config = PortraitJob(before, photos, splits, log, count, device), load_config(name)
+    terminal = Terminal(as_json)
     found = portray(config, gather(job, config, terminal), job, terminal)
     _tell(as_json, _plain_portraits(found), _show_portraits(found))
     if not as_json:

@@ -42,8 +42,8 @@ class PortraitJob:
     """What to measure a model with, and beside.
 
     before: another model (name, folder, or a bare diffusers folder of the same sizes); photos: a folder or
-    archive of photos that neither was trained on, or whose test rows in the table `splits` are such; log: records of its training
-    as JSON lines with `seen`, `loss` and `held_out`; count: samples to judge.
+    archive of photos that neither was trained on, or whose test rows in the table `splits` are such; log: records of
+    its training as JSON lines with `seen`, `loss` and `held_out`; count: samples to judge.
     """
 
     before: str = ""
@@ -137,7 +137,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Records with `seen`, `loss` and `held_out` (numbers or None) by images seen, of a file of JSON lines.
 
     A record replaces earlier ones that saw more, and figures of the same `seen`, as after a resumption; of several
-    held-out losses (of several averages of the weights) the least counts. Raises FlowgradError for a file that is no such log.
+    held-out losses (of several averages of the weights) the least counts. Raises FlowgradError for a file that is no
+    such log.
     """
     found: dict[int, dict[str, Any]] = {}
     try:

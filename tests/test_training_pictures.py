@@ -195,7 +195,7 @@ def test_a_full_disk_is_no_unreadable_picture(tmp_path: Path, monkeypatch: pytes
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("flowgrad.training.pictures.read_square", lambda *_: Full())
-    with pytest.raises(FlowgradError, match="cannot write .*No space left"):
+    with pytest.raises(FlowgradError, match=r"cannot write .*No space left"):
         prepared(fill(tmp_path / "in"), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -204,7 +204,8 @@ def model_config(
     """The model's configuration, before it is trained, so that a wrong name shows at once.
 
     A model that continues another keeps its guide, words and alignment, unless `subject` says what its pictures
-    show, and its licence, unless `licence` says another. Trained with flips, it knows no left and right. Raises UsageError for a name that models cannot have.
+    show, and its licence, unless `licence` says another. Trained with flips, it knows no left and right. Raises
+    UsageError for a name that models cannot have.
     """
     slug = name or re.sub(r"[^a-z0-9._-]+", "-", Path(output).resolve().name.lower()).strip("-._") or "flow"
     check_model_name(slug)
