@@ -679,7 +679,7 @@ def train_flow(
     licence: Annotated[str, typer.Option(help="Of the weights, for the card.")] = "",
     subject: Annotated[str, typer.Option(help='What the pictures show: "a shoe".')] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's unfinished run.")] = False,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same result; the recipe's is 0.")] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -974,7 +974,7 @@ def models_check(
 
 
 Before = Annotated[str, typer.Option(help="A model to compare with: name or folder.")]
-TestPhotos = Annotated[Path | None, typer.Option(help="Folder or zip of photos that it was not trained on.")]
+TestPhotos = Annotated[Path | None, typer.Option(help="Folder or archive of photos that it was not trained on.")]
 Splits = Annotated[Path | None, typer.Option(help="CSV with columns file and split: take its test rows.")]
 Log = Annotated[Path | None, typer.Option(help="Log of its training (JSON lines), for the curve.")]
 SampleCount = Annotated[int, typer.Option(help="Samples to judge.", min=1)]
@@ -1001,7 +1001,7 @@ def models_convert(
 
     With --before, --photos or --log, the card gets the section, sheets and curve of `models measure`.
     """
-    from directions.portrait import PortraitJob, open_before, portray
+    from directions.portrait import PortraitJob, gather, portray
     from flowgrad.models import load_config
     from flowgrad.models.convert import convert_unet
     from flowgrad.models.diffusers_unet import WEIGHTS
@@ -1009,11 +1009,12 @@ def models_convert(
 
     target = resource("weights") / destination if Path(destination).name == destination else Path(destination)
     refuse_existing(target / WEIGHTS, overwrite)
-    job = PortraitJob(before, photos, splits, log, count, device)
+    terminal, job = Terminal(as_json), PortraitJob(before, photos, splits, log, count, device)
     config = load_config(destination) if before or photos or log else None
-    old = open_before(job, config) if config else None  # read before it is replaced
+    config = config and config.model_copy(update={"weights": str(target.resolve())})  # whatever else has its name
+    material = gather(job, config, terminal) if config else None  # read before it is replaced
     path = convert_unet(folder, target)
-    found = portray(config, old, job, Terminal(as_json)) if config else {}
+    found = portray(config, material, job, terminal) if config and material else {}
     _answer(as_json, {"file": path, **_plain_portraits(found)}, f"wrote {path}")
     if found and not as_json:
         _tell(False, None, _show_portraits(found))
@@ -1034,11 +1035,12 @@ def models_measure(
 
     flowgrad models measure straight-shoes --before shoes --count 256
     """
-    from directions.portrait import PortraitJob, open_before, portray
+    from directions.portrait import PortraitJob, gather, portray
     from flowgrad.models import load_config
 
     job, config = PortraitJob(before, photos, splits, log, count, device), load_config(name)
-    found = portray(config, open_before(job, config), job, Terminal(as_json))
+    terminal = Terminal(as_json)
+    found = portray(config, gather(job, config, terminal), job, terminal)
     _tell(as_json, _plain_portraits(found), _show_portraits(found))
     if not as_json:
         _wrote(*(config.card_folder / file for file in ("README.md", "samples.jpg") if config.card_folder))

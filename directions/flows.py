@@ -74,7 +74,16 @@ class FlowJob:
         if self.origin is not None:
             config = config_of(self.origin, config)
             self._refuse_other_size(config)
-        return config.change(**self.changes)
+        config = config.change(**self.changes)
+        if self.reflow is not None and (config.training.flips or config.training.augment):
+            raise UsageError("flips and augment are for pictures; --reflow trains on pairs as they are drawn")
+        return config
+
+    def refuse_output_among_images(self) -> None:
+        """Raise UsageError if what is written would be found among the pictures when the run goes on."""
+        source = Path(self.images or "")
+        if self.images is not None and source.is_dir() and self.output.resolve().is_relative_to(source.resolve()):
+            raise UsageError(f"{self.output} lies among the pictures in {source}: choose another folder by --output")
 
     def _refuse_other_size(self, config: FlowConfig) -> None:
         wanted = self.changes.get("size")
@@ -104,6 +113,7 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
     Raises UsageError for what is wrong in the call before anything is trained.
     """
     workers = workers or Workers()
+    job.refuse_output_among_images()
     config = job.config
     model = model_config(job.output, config, job.origin, job.name, job.title, job.licence, job.subject)
     options = RunOptions(
@@ -117,16 +127,16 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
         half=job.half,
     )
     options.refuse_unwanted()
-    run = FlowRun(_data(job, config, reporter, workers), config, options, workers)
+    run = FlowRun(_data(job, config, options, reporter, workers), config, options, workers)
     for _ in follow(run.steps()):
         pass
     return run.finish(model, job.command)
 
 
-def _data(job: FlowJob, config: FlowConfig, reporter: Reporter, workers: Workers) -> FlowData:
+def _data(job: FlowJob, config: FlowConfig, options: RunOptions, reporter: Reporter, workers: Workers) -> FlowData:
     if job.reflow is not None:
         seed = config.training.seed
-        drawn = prepare_reflow_data(job.reflow, job.pairs, job.pair_steps, seed, job.output, workers, job.device)
+        drawn = prepare_reflow_data(job.reflow, job.pairs, job.pair_steps, seed, options, workers)
         for _ in reporter.track(drawn, "drawing pairs"):
             pass
         return reflow_data(job.reflow, config, job.output)

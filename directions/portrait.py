@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from flowgrad.ode import Grid, require_finite
 from flowgrad.resources import FOLDER_CONFIG
 from flowgrad.training.flow import ImagePairs, held_out_loss
 from flowgrad.training.flow_config import FlowTraining
-from flowgrad.training.images import read_images, to_model_range
+from flowgrad.training.images import to_model_range
 from flowgrad.training.model_folder import table, write_curve, write_sheet
-from flowgrad.training.pictures import list_images, read_splits
+from flowgrad.training.pictures import UnusableImageError, list_images, read_splits, read_square, side_of
 from flowgrad.training.reflow import curvature, sample
 
 STEPS = 25  # Euler steps of a sample
@@ -40,9 +41,9 @@ FIRST_SEED = 1000
 class PortraitJob:
     """What to measure a model with, and beside.
 
-    before: another model (name, folder, or a bare diffusers folder of the same sizes); photos: a folder or zip of
-    photos that neither was trained on, or whose test rows in the table `splits` are such; log: records of its training
-    as JSON lines with `seen`, `loss` and `held_out`; count: samples to judge.
+    before: another model (name, folder, or a bare diffusers folder of the same sizes); photos: a folder or
+    archive of photos that neither was trained on, or whose test rows in the table `splits` are such; log: records of
+    its training as JSON lines with `seen`, `loss` and `held_out`; count: samples to judge.
     """
 
     before: str = ""
@@ -77,34 +78,48 @@ class Portrait:
     answers: dict[str, float]
 
 
-def open_before(job: PortraitJob, like: ModelConfig) -> Model | None:
-    """The model to compare with; a folder without configuration is read as weights of the model `like`.
+@dataclass(frozen=True)
+class Material:
+    """What a model is measured with: the model before it, photos (N, 3, H, W) in [-1, 1], records of its training."""
 
-    Raises UsageError for an unknown name, FlowgradError for damaged weights.
+    before: Model | None
+    photos: Tensor | None
+    log: list[dict[str, Any]]
+
+
+def gather(job: PortraitJob, config: ModelConfig, reporter: Reporter) -> Material:
+    """Read all that the model of `config` is to be measured with, so that what is wrong shows before it is replaced.
+
+    Raises UsageError for a model without a folder for its card, or one to compare with that is unknown or of another
+    size; FlowgradError for damaged weights, and for photos or a log that cannot be read.
     """
-    if not job.before:
-        return None
+    if config.card_folder is None:
+        raise UsageError(f"{config.name} has no folder for a card: `flowgrad models add` makes one of it that has")
+    log = read_log(job.log) if job.log else []
+    photos = _read_photos(job, config.size, reporter) if job.photos else None
+    return Material(_open_before(job, config) if job.before else None, photos, log)
+
+
+def _open_before(job: PortraitJob, like: ModelConfig) -> Model:
+    """The model to compare with; a folder without configuration is read as weights of the model `like`."""
     folder = Path(job.before)
     bare = (folder / "config.json").is_file() and not (folder / FOLDER_CONFIG).is_file()
     config = like.model_copy(update={"weights": str(folder.resolve())}) if bare else load_config(job.before)
+    if config.size != like.size:
+        raise UsageError(f"{job.before} draws {config.size} pixels and {like.name} {like.size}: compare equal sizes")
     return build_model(config, job.device)
 
 
-def portray(config: ModelConfig, before: Model | None, job: PortraitJob, reporter: Reporter) -> dict[str, Portrait]:
+def portray(config: ModelConfig, material: Material, job: PortraitJob, reporter: Reporter) -> dict[str, Portrait]:
     """Measure a model, the one before it and the photos; write the card's section and its pictures beside the weights.
 
-    Returns the figures by column. Raises UsageError for a model without a folder of its own, FlowgradError for photos
-    or a log that cannot be read.
+    Returns the figures by column. Raises FlowgradError for samples that are not finite, or where the disk refuses.
     """
-    folder = config.card_folder
-    if folder is None:
-        raise UsageError(f"{config.name} has no folder for a card: `flowgrad models add` makes one of it that has")
+    folder, photos, log = config.card_folder or config.folder, material.photos, material.log
     model = build_model(config, job.device)
-    log = read_log(job.log) if job.log else []
-    photos = _read_photos(job, config.size) if job.photos else None
     judge = load_judge(JUDGE, model.device) if config.aligned_faces else None
     columns, pictures = {}, {}
-    for name, each in (("before", before), ("now", model)):
+    for name, each in (("before", material.before), ("now", model)):
         if each is not None:
             images = _draw(each, job.count, reporter, name)
             columns[name] = _measure(each, images, photos, judge, reporter)
@@ -114,15 +129,16 @@ def portray(config: ModelConfig, before: Model | None, job: PortraitJob, reporte
     if log:
         write_curve(folder / "curve.png", log)
         pictures["curve.png"] = f"Loss over the images seen in this training ({log[-1]['seen']:,})"
-    write_section(folder / "README.md", _section(columns, pictures, job))
+    write_section(folder / "README.md", _section(columns, pictures, job, photos))
     return columns
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Records with `seen`, `loss` and `held_out` (numbers or None) by images seen, of a file of JSON lines.
 
-    A later record replaces an earlier one of the same `seen`, as after a resumption; of several held-out losses (of
-    several averages of the weights) the least counts. Raises FlowgradError for a file that is no such log.
+    A record replaces earlier ones that saw more, and figures of the same `seen`, as after a resumption; of several
+    held-out losses (of several averages of the weights) the least counts. Raises FlowgradError for a file that is no
+    such log.
     """
     found: dict[int, dict[str, Any]] = {}
     try:
@@ -130,24 +146,29 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             held_out = record.get("held_out", record.get("heldout"))
             held_out = min(held_out.values()) if isinstance(held_out, dict) else held_out
-            old = found.get(int(record["seen"]), {"loss": None, "held_out": None})
-            new = {"seen": int(record["seen"]), "loss": record.get("loss"), "held_out": held_out}
-            found[new["seen"]] = {key: old[key] if value is None else value for key, value in new.items()}
+            seen = int(record["seen"])
+            found = {earlier: each for earlier, each in found.items() if earlier <= seen}
+            old = found.get(seen, {"loss": None, "held_out": None})
+            new = {"seen": seen, "loss": record.get("loss"), "held_out": held_out}
+            found[seen] = {key: old[key] if value is None else value for key, value in new.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlowgradError(f"{path} is not a log of training, lines of JSON with seen and loss ({error}).") from error
-    return [found[seen] for seen in sorted(found)]
+    return list(found.values())
 
 
-def _read_photos(job: PortraitJob, size: int) -> Tensor:
-    """(N, 3, size, size) in [-1, 1]."""
-    source = Path(job.photos or "")
-    if job.splits is not None:
-        names = [name for name, split in read_splits(job.splits).items() if split == "test"]
-    else:
-        names = [name for name, _ in list_images(source)]
-    if not names:
+def _read_photos(job: PortraitJob, size: int, reporter: Reporter) -> Tensor:
+    """(N, 3, size, size) in [-1, 1], prepared as for training; what cannot be used is left out with a warning."""
+    source, splits = Path(job.photos or ""), None if job.splits is None else read_splits(job.splits)
+    entries = [(name, read) for name, read in list_images(source) if splits is None or side_of(name, splits) == "test"]
+    squares: list[Tensor] = []
+    for _, read in reporter.track(entries, "reading photos", len(entries)):
+        with suppress(UnusableImageError):
+            squares.append(torch.from_numpy(read_square(read, size).copy()).permute(2, 0, 1))
+    if not squares:
         raise UsageError(f"there are no photos to measure with in {source}: give some, or a table with test rows")
-    return to_model_range(torch.stack(list(read_images(source, names, size))))
+    if len(squares) < len(entries):
+        reporter.warn(f"{len(entries) - len(squares)} of {len(entries)} photos in {source} cannot be used: left out")
+    return to_model_range(torch.stack(squares))
 
 
 def _draw(model: Model, count: int, reporter: Reporter, name: str) -> Tensor:
@@ -215,12 +236,15 @@ def _sheet(folder: Path, name: str, images: Tensor) -> str:
     return file
 
 
-def _section(columns: Mapping[str, Portrait], pictures: Mapping[str, str], job: PortraitJob) -> str:
+def _section(
+    columns: Mapping[str, Portrait], pictures: Mapping[str, str], job: PortraitJob, photos: Tensor | None
+) -> str:
     rows = portrait_rows(list(columns.values()))
-    titles = {"before": f"before ({Path(job.before).name})", "now": "now", "photos": "test photos"}
+    many = 0 if photos is None else len(photos)
+    titles = {"before": f"before ({Path(job.before).name})", "now": "now", "photos": f"{many:,} test photos"}
     text = (
         f"{job.count:,} samples of {STEPS} Euler steps, seeds from {FIRST_SEED}, by `flowgrad models measure`.\n"
-        "Losses: over fixed noise and times, on photos kept from training. Curvature: 0 for straight paths."
+        "Losses: over fixed noise and times, on the test photos. Curvature: 0 for straight paths."
     )
     shown = [f"{caption}\n\n![{caption}]({name})" for name, caption in pictures.items()]
     return "\n\n".join([SECTION, text, table(("", *(titles[name] for name in columns)), rows), *shown])

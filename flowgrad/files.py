@@ -36,6 +36,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what `atomic_path` left beside `path` when its process was killed; call it while nobody writes there."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+        leftover.unlink(missing_ok=True)
+
+
 def file_fingerprint(path: Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a file, read a block at a time."""
     digest = hashlib.sha256()

@@ -1,6 +1,7 @@
 """A model of one's own on the command line: trained, added, used, measured and removed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -213,11 +214,40 @@ def test_models_are_measured_into_their_cards(tiny: Tiny, tmp_path: Path) -> Non
 def test_conversion_measures_what_it_replaces(tiny: Tiny, tmp_path: Path) -> None:
     target = make_model(tmp_path / "target", tiny.guide)
     new = make_model(tmp_path / "new", tiny.guide, seed=1)
+    keys = json.loads((new / "config.json").read_text())
+    (new / "config.json").write_text(json.dumps({**keys, "_name_or_path": "/home/somebody"}))  # as save_pretrained does
     options = ("--before", target, "--photos", tiny.photos, "--count", 2, "--device", "cpu", "--overwrite", "--json")
     found = json.loads(passed("models", "convert", new, target, *options))
     assert found["before"]["held_out"] != pytest.approx(found["now"]["held_out"], rel=1e-3)
+    assert "_name_or_path" not in json.loads((target / "config.json").read_text())
     again = json.loads(passed("models", "measure", target, "--photos", tiny.photos, "--count", 2, "--json"))
     assert again["now"]["held_out"] == pytest.approx(found["now"]["held_out"], rel=1e-5)
+
+
+def test_nothing_is_replaced_where_measuring_would_fail(tiny: Tiny, tmp_path: Path) -> None:
+    target = make_model(tmp_path / "target", tiny.guide)
+    before = (target / WEIGHTS).read_bytes()
+    call_on = ("models", "convert", make_model(tmp_path / "new", tiny.guide, seed=1), target, "--overwrite")
+    (tmp_path / "log.jsonl").write_text("{")
+    failed(call(*call_on, "--log", "log.jsonl"), 1, "not a log of training")
+    failed(call(*call_on, "--before", "faces64"), 2, "draws 64 pixels and", "compare equal sizes")
+    (tmp_path / "empty").mkdir()
+    failed(call(*call_on, "--photos", "empty"), 2, "no photos")
+    assert (target / WEIGHTS).read_bytes() == before
+
+
+def test_a_resumed_log_goes_back_to_where_it_was_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f'{{"seen": {seen}, "loss": {loss}}}\n' for seen, loss in [(8, 3), (16, 2), (12, 1)]))
+    assert [(record["seen"], record["loss"]) for record in portrait.read_log(path)] == [(8, 3), (12, 1)]
+
+
+def test_photos_that_cannot_be_used_are_left_out_of_a_measurement(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny.photos, tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"nothing")
+    model = make_model(tmp_path / "model", tiny.guide)
+    said = passed("models", "measure", model, "--photos", "photos", "--count", 1, "--device", "cpu")
+    assert "1 of " in said and "cannot be used: left out" in said
 
 
 def test_logs_and_photos_that_cannot_be_read_are_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def folder(tmp_path_factory):
     (place / "shoes").mkdir()
     for i in range(20):
         pictures[i % 10].rotate(i).save(place / "shoes" / f"{i}.png")
+    (place / "unseen-shoes").mkdir()
+    for i in range(2):
+        pictures[i].save(place / "unseen-shoes" / f"{i}.png")
     rows = [f"{i}.png,{('boot', 'sandal')[i % 2]}" for i in range(20)]
     (place / "shoes.csv").write_text("\n".join(["file,kind", *rows]))
     (place / "shoes.yaml").write_text(GUIDE)

@@ -338,6 +338,8 @@ def test_wrong_names_show_before_training(tmp_path: Path) -> None:
     assert model_config(tmp_path, tiny(flips=True), None).mirror and not model_config(tmp_path, tiny(), None).mirror
     onward = model_config(tmp_path, tiny(), "faces64")
     assert onward.mirror and onward.aligned_faces and onward.guide == "faces64-guide"
+    assert onward.licence == load_config("faces64").licence
+    assert model_config(tmp_path, tiny(), "faces64", licence="CC0").licence == "CC0"
 
 
 # kills and resumptions
@@ -353,6 +355,28 @@ def test_an_unfinished_run_is_not_overwritten_nor_mixed_with_another(source: Pat
     with pytest.raises(UsageError, match="other pictures"):
         open_run(source, tmp_path, tiny(), resume=True)
     (source / "zz.png").unlink()
+
+
+def test_a_model_is_not_overwritten_by_resuming_a_run_that_is_not_there(source: Path, tmp_path: Path) -> None:
+    run = open_run(source, tmp_path, tiny(), steps=1)
+    list(run.steps())
+    run.finish(model_config(tmp_path, tiny(), None), "")
+    shutil.rmtree(tmp_path / "training")
+    with pytest.raises(UsageError, match="has a model already, and no run"):
+        open_run(source, tmp_path, tiny(), resume=True)
+
+
+def test_resuming_removes_what_a_killed_save_left_and_compiles_as_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(open_run(source, tmp_path, tiny()).steps())
+    leftover = tmp_path / "training" / ".checkpoint-abcdefgh.pt"
+    leftover.write_bytes(b"half")
+    assert not open_run(source, tmp_path, tiny(), steps=10**6, resume=True).compiled  # as it was
+    assert not leftover.exists()
+    monkeypatch.setattr("flowgrad.training.flow_run.shutil.which", lambda _: None)
+    with pytest.raises(UsageError, match="needs a C"):
+        open_run(source, tmp_path, tiny(), resume=True, compiled=True)
 
 
 def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -399,7 +423,7 @@ def test_compiled_it_learns_the_same() -> None:
 
 def test_compiling_needs_a_compiler(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowgrad.training.flow_run.shutil.which", lambda _: None)
-    with pytest.raises(UsageError, match="leave --compile out"):
+    with pytest.raises(UsageError, match="give --no-compile"):
         open_run(source, tmp_path, tiny(), compiled=True)
     assert not open_run(source, tmp_path, tiny(), steps=10**6).compiled
     monkeypatch.undo()
@@ -485,11 +509,21 @@ def test_curvature_of_straight_and_bent_flows() -> None:
     assert bent == pytest.approx(1 / 3, abs=5e-3)  # the variance of 2t over the square of its mean
 
 
+def test_resuming_with_other_pairs_keeps_those_that_are_there(flow: str, tmp_path: Path) -> None:
+    options = RunOptions(tmp_path, Budget(steps=1), resume=True, device="cpu")
+    list(prepare_reflow_data(flow, 16, 1, 0, options, Workers()))
+    list(prepare_reflow_data(flow, 17, 1, 0, options, Workers()))  # nothing is trained on them yet
+    options.checkpoint.write_bytes(b"")
+    with pytest.raises(UsageError, match="had other pairs: resume with the same"):
+        list(prepare_reflow_data(flow, 16, 1, 0, options, Workers()))
+    assert len(np.load(tmp_path / "training" / "pairs" / "pairs-0000000.npy")) == 17
+
+
 @pytest.mark.slow
 def test_reflow_straightens(flow: str, tmp_path: Path) -> None:
     out, config = tmp_path / "straight", config_of(flow, tiny(learning_rate=3e-3, warmup=5, ema=0.9, batch=16))
-    list(prepare_reflow_data(flow, 256, 20, 0, out, Workers(), "cpu"))
     options = RunOptions(out, Budget(steps=150), start=flow, device="cpu", samples=2)
+    list(prepare_reflow_data(flow, 256, 20, 0, options, Workers()))
     run = FlowRun(reflow_data(flow, config, out), config, options)
     records: list[FlowStep] = list(run.steps())
     assert records[-1].held_out is not None and records[0].held_out is not None
@@ -530,8 +564,15 @@ def test_pairs_must_fit_the_network_they_train(flow: str, tmp_path: Path) -> Non
         _ = FlowJob(tmp_path, Budget(steps=1), reflow=flow, start="faces64").config
 
 
+def test_pairs_are_not_mirrored(flow: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="flips and augment are for pictures"):
+        _ = FlowJob(tmp_path, Budget(steps=1), reflow=flow, changes={"flips": True}).config
+
+
 def test_jobs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     budget = Budget(steps=1)
+    with pytest.raises(UsageError, match="lies among the pictures"):
+        FlowJob(tmp_path / "model", budget, tmp_path).refuse_output_among_images()
     with pytest.raises(UsageError, match="either pictures"):
         FlowJob(tmp_path, budget)
     with pytest.raises(UsageError, match="either pictures"):

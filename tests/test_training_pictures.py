@@ -1,7 +1,9 @@
 """Sources of pictures: what is read, what is left out and counted, and what is refused."""
 
+import errno
 import io
 import os
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -85,6 +87,7 @@ def test_data_sets_of_hugging_face_are_read(tmp_path: Path, kind: str) -> None:
 
     rows = [{"bytes": encoded(picture(i)), "path": None} for i in range(FEWEST)]
     rows.append({"bytes": None, "path": None})
+    rows += [{"bytes": None, "path": path} for path in ("/dev/zero", "../beside.png")]
     table = pyarrow.table({"label": list(range(len(rows))), "image": rows})
     source = tmp_path / "set"
     (source / "data").mkdir(parents=True)
@@ -96,7 +99,7 @@ def test_data_sets_of_hugging_face_are_read(tmp_path: Path, kind: str) -> None:
     images = prepared(source, tmp_path / "out")
     assert len(images.names) == FEWEST
     assert np.array_equal(images.pixels[3], to_square(encoded(picture(3)), SIZE))
-    assert images.skipped == {"empty row": 1}
+    assert images.skipped == {"empty row": 1, "outside the data set": 2}
 
 
 def test_data_sets_of_the_hub_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +150,62 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     images = load_images(tmp_path / "out")
     assert images.skipped == {"unreadable": 3, f"smaller than {SIZE} pixels": 1}
     assert len(images.pixels) == len(images.names) == FEWEST
+
+
+def test_damaged_members_of_an_archive_are_left_out(tmp_path: Path) -> None:
+    archive = tmp_path / "in.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for i in range(FEWEST + 1):
+            file.writestr(f"{i:02d}.png", encoded(picture(i)))
+        member = file.getinfo("03.png")
+    content = bytearray(archive.read_bytes())
+    start = member.header_offset + 30 + len(member.filename)
+    content[start : start + 20] = b"\xff" * 20  # no deflate stream
+    archive.write_bytes(content)
+    assert prepared(archive, tmp_path / "out").skipped == {"unreadable": 1}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_files_that_would_fill_the_memory_are_left_out(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fill(tmp_path / "in")
+    (source / "zeros.png").write_bytes(bytes(10_000))
+    if kind == "zip":
+        shutil.make_archive(str(tmp_path / "packed"), "zip", source)
+    elif kind == "tar":
+        shutil.make_archive(str(tmp_path / "packed"), "gztar", source)
+    path = {"folder": source, "zip": tmp_path / "packed.zip", "tar": tmp_path / "packed.tar.gz"}[kind]
+    monkeypatch.setattr("flowgrad.training.pictures.LARGEST", 5_000)
+    assert prepared(path, tmp_path / "out").skipped == {"too large": 1}
+
+
+def test_no_programs_are_started_for_pictures_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    source = fill(tmp_path / "in")
+    (source / "script.png").write_bytes(encoded(picture(0), "EPS"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *told, **_: started.append(told))
+    assert prepared(source, tmp_path / "out").skipped == {"unreadable": 1}
+    assert started == []
+
+
+def test_a_full_disk_is_no_unreadable_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def tobytes(self) -> bytes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("flowgrad.training.pictures.read_square", lambda *_: Full())
+    with pytest.raises(FlowgradError, match=r"cannot write .*No space left"):
+        prepared(fill(tmp_path / "in"), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_preparation_left_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".images-abcdefgh.npy").write_bytes(b"half")
+    prepared(fill(tmp_path / "in"), out)
+    assert sorted(path.name for path in out.iterdir()) == ["images.json", "images.npy"]
 
 
 def test_a_huge_picture_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -257,3 +316,5 @@ def test_tables_of_splits_are_checked(tmp_path: Path) -> None:
     table.write_text("file,part\na,train\n")
     with pytest.raises(UsageError, match="no column 'split'"):
         read_splits(table)
+    table.write_text("file,split\na,train\n", encoding="utf-8-sig")
+    assert read_splits(table) == {"a": "train"}

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path
-from flowgrad.models.diffusers_unet import WEIGHTS, load_unet
+from flowgrad.models.diffusers_unet import WEIGHTS, load_unet, write_unet_config
 
 
 def convert_unet(source: Path, destination: Path) -> Path:
@@ -20,8 +20,7 @@ def convert_unet(source: Path, destination: Path) -> Path:
     state = {name: value.to(torch.float16).contiguous() for name, value in network.state_dict().items()}
     if lost := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
         raise UsageError(f"{source}: {lost[0]} exceeds the range of fp16; keep these weights in float32")
-    with atomic_path(destination / "config.json") as path:
-        path.write_text((source / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    write_unet_config(network, destination)
     with safe_open(source / WEIGHTS, "pt") as file:
         metadata = {"format": "pt", **(file.metadata() or {})}
     with atomic_path(destination / WEIGHTS) as path:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
-from flowgrad.files import file_fingerprint
+from flowgrad.files import atomic_path, file_fingerprint
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.parts import Parts, identity
 
@@ -79,6 +79,14 @@ def load_unet(folder: Path) -> nn.Module:
             f"the weights in {folder} do not fit a UNet2DModel with its config.json: {reason}"
         ) from error
     return network.eval().requires_grad_(False)
+
+
+def write_unet_config(network: Any, folder: Path) -> None:
+    """Write the `config.json` of a UNet2DModel, without the path it was once loaded from on somebody's machine."""
+    keys = json.loads(network.to_json_string())
+    keys.pop("_name_or_path", None)
+    with atomic_path(folder / "config.json") as path:
+        path.write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def unet_class() -> Any:

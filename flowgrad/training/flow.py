@@ -7,6 +7,7 @@ step's number, whatever the number of processes, so that a run that was killed g
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -108,6 +109,7 @@ def batch_rows(count: int, batch: int, step: int, seed: int) -> np.ndarray:
     return np.array([orders[place // count][place % count] for place in places.tolist()])
 
 
+@lru_cache(maxsize=2)  # a step may reach into the next epoch; drawn for each step, millions of rows would take longer
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, ORDER, epoch]).permutation(count)
 

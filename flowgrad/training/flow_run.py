@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
+from flowgrad.files import remove_leftovers
 from flowgrad.models import ModelConfig, load_config, load_model, resolve_device
 from flowgrad.models.config import check_model_name
 from flowgrad.models.diffusers_unet import load_unet
@@ -34,7 +35,7 @@ from flowgrad.training.flow import (
 from flowgrad.training.flow_config import FlowConfig
 from flowgrad.training.model_folder import Card, write_card, write_curve, write_log, write_model, write_sheet
 from flowgrad.training.pictures import ImageStep, load_images, prepare_images, read_splits
-from flowgrad.training.reflow import PairPlan, PairStep, curvature, draw_pairs, load_pairs, sample
+from flowgrad.training.reflow import PairPlan, PairStep, curvature, draw_pairs, drawn_plan, load_pairs, sample
 from flowgrad.training.workers import Workers
 
 FAMILY = "diffusers-unet"  # of the models that are trained here
@@ -57,7 +58,8 @@ class FlowData:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is done: none of this changes what a step computes, except `start` and `compiled` (None: if long).
+    """How a run is done: none of this changes what a step computes, except `start`, the budget, which the learning rate
+    follows, and `compiled` (None: if long, or as the run that goes on was).
 
     start: the model whose weights it begins with. samples: pictures on a sheet. half: weights in float16 at the end.
     """
@@ -85,13 +87,13 @@ class RunOptions:
 
     def refuse_unwanted(self) -> None:
         """Raise UsageError if the folder has a run, and it is not to go on, or a model that is not of such a run."""
-        if self.resume:
-            return
         if self.checkpoint.exists():
+            if self.resume:
+                return
             remedy = "give --resume to go on with it (up to the budget), or choose another folder"
             raise UsageError(f"{self.output} has a run already: {remedy}.")
         if (self.output / FOLDER_CONFIG).exists():
-            raise UsageError(f"{self.output} has a model already: choose another folder.")
+            raise UsageError(f"{self.output} has a model already, and no run that goes on: choose another folder.")
 
     def __post_init__(self) -> None:
         if self.evaluate_every < 1 or self.samples < 1 or self.checkpoint_minutes < 0:
@@ -142,15 +144,22 @@ def _augmentation(flips: bool, augment: bool) -> str:
 
 
 def prepare_reflow_data(
-    origin: str, count: int, steps: int, seed: int, output: Path, workers: Workers, device: str = "auto"
+    origin: str, count: int, steps: int, seed: int, options: RunOptions, workers: Workers
 ) -> Iterator[PairStep]:
-    """Draw pairs from the model `origin`; see `draw_pairs`. Raises UsageError if what it draws are no images."""
-    model = load_model(origin, device)
+    """Draw pairs from the model `origin`; see `draw_pairs`.
+
+    Raises UsageError if what it draws are no images, or if the folder's run had other pairs, which are kept then.
+    """
+    model = load_model(origin, workers.device(options.device))
     if model.shape != (3, model.config.size, model.config.size):
         raise UsageError(f"{origin} draws latents {model.shape}: a flow of images is needed to draw pairs from")
-    yield from draw_pairs(
-        model, PairPlan(model.fingerprint, count, steps, seed), output / "training" / "pairs", workers
-    )
+    plan, folder = PairPlan(model.fingerprint, count, steps, seed), options.state / "pairs"
+    if options.checkpoint.exists() and drawn_plan(folder) != plan:
+        raise UsageError(
+            f"the run in {options.output} had other pairs: resume with the same --reflow, --pairs, --pair-steps and "
+            "--seed, or choose another folder."
+        )
+    yield from draw_pairs(model, plan, folder, workers)
 
 
 def reflow_data(origin: str, config: FlowConfig, output: Path) -> FlowData:
@@ -195,17 +204,20 @@ def model_config(
     """The model's configuration, before it is trained, so that a wrong name shows at once.
 
     A model that continues another keeps its guide, words and alignment, unless `subject` says what its pictures
-    show. Trained with flips, it knows no left and right. Raises UsageError for a name that models cannot have.
+    show, and its licence, unless `licence` says another. Trained with flips, it knows no left and right. Raises
+    UsageError for a name that models cannot have.
     """
     slug = name or re.sub(r"[^a-z0-9._-]+", "-", Path(output).resolve().name.lower()).strip("-._") or "flow"
     check_model_name(slug)
-    inherited = {} if start is None else load_config(start).model_dump(exclude=NOT_INHERITED, exclude_unset=True)
+    inherited: dict[str, Any] = {}
+    if start is not None:
+        inherited = load_config(start).model_dump(exclude=NOT_INHERITED, exclude_unset=True)
     size, network = config.network.size, config.network
     own: dict[str, Any] = {
         "name": slug,
         "title": title or slug,
         "description": f"Rectified flow on {size}x{size} images, trained with flowgrad train-flow.",
-        "licence": licence or "not stated: ask who trained it",
+        "licence": licence or inherited.get("licence") or "not stated: ask who trained it",
         "family": FAMILY,
         "weights": ".",
         "size": size,
@@ -231,13 +243,16 @@ class FlowRun:
         self.checkpoint = options.checkpoint
         saved = self._saved()
         self.log: list[dict[str, Any]] = saved["log"] if saved else []
-        self.compiled = saved["compiled"] if saved else _worth_compiling(options)
+        as_before = saved["compiled"] if saved and options.compiled is None else options.compiled
+        self.compiled = _worth_compiling(replace(options, compiled=as_before))
         device = resolve_device(self.workers.device(options.device))
         self.trainer = FlowTrainer(
             self._network(), data.train, data.held_out, config, self.workers, str(device), self.compiled
         )
         if saved:
             self.trainer.restore(saved)
+        if self.workers.leads:
+            remove_leftovers(self.checkpoint)
         self.workers.wait()
         self.losses: list[float] = list(saved["losses"]) if saved else []
         self.written = monotonic()
@@ -353,7 +368,7 @@ def _worth_compiling(options: RunOptions) -> bool:
     """Whether to compile: as told, else if the run is long. Raises UsageError if that was told and is impossible."""
     possible = resolve_device(options.device).type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     if options.compiled and not possible:
-        raise UsageError("torch.compile needs a C++ compiler, and there is no g++: install it, or leave --compile out")
+        raise UsageError("torch.compile needs a C++ compiler, and there is no g++: install it, or give --no-compile")
     budget = options.budget
     long = (budget.steps or 0) >= LONG_STEPS or (budget.minutes or 0) >= LONG_MINUTES
     return possible and (long if options.compiled is None else options.compiled)

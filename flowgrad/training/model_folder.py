@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowgrad.files import atomic_path
 from flowgrad.models import ModelConfig
-from flowgrad.models.diffusers_unet import WEIGHTS
+from flowgrad.models.diffusers_unet import WEIGHTS, write_unet_config
 from flowgrad.resources import FOLDER_CONFIG
 
 
@@ -66,8 +66,7 @@ def write_model(folder: Path, network: Any, weights: Mapping[str, Tensor], confi
     """
     dtype = torch.float16 if half else torch.float32
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
-    with atomic_path(folder / "config.json") as temporary:
-        temporary.write_text(network.to_json_string(), encoding="utf-8")
+    write_unet_config(network, folder)
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     keys = config.model_dump(mode="json", exclude_defaults=True)

@@ -9,29 +9,35 @@ import csv
 import hashlib
 import io
 import json
+import lzma
 import re
 import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import atomic_path, file_fingerprint
+from flowgrad.files import atomic_path, file_fingerprint, remove_leftovers
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 TABLES = frozenset({".parquet", ".arrow"})
 FEWEST = 16  # pictures to train on
 PIXELS, LISTING = "images.npy", "images.json"
 HUB = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)/?")
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, TypeError, ArithmeticError)
+KINDS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; others may start programs (EPS)
+LARGEST = 1 << 28  # bytes of a file, unpacked; archives can hold files that fill any memory
+ENCODING = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
+DECODING = (*ENCODING, SyntaxError, ValueError, struct.error, IndexError, KeyError, TypeError, ArithmeticError)
 
 Read = Callable[[], bytes]
 
@@ -66,34 +72,38 @@ class ImageSet:
     def split(self, held_out: float, splits: dict[str, str] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows held out: by a table of splits, else a share chosen by the names' hashes.
 
-        A picture stays on its side of the split when others come or go. Raises FlowgradError if a side is too small.
+        By hashes, nearly all pictures stay on their side when others come or go. Raises FlowgradError if a side is too
+        small.
         """
         if splits is None:
             order = sorted(range(len(self.names)), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
             count = max(1, round(held_out * len(order)))
             train, kept = sorted(order[count:]), sorted(order[:count])
         else:
-            sides = [_side(name, splits) for name in self.names]
+            sides = [side_of(name, splits) for name in self.names]
             train, kept = ([i for i, side in enumerate(sides) if side == wanted] for wanted in ("train", "test"))
         if len(train) < FEWEST or not kept:
             raise FlowgradError(
                 f"training needs {FEWEST} pictures and one held out; got {len(train)} and {len(kept)}. "
-                f"Give more pictures{_explain(self.skipped)}."
+                f"Give more pictures{_explain(self.skipped)}{'' if splits is None else ', or names in the table'}."
             )
         return np.asarray(train), np.asarray(kept)
 
 
-def _side(name: str, splits: dict[str, str]) -> str | None:
+def side_of(name: str, splits: dict[str, str]) -> str | None:
+    """What a table of splits says of a picture, by its path in the source or by its file name; None if nothing."""
     return splits.get(name, splits.get(name.rsplit("/", 1)[-1]))
 
 
 def read_splits(table: Path) -> dict[str, str]:
     """Read a CSV file with the columns `file` and `split` (train or test; others are left out) into file -> split.
 
+    A byte order mark, as spreadsheets write it, is passed over.
+
     Raises UsageError if it cannot be read or lacks a column.
     """
     try:
-        with Path(table).open(newline="", encoding="utf-8") as file:
+        with Path(table).open(newline="", encoding="utf-8-sig") as file:
             return {row["file"]: row["split"] for row in csv.DictReader(file)}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
@@ -191,13 +201,30 @@ def _is_image(name: str) -> bool:
 
 def _list_folder(source: Path) -> list[tuple[str, Read]]:
     names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file())
-    return [(name, (source / name).read_bytes) for name in names if _is_image(name)]
+    return [(name, _reader(source / name)) for name in names if _is_image(name)]
+
+
+def _reader(path: Path) -> Read:
+    return lambda: _read_whole(path.open("rb"))
+
+
+def _read_whole(opened: IO[bytes]) -> bytes:
+    """What an open file holds; closes it. Raises UnusableImageError if that is more than `LARGEST` bytes."""
+    with opened as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise UnusableImageError("too large")
+    return data
 
 
 def _list_zip(source: Path) -> list[tuple[str, Read]]:
     archive = zipfile.ZipFile(source)
     names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-    return [(name, lambda name=name: archive.read(name)) for name in names if _is_image(name)]  # type: ignore[misc]
+
+    def reader(name: str) -> Read:
+        return lambda: _read_whole(archive.open(name))
+
+    return [(name, reader(name)) for name in names if _is_image(name)]
 
 
 def _list_tar(source: Path) -> list[tuple[str, Read]]:
@@ -207,7 +234,7 @@ def _list_tar(source: Path) -> list[tuple[str, Read]]:
     def reader(member: tarfile.TarInfo) -> Read:
         def read() -> bytes:
             file = archive.extractfile(member)
-            return b"" if file is None else file.read()
+            return b"" if file is None else _read_whole(file)
 
         return read
 
@@ -219,24 +246,27 @@ def _list_tables(source: Path, tables: list[Path]) -> list[tuple[str, Read]]:
     entries: list[tuple[str, Read]] = []
     for table in tables:
         stem = table.relative_to(source).with_suffix("").as_posix()
-        column = _image_column(table)
-        for row in range(len(column)):
-            entries.append((f"{stem}/{row:06d}", _row_reader(column, row, source)))
+        rows = len(_image_column(table))
+        entries += [(f"{stem}/{row:06d}", _row_reader(table, row, source)) for row in range(rows)]
     return entries
 
 
-def _row_reader(column: Any, row: int, source: Path) -> Read:
+def _row_reader(table: Path, row: int, source: Path) -> Read:
     def read() -> bytes:
-        cell = column[row].as_py() or {}
+        cell = _image_column(table)[row].as_py() or {}
         if cell.get("bytes"):
             return bytes(cell["bytes"])
-        if cell.get("path"):
-            return (source / cell["path"]).read_bytes()
-        raise UnusableImageError("empty row")
+        if not cell.get("path"):
+            raise UnusableImageError("empty row")
+        path = Path(cell["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise UnusableImageError("outside the data set")
+        return _read_whole((source / path).open("rb"))
 
     return read
 
 
+@lru_cache(maxsize=1)  # tables are large: one at a time
 def _image_column(table: Path) -> Any:
     """The column of a Parquet or Arrow file that holds pictures: records with `bytes` and `path`."""
     try:
@@ -282,33 +312,35 @@ def _write(entries: list[tuple[str, Read]], size: int, folder: Path, key: str, s
     names: list[str] = []
     skipped: Counter[str] = Counter()
     (Path(folder) / LISTING).unlink(missing_ok=True)  # names the pictures of another source, if any
+    remove_leftovers(Path(folder) / PIXELS)
     with atomic_path(Path(folder) / PIXELS) as temporary:
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(entries), size, size, 3))
-        for done, (name, read) in enumerate(entries, 1):
-            reason = None
-            try:
-                pixels[len(names)] = to_square(read(), size)
-                names.append(name)
-            except UnusableImageError as error:
-                reason = str(error)
-            except (OSError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError):
-                reason = "unreadable"  # RuntimeError: zip files that need a password
-            skipped.update([reason] if reason else [])
-            yield ImageStep(done, len(entries), name, reason)
-        if len(names) < FEWEST:
-            raise FlowgradError(_too_few(source, len(names), skipped))
-        _shorten(pixels, len(names), temporary)
+        with temporary.open("wb") as file:  # written row by row: a full disk is an error here, and a crash in a mapping
+            _write_header(file, len(entries), size)
+            for done, (name, read) in enumerate(entries, 1):
+                reason = None
+                try:
+                    square = read_square(read, size)
+                except UnusableImageError as error:
+                    reason = str(error)
+                else:
+                    file.write(square.tobytes())
+                    names.append(name)
+                skipped.update([reason] if reason else [])
+                yield ImageStep(done, len(entries), name, reason)
+            if len(names) < FEWEST:
+                raise FlowgradError(_too_few(source, len(names), skipped))
+            _write_header(file, len(names), size)
         content = hashlib.sha256(f"{file_fingerprint(temporary)} {names}".encode()).hexdigest()[:16]
     listing = {"source": key, "key": content, "names": names, "skipped": dict(skipped)}
     with atomic_path(Path(folder) / LISTING) as temporary:
         temporary.write_text(json.dumps(listing), encoding="utf-8")
 
 
-def _shorten(pixels: np.memmap, count: int, path: Path) -> None:
-    """Write the first `count` rows alone, if some were left out."""
-    pixels.flush()
-    if count < len(pixels):
-        np.save(path, np.array(pixels[:count]))
+def _write_header(file: BinaryIO, count: int, size: int) -> None:
+    """Write, or write again, the head of an .npy file; NumPy makes it as long for any count of rows."""
+    file.seek(0)
+    shape = (count, size, size, 3)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def _too_few(source: Path, usable: int, skipped: Counter[str]) -> str:
@@ -321,6 +353,18 @@ def _explain(skipped: dict[str, int] | Counter[str]) -> str:
     return " (left out: " + ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) + ")"
 
 
+def read_square(read: Read, size: int) -> np.ndarray:
+    """Read a picture of `list_images` and bring it to a square, see `to_square`.
+
+    Raises UnusableImageError if it cannot be read either.
+    """
+    try:
+        data = read()
+    except ENCODING as error:  # RuntimeError: zip files that need a password
+        raise UnusableImageError("unreadable") from error
+    return to_square(data, size)
+
+
 def to_square(data: bytes, size: int) -> np.ndarray:
     """Bring an encoded picture to (size, size, 3) uint8: upright, on white, its central square, Lanczos.
 
@@ -329,13 +373,13 @@ def to_square(data: bytes, size: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=KINDS) as picture:
                 if min(picture.size) < size:
                     raise UnusableImageError(f"smaller than {size} pixels")
                 image = to_rgb(ImageOps.exif_transpose(picture))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise UnusableImageError("too large") from error
-        except DAMAGED as error:  # what Pillow's decoders raise, of some forty formats
+        except DECODING as error:  # what Pillow's decoders raise
             raise UnusableImageError("unreadable") from error
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import atomic_path
+from flowgrad.files import atomic_path, remove_leftovers
 from flowgrad.models import Model
 from flowgrad.ode import Grid, Trajectory, integrate, require_finite
 from flowgrad.training.workers import Workers
@@ -53,11 +53,13 @@ def draw_pairs(model: Model, plan: PairPlan, folder: Path, workers: Workers | No
     Raises FlowgradError if the model's samples are not finite, or the disk is full.
     """
     workers, folder = workers or Workers(), Path(folder)
-    if _plan(folder) != plan:
+    if drawn_plan(folder) != plan:
         for path in folder.glob("pairs-*.npy"):
             path.unlink(missing_ok=True)  # another process may have done it
         with atomic_path(folder / "pairs.json") as temporary:
             temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+    if workers.leads:
+        remove_leftovers(folder / "pairs.npy")
     workers.wait()
     starts = range(0, plan.count, SHARD)
     for start in starts[workers.rank :: workers.size]:
@@ -114,7 +116,7 @@ class DrawnPairs:
 
 def load_pairs(folder: Path, held_out: float) -> tuple[DrawnPairs, DrawnPairs]:
     """Pairs to train on, and the share held out (the last). Raises FlowgradError if some are missing or damaged."""
-    plan = _plan(Path(folder))
+    plan = drawn_plan(Path(folder))
     if plan is None:
         raise FlowgradError(f"{folder} holds no pairs: draw them first.")
     try:
@@ -130,7 +132,8 @@ def _shard(folder: Path, start: int) -> Path:
     return folder / f"pairs-{start:07d}.npy"
 
 
-def _plan(folder: Path) -> PairPlan | None:
+def drawn_plan(folder: Path) -> PairPlan | None:
+    """The plan of the pairs that are, or were being, drawn into a folder; None if there are none."""
     try:
         return PairPlan(**json.loads((folder / "pairs.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, UsageError):
