@@ -20,8 +20,9 @@ def guide_auc(
     """Area under the ROC curve of `s(image, text) - s(image, against)` for each named pair of prompts.
 
     An image's score is the mean of its own and its mirror image's, which training does not tell apart; where `against`
-    is empty it is that of the text alone. `images` (N, 3, H, W) in [-1, 1]; `labels[name]` (N,) is 1 where the text is right, 0 where `against` is and NaN
-    where neither counts. Raises UsageError if a name has no label or only one kind of image.
+    is empty it is that of the text alone. `images` (N, 3, H, W) in [-1, 1]; `labels[name]` (N,) is 1 where the text is
+    right, 0 where it is wrong and NaN where neither counts. Raises UsageError if a name has no label or only one kind
+    of image.
     """
     missing = [name for name in prompts if name not in labels]
     if missing:
