@@ -291,6 +291,9 @@ def apply_direction(
     strength: Annotated[float, typer.Option("--strength", "-s", help="0 nothing, 1 full effect, -1 reverse.")] = 1.0,
     strengths: Annotated[str, typer.Option(help="A strip of several: --strengths -1,-0.5,0,0.5,1.")] = "",
     grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet of all photos.")] = False,
+    face: Annotated[int | None, typer.Option(help="Only this face, counted from the left.", min=1)] = None,
+    crop: Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")] = False,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write PNG, whatever the photo was.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
     model: OwnModel = None,
     bank: BankFolder = None,
@@ -309,7 +312,9 @@ def apply_direction(
 
     flowgrad apply-direction smiling photo.jpg --strengths -1,-0.5,0,0.5,1
 
-    Photos keep their names. One that cannot be edited is reported, and the others go on.
+    Photos keep their names, sizes and details: what the edit changes in a face (all of them, or --face 2) is put back
+    into the photo, and the rest stays as it was. Strips and sheets show the face as the model sees it.
+    One that cannot be edited is reported, and the others go on.
     """
     from directions.photos import process_beside
 
@@ -321,15 +326,14 @@ def apply_direction(
         steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
         parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
         files = find_photos(photos)
-        targets = batch.output_paths(files, output, "-strip" if steps else "")
+        targets = batch.output_paths(files, output, "-strip" if steps else "", lossless)
         sheet = output / "contact-sheet.png"
         if grid:
             refuse_existing(sheet, overwrite)
         loaded = load_model(model or parts[0][0].info.model, device, precision)
         control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
-        found = batch.apply_to_files(
-            loaded, control, files, targets, strengths=steps, align=_align(align), overwrite=overwrite, beside=beside
-        )
+        wanted = batch.Wanted(steps, crop, face, _align(align), overwrite)
+        found = batch.apply_to_files(loaded, control, files, targets, wanted, beside)
         outcomes = list(terminal.track(found, "editing", len(files)))
         if grid:
             batch.save_sheet(outcomes, steps, direction, sheet, overwrite)

@@ -1,0 +1,121 @@
+"""A photo as it is stored: read without losing what a written copy should keep, and written again like it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, JpegImagePlugin
+
+from directions.direction import refuse_existing
+from directions.photos import JPEG_QUALITY, SAVED_SUFFIXES, open_image, to_rgb
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.files import atomic_path
+
+_ORIENTATION = 0x0112
+_EXIF_LIMIT = 65_000  # bytes; a JPEG's segment holds 65,533
+_KEPT_MODES = ("RGB", "RGBA", "L", "LA", "CMYK", "I;16")
+_ALPHA_MODES = ("PA", "La", "RGBa")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A photo upright, in the mode it has on disk (RGB, RGBA, L, LA, CMYK or I;16), with what belongs to it.
+
+    kind: Pillow's name of the format; exif without orientation and thumbnail, icc: bytes, empty for none;
+    jpeg: quantization tables and chroma subsampling of a JPEG, to be written with again.
+    """
+
+    pixels: Image.Image
+    kind: str = ""
+    exif: bytes = b""
+    icc: bytes = b""
+    jpeg: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rgb(self) -> Image.Image:
+        """The photo as 8-bit RGB; transparency becomes white."""
+        return to_rgb(self.pixels)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a photo to write it again. Raises FlowgradError as `directions.photos.read_photo`."""
+    with open_image(path) as (opened, upright):
+        kind = "JPEG" if opened.format == "MPO" else opened.format or ""
+        icc = opened.info.get("icc_profile") or b""
+        pixels = _kept(upright)
+        pixels.info.clear()  # Pillow would write it again, whatever became of the pixels
+        return Picture(pixels, kind, _exif(opened), icc, _jpeg(opened))
+
+
+def save_picture(pixels: Image.Image, like: Picture, path: Path, overwrite: bool = False) -> Path:
+    """Write pixels in the format of `path`'s suffix, with what `like` had: profile, EXIF, a JPEG's own tables.
+
+    Returns the path. Raises UsageError for another suffix and for a file that exists (unless `overwrite`).
+    """
+    if path.suffix.lower() not in SAVED_SUFFIXES:
+        raise UsageError(f"{path.name} does not say which kind of image. Let it end in {', '.join(SAVED_SUFFIXES)}.")
+    refuse_existing(path, overwrite)
+    shown, same = _fitting(pixels, path.suffix.lower())
+    options: dict[str, Any] = {"icc_profile": like.icc if same else b"", "exif": like.exif}
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        options |= like.jpeg if same and like.jpeg else {"quality": JPEG_QUALITY}
+        options["exif"] = like.exif if len(like.exif) < _EXIF_LIMIT else b""
+    elif path.suffix.lower() == ".webp":
+        options["quality"] = JPEG_QUALITY
+    with atomic_path(path) as temporary:
+        shown.save(temporary, **{key: value for key, value in options.items() if value})
+    return path
+
+
+def copy_file(source: Path, path: Path, overwrite: bool = False) -> Path:
+    """Copy a photo that nothing was changed in, byte for byte. Returns the path. Raises as `save_picture`."""
+    refuse_existing(path, overwrite)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise FlowgradError(f"cannot read {source}: {error.strerror}. Check the name and its permissions.") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _kept(image: Image.Image) -> Image.Image:
+    """A mode that pixels can be added to, and as little changed as that allows."""
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.asarray(image).astype(np.int64).clip(0, 65535).astype(np.uint16))
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image.copy() if image.mode in _KEPT_MODES else image.convert("RGB")
+
+
+def _exif(image: Image.Image) -> bytes:
+    """What the camera told, but not which way the picture lies, nor a small copy of what it was."""
+    exif = image.getexif()
+    exif.pop(_ORIENTATION, None)
+    return exif.tobytes() if len(exif) else b""
+
+
+def _jpeg(image: Image.Image) -> dict[str, Any]:
+    tables = getattr(image, "quantization", None)
+    if not tables:
+        return {}
+    sampling = JpegImagePlugin.get_sampling(image)
+    return {"qtables": tables, **({"subsampling": sampling} if sampling >= 0 else {})}
+
+
+def _fitting(pixels: Image.Image, suffix: str) -> tuple[Image.Image, bool]:
+    """An image in a mode that a format can hold, and whether it is still the photo's own (as its profile is)."""
+    able = {
+        ".png": ("RGB", "RGBA", "L", "LA", "I;16"),
+        ".webp": ("RGB", "RGBA"),
+        ".tif": _KEPT_MODES,
+        ".tiff": _KEPT_MODES,
+    }.get(suffix, ("RGB", "L", "CMYK"))
+    if pixels.mode in able:
+        return pixels, True
+    if pixels.mode in ("LA", "RGBA") and "RGBA" in able:
+        return pixels.convert("RGBA"), pixels.mode == "RGBA"
+    return to_rgb(pixels), pixels.mode == "RGBA"
