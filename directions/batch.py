@@ -54,6 +54,7 @@ class Outcome:
     """What became of a photo: the file written, or the error that kept it from being edited.
 
     `images` are the photo at the model's size and the edited versions, in the order of the strengths; empty on error.
+    `kept`: with an identity budget, for each face its share of the strength asked for, and its distance.
     """
 
     photo: Path
@@ -61,6 +62,7 @@ class Outcome:
     error: FlowgradError | None = None
     warning: str | None = None
     images: tuple[Image.Image, ...] = ()
+    kept: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class Wanted:
     """What shall become of photos.
 
     A strip of several `strengths`, or one edited photo: of its own size, or (`crop`) the model's crop. `face`: that
-    one alone, counted from the left.
+    one alone, counted from the left. budget: the identity budget, see `directions.budget`.
     """
 
     strengths: tuple[float, ...] = ()
@@ -188,6 +190,11 @@ class Wanted:
     face: int | None = None
     align: Align = "auto"
     overwrite: bool = False
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.strengths:
+            raise UsageError("--keep-identity chooses one strength for each photo; leave out --strengths")
 
     @property
     def in_place(self) -> bool:
@@ -259,7 +266,7 @@ def _edit_each(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wan
     if not images:
         return []
     try:
-        edits = iter(edit_images(model, control, to_tensor(images), wanted.strengths))
+        edits = iter(edit_images(model, control, to_tensor(images), wanted.strengths, wanted.budget))
         return [list(islice(edits, len(job.faces))) for job in jobs]
     except FlowgradError as error:
         return [error] if len(jobs) == 1 else [_edit_each(model, control, [job], wanted)[0] for job in jobs]
@@ -275,8 +282,10 @@ def _save(job: _Job, edits: Edits, wanted: Wanted) -> Outcome:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
             raise
         return Outcome(job.photo, error=error)
-    warning = "; ".join(dict.fromkeys(face.warning for face in job.faces if face.warning))
-    return Outcome(job.photo, job.output, warning=warning or None, images=(job.faces[0].image, *versions))
+    told = [*(face.warning for face in job.faces), *(edit.verdict for edit in edits)]
+    warning = "; ".join(dict.fromkeys(text for text in told if text))
+    kept = tuple((edit.share, edit.distance) for edit in edits if edit.distance is not None)
+    return Outcome(job.photo, job.output, None, warning or None, (job.faces[0].image, *versions), kept)
 
 
 def _write(job: _Job, edits: Sequence[Edit], versions: Sequence[Image.Image], wanted: Wanted) -> None:

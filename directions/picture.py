@@ -1,8 +1,9 @@
 """A photo as it is stored: read without losing what a written copy should keep, and written again like it."""
 
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -38,9 +39,9 @@ class Picture:
         return to_rgb(self.pixels)
 
 
-def read_picture(path: Path) -> Picture:
-    """Read a photo to write it again. Raises FlowgradError as `directions.photos.read_photo`."""
-    with open_image(path) as (opened, upright):
+def read_picture(path: Path, content: BinaryIO | None = None) -> Picture:
+    """Read a photo (`content`, if given, under the name `path`) to write it again. Raises as `photos.open_image`."""
+    with open_image(path, content) as (opened, upright):
         kind = "JPEG" if opened.format == "MPO" else opened.format or ""
         icc = opened.info.get("icc_profile") or b""
         pixels = _kept(upright)
@@ -56,16 +57,18 @@ def save_picture(pixels: Image.Image, like: Picture, path: Path, overwrite: bool
     if path.suffix.lower() not in SAVED_SUFFIXES:
         raise UsageError(f"{path.name} does not say which kind of image. Let it end in {', '.join(SAVED_SUFFIXES)}.")
     refuse_existing(path, overwrite)
-    shown, same = _fitting(pixels, path.suffix.lower())
-    options: dict[str, Any] = {"icc_profile": like.icc if same else b"", "exif": like.exif}
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        options |= like.jpeg if same and like.jpeg else {"quality": JPEG_QUALITY}
-        options["exif"] = like.exif if len(like.exif) < _EXIF_LIMIT else b""
-    elif path.suffix.lower() == ".webp":
-        options["quality"] = JPEG_QUALITY
+    shown, options = _as_stored(pixels, like, path.suffix.lower())
     with atomic_path(path) as temporary:
-        shown.save(temporary, **{key: value for key, value in options.items() if value})
+        shown.save(temporary, **options)
     return path
+
+
+def save_to(pixels: Image.Image, like: Picture, kind: str) -> bytes:
+    """Pixels as a file in memory, "PNG" or "JPEG", with what `like` had."""
+    shown, options = _as_stored(pixels, like, f".{kind.lower()}")
+    buffer = io.BytesIO()
+    shown.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def copy_file(source: Path, path: Path, overwrite: bool = False) -> Path:
@@ -78,6 +81,18 @@ def copy_file(source: Path, path: Path, overwrite: bool = False) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return path
+
+
+def _as_stored(pixels: Image.Image, like: Picture, suffix: str) -> tuple[Image.Image, dict[str, Any]]:
+    """An image in a mode that a format can hold, and Pillow's options to write it like the photo."""
+    shown, same = _fitting(pixels, suffix)
+    options: dict[str, Any] = {"icc_profile": like.icc if same else b"", "exif": like.exif}
+    if suffix in (".jpg", ".jpeg"):
+        options |= like.jpeg if same and like.jpeg else {"quality": JPEG_QUALITY}
+        options["exif"] = like.exif if len(like.exif) < _EXIF_LIMIT else b""
+    elif suffix == ".webp":
+        options["quality"] = JPEG_QUALITY
+    return shown, {key: value for key, value in options.items() if value}
 
 
 def _kept(image: Image.Image) -> Image.Image:

@@ -32,6 +32,7 @@ class ModelConfig(BaseModel):
     subject: str = "a photo"
     aligned_faces: bool = False
     probes: tuple[str, ...] = ()
+    gate: dict[str, tuple[float, float]] = {}
     folder: Path = Field(default=Path(), exclude=True)
 
     @property
