@@ -43,7 +43,9 @@ def model(tiny: Tiny) -> Model:
 
 
 def fill(bank: Bank, model: Model) -> None:
-    for i, (name, title, tag) in enumerate((("smiling", "Smile", "mouth"), ("old", "Old", "age"), ("evil", EVIL, "odd"))):
+    for i, (name, title, tag) in enumerate(
+        (("smiling", "Smile", "mouth"), ("old", "Old", "age"), ("evil", EVIL, "odd"))
+    ):
         info = DirectionInfo(title, model.name, model.fingerprint, 6, text=f"a {name} face", tags=(tag,))
         u = 0.6 * np.random.default_rng(i).normal(size=(2, 3, 16, 16))
         bank.add(Direction.create(u, np.array([0, 2 + i]), info), name)
