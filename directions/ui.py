@@ -227,7 +227,7 @@ def _browse(studio: Studio) -> Any:
         return _cards(studio, words, tag or "")
 
     for each in (words, tag):
-        each.change(find, [words, tag], cards, show_progress="hidden", api_name=False)
+        each.change(find, [words, tag], cards, show_progress="hidden", api_visibility="private")
     return cards
 
 
@@ -279,13 +279,13 @@ def _try(studio: Studio) -> Any:
         return _strip(studio, token, dict(zip(names or (), strengths, strict=False)))
 
     inputs = [token, choice, *sliders]
-    quick: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_name": False}
+    quick: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
     choice.change(labelled, choice, sliders, **quick).then(edited, inputs, [view, line], **quick)
     token.change(edited, inputs, [view, line], **quick)
     for slider in sliders:
         slider.change(edited, inputs, [view, line], **quick)
-    sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_name=False)
-    more.click(in_strip, inputs, row, api_name=False)
+    sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
+    more.click(in_strip, inputs, row, api_visibility="private")
     return choice
 
 
@@ -353,8 +353,8 @@ def _train(studio: Studio, cards: Any, choice: Any) -> None:
     def refreshed() -> tuple[str, Any]:
         return _cards(studio), gr.update(choices=studio.names())
 
-    event = start.click(train, [photos, text, source, name, count], view, api_name=False)
-    event.then(refreshed, None, [cards, choice], api_name=False)
+    event = start.click(train, [photos, text, source, name, count], view, api_visibility="private")
+    event.then(refreshed, None, [cards, choice], api_visibility="private")
 
 
 def _progress(progress: Progress) -> str:
