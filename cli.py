@@ -916,6 +916,7 @@ def models_gate(
     images: Annotated[Path, typer.Argument(help="Folder or .zip of the model's test photos.", show_default=False)],
     table: Annotated[Path | None, typer.Option(help="CSV file with columns file and split; default: all.")] = None,
     split: Annotated[str, typer.Option(help="Rows of the table to measure on.")] = "test",
+    count: Annotated[int | None, typer.Option(help="So many of them, drawn at random.", min=1)] = None,
     model: ModelName = "faces64",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -927,10 +928,10 @@ def models_gate(
 
     A photo outside these ranges gets a warning: the model does not know such an image.
     """
-    from directions.gate import measure_photos, ranges_of, test_files
+    from directions.gate import measure_photos, photo_files, ranges_of
     from flowgrad.models import load_model
 
-    files = test_files(images, table, split)
+    files = photo_files(images, table, split, count)
     found = measure_photos(load_model(model, device, precision), images, files)
     measured = list(Terminal(as_json).track(found, "measuring", len(files)))
     ranges = ranges_of(measured)

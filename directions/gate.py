@@ -53,8 +53,17 @@ def fits(model: Model, inverted: Inverted) -> list[Fit]:
     return [Fit(*(float(value) for value in row)) for row in zip(*columns, strict=True)]
 
 
-def test_files(images: Path, table: Path | None = None, split: str = "test") -> list[str]:
-    """Names of the images of a folder or a zip: those of a table's split, or all. Raises UsageError for none."""
+def photo_files(images: Path, table: Path | None = None, split: str = "test", count: int | None = None) -> list[str]:
+    """Names of the images of a folder or a zip: those of a table's split, or all; `count` of them, drawn at random.
+
+    Raises UsageError for none.
+    """
+    found = _all_files(images, table, split)
+    chosen = np.random.default_rng(0).permutation(len(found))[:count]
+    return [found[i] for i in chosen] if count else found
+
+
+def _all_files(images: Path, table: Path | None, split: str) -> list[str]:
     if table is not None:
         return _rows_of(table, split)
     if images.is_dir():
