@@ -219,7 +219,7 @@ def train_direction(
     keep: Keep = None,
     model: ModelName = "faces64",
     guide: GuideName = None,
-    samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.")] = 0,
+    samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.", min=0)] = 0,
     calibrate_on: Annotated[
         list[Path] | None, typer.Option(help="Photos to calibrate on, not those trained on.")
     ] = None,
@@ -254,19 +254,26 @@ def train_direction(
     from directions import run, show
     from directions.photos import find_photos
     from directions.train import Task
+    from flowgrad.guidance.text import Contrast
     from flowgrad.models import load_config, load_model
     from flowgrad.models.guide import load_guide
 
     changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
     chosen = _recipe(recipe, setting, **changes, intervals=intervals, augmentations=augmentations)
     chosen.settings(seed)  # wrong values are refused before anything is loaded
+    if bool(images) == bool(samples):
+        raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
     files, others = (find_photos(paths) if paths else [] for paths in (images, calibrate_on))
     place = run.Run(output or Path("runs") / name, Bank.default(bank), resume, overwrite)
     run.check_free(place, name, load_config(model).name)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    photos, hashes = run.gather(loaded, files, samples, seed, _align(align), chosen, terminal)
-    held = run.gather(loaded, others, 0, seed, _align(align), chosen, terminal)[0] if others else None
-    given = load_guide(guide, loaded.device) if guide else None
+    given = load_guide(guide or loaded.config.guide, loaded.device)
+    target = Contrast.parse(text, source or loaded.config.subject)
+    if samples:
+        photos, hashes = run.draw(loaded, given, target, samples, seed, terminal), ()
+    else:
+        photos, hashes = run.gather(loaded, files, _align(align), chosen, terminal)
+    held = run.gather(loaded, others, _align(align), chosen, terminal)[0] if others else None
     task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
     trained = run.train_into_bank(
         task,
@@ -430,7 +437,7 @@ def edit(
     for target in targets:
         refuse_existing(target, overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    photos, _ = run.gather(loaded, files, 0, seed, _align(align), chosen, terminal)
+    photos, _ = run.gather(loaded, files, _align(align), chosen, terminal)
     given = load_guide(guide, loaded.device) if guide else None
     task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
     edited = run.edit(task, strength, terminal)
@@ -618,6 +625,7 @@ def train_guide(
     config: Annotated[str, typer.Option(help="Name or .yaml file: attributes, captions, network.")] = "faces64",
     minutes: Annotated[float | None, typer.Option(help="Train for so long (default 10).")] = None,
     steps: Annotated[int | None, typer.Option(help="Or for so many steps, which is repeatable.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Guide to begin with: name or .safetensors.")] = None,
     part: Annotated[str, typer.Option(help="Rows to train on: all, even or odd.")] = "all",
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
     seed: Seed = 0,
@@ -639,7 +647,7 @@ def train_guide(
     refuse_existing(output / "model.safetensors", overwrite)
     limit = 10.0 if minutes is None and steps is None else minutes
     chosen: Any = part
-    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume)
+    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume, start)
     path, areas = run_guide_job(job, Terminal(as_json))
     rows = [(question, f"{area:.3f}") for question, area in areas.items()]
     _tell(as_json, {"guide": path, "auc": areas}, *([show.plain_table(("question", "AUC"), rows)] if rows else []))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from directions.report import Reporter
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.models.guide import load_guide
+from flowgrad.files import file_fingerprint
+from flowgrad.models.guide import guide_file, load_guide
 from flowgrad.resources import resource
 from flowgrad.training.card import write_card
 from flowgrad.training.config import GuideConfig, load_guide_config
@@ -22,7 +23,10 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class GuideJob:
-    """Images (a folder or a zip), their table (CSV), a config, and how long to train: `steps` or `minutes`."""
+    """Images (a folder or a zip), their table (CSV), a config, and how long to train: `steps` or `minutes`.
+
+    start: a guide to begin with, by name or file, of the config's sizes; random weights without one.
+    """
 
     images: Path
     table: Path
@@ -34,6 +38,7 @@ class GuideJob:
     seed: int = 0
     device: str = "cpu"
     resume: bool = True
+    start: str | None = None
 
 
 def find_guide_config(name: str) -> GuideConfig:
@@ -57,7 +62,10 @@ def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, fl
     labels = read_labels(table, job.config)
     rows = split_rows(table, job.config.table, job.config.table.train, job.part)
     chosen = labels.rows(rows)
+    start = None if job.start is None else guide_file(job.start)
     trainer = GuideTrainer(_images(job, chosen.files, reporter), chosen, job.config, job.seed, job.device)
+    if start:
+        trainer.start_from(start)
     checkpoint = job.folder / CHECKPOINT
     if not job.resume:
         checkpoint.unlink(missing_ok=True)
@@ -66,6 +74,7 @@ def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, fl
     ):
         pass
     recipe = {"images": f"{len(rows)} of {job.table.name}", "part": job.part, "seed": str(job.seed)}
+    recipe |= {"begins with": f"{job.start} ({file_fingerprint(start)})"} if start else {}
     path = export_guide(trainer, job.folder, recipe)
     areas = _measure(job, table, path, reporter)
     write_card(job.folder, job.config.card, recipe, {"AUC": areas} if areas else {})

@@ -29,7 +29,7 @@ class Recipe(BaseModel):
     optimizer: str = "normalized"
     step_size: float = Field(default=0.02, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
-    iterations: int = Field(default=6, ge=1)
+    iterations: int = Field(default=8, ge=1)
 
     def settings(self, seed: int) -> Settings:
         """The part that Algorithm 1 needs. Raises UsageError for a value out of range."""

@@ -18,15 +18,16 @@ from directions.card import to_card
 from directions.checkpoint import Checkpoint, Record, load_checkpoint, save_checkpoint, task_hash
 from directions.direction import Direction, refuse_existing
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
-from directions.latents import Inverted, invert_images, join, sample_images
+from directions.latents import Inverted, invert_images, join
 from directions.photos import Align, save_image, to_images
 from directions.recipe import Recipe
 from directions.report import Reporter
-from directions.train import Task, finish, held_out
+from directions.train import Task, finish, held_out, samples_without
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
-from flowgrad.guidance.text import log_odds
+from flowgrad.guidance.text import Contrast, log_odds
 from flowgrad.models import Model
+from flowgrad.models.guide import Guide
 from flowgrad.ode import Control
 from flowgrad.optimize import Step
 from flowgrad.straightness import pooled, straightness
@@ -92,19 +93,18 @@ def check_free(run: Run, name: str, model: str) -> None:
 
 
 def gather(
-    model: Model, files: Sequence[Path], samples: int, seed: int, align: Align, recipe: Recipe, reporter: Reporter
+    model: Model, files: Sequence[Path], align: Align, recipe: Recipe, reporter: Reporter
 ) -> tuple[Inverted, tuple[str, ...]]:
-    """Photos read, aligned and inverted, with the hashes of their files; or `samples` new images, without hashes.
-
-    Raises UsageError unless there is exactly one of the two.
-    """
-    if bool(files) == bool(samples) or samples < 0:
-        raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
-    if samples:
-        return join(list(reporter.track(sample_images(model, samples, seed), "sampling"))), ()
+    """Photos read, aligned and inverted, with the hashes of their files."""
     photos = read_photos(files, model, align, reporter)
     parts = invert_images(model, photos.images, recipe.inversion, recipe.anchored)
     return join(list(reporter.track(parts, "inverting photos"))), photos.hashes
+
+
+def draw(model: Model, guide: Guide, target: Contrast, count: int, seed: int, reporter: Reporter) -> Inverted:
+    """`count` samples to train on, of those that show the target's text least; see `samples_without`."""
+    work = (samples_without(model, guide, target, n, seed) for n in (count,))
+    return next(iter(reporter.track(work, "sampling")))
 
 
 def train(task: Task, run: Run, reporter: Reporter, *conditions: str) -> tuple[Control, tuple[Record, ...]]:
@@ -153,7 +153,7 @@ def train_into_bank(
     started = perf_counter()
     control, history = train(task, run, reporter, *conditions)
     trained = perf_counter()
-    photos, samples = _held_out(task.model, calibrate_on, calibration_photos, reporter)
+    photos, samples = _held_out(task, calibrate_on, calibration_photos, reporter)
     direction = _calibrated(task, labels, control, history, photos, hashes, calibrate_on, reporter)
     calibrated = perf_counter()
     files = _draw(task, direction, history, run, reporter)
@@ -169,12 +169,12 @@ def train_into_bank(
     return dataclasses.replace(result, files=(*files, summary))
 
 
-def _held_out(model: Model, given: Inverted | None, count: int, reporter: Reporter) -> tuple[Inverted, Inverted]:
+def _held_out(task: Task, given: Inverted | None, count: int, reporter: Reporter) -> tuple[Inverted, Inverted]:
     """What to calibrate on, and the samples that may be shown with the direction."""
     if count < 1:
         raise UsageError(f"--calibration-photos must be at least 1; got {count}")
     number = PREVIEW_SAMPLES if given is not None else max(count, PREVIEW_SAMPLES)
-    samples = next(iter(reporter.track((held_out(model, n) for n in (number,)), "sampling")))
+    samples = next(iter(reporter.track((held_out(task, n) for n in (number,)), "sampling")))
     return (given if given is not None else samples.select(range(count))), samples.select(range(PREVIEW_SAMPLES))
 
 

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +11,9 @@ from directions.calibrate import calibrate
 from directions.direction import Direction, DirectionInfo
 from directions.latents import Inverted, invert_images, join, sample_images
 from directions.recipe import Recipe, load_recipe
-from flowgrad.errors import UsageError
+from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.preserve import load_distance
-from flowgrad.guidance.text import Contrast, TextObjective
+from flowgrad.guidance.text import Contrast, TextObjective, log_odds
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.models.guide import Guide, load_guide
 from flowgrad.ode import Control, Grid
@@ -94,16 +94,26 @@ class Task:
             self.photos.trajectory.x0,
             self.grid(),
             objective,
-            r.settings(self.seed),
+            replace(r.settings(self.seed), mirror=shared and self.model.config.mirror),
             shared=shared,
             anchor=self.photos.residual,
             resume=resume,
         )
 
 
-def held_out(model: Model, count: int = HELD_OUT) -> Inverted:
+def held_out(task: Task, count: int = HELD_OUT) -> Inverted:
     """Samples that no training uses, to calibrate on."""
-    return join(sample_images(model, count, HELD_OUT_SEED))
+    return samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED)
+
+
+def samples_without(model: Model, guide: Guide, target: Contrast, count: int, seed: int) -> Inverted:
+    """Of half as many samples again, those that show the target's text least.
+
+    To be trained and calibrated on: what a direction does is seen on images that lack its text.
+    """
+    drawn = join(sample_images(model, count + -(-count // 2), seed))
+    scores = log_odds(guide, drawn.images, [target])[:, 0]
+    return drawn.select(sorted(scores.argsort()[:count].tolist()))
 
 
 def finish(
@@ -122,7 +132,13 @@ def finish(
     """Calibrate a trained control (M, 1, *D) on held-out `photos` and describe it.
 
     The control of the direction is the trained one times the calibration's unit, compacted, in F16.
+    Raises FlowgradError if the control is zero: the training found nothing better.
     """
+    if not control.values.any():
+        raise FlowgradError(
+            "the training found nothing better than no change at all: lower --step-size, give fewer --keep or a lower "
+            "--set keep_weight, or put the text differently"
+        )
     model, r = task.model, task.recipe
     probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
     calibration = calibrate(model, task.guide, control, photos, task.target, probes, source)
@@ -186,4 +202,4 @@ def train_direction(
         losses.append(step.loss)
         if report:
             report(step)
-    return finish(task, step.state.best, losses, held_out(model))
+    return finish(task, step.state.best, losses, held_out(task))

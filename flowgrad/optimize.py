@@ -42,6 +42,8 @@ class Settings:
     optimizer: "sgd" on the gradient of Eq. 13 as in the paper; "normalized", momentum on the gradient per unit
         of time, divided by its root mean square, so that the step is in units of dx/dt whatever the
         objective's scale; "adam" on the gradient per unit of time.
+    mirror: keep the control symmetric about the middle of its last axis, as if every image were there mirrored too;
+        for flows that know no left and right.
     penalty: lambda, the weight of sum_k |u_k|^2 over all N steps, |.|^2 averaged over the entries of u.
     Raises UsageError for a value out of range.
     """
@@ -54,6 +56,7 @@ class Settings:
     momentum: float = 0.8
     penalty: float = 0.0
     seed: int = 0
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         rules = {
@@ -140,7 +143,7 @@ def optimize(
         rate = torch.zeros(())
         after = _keep_best(state, loss, improved)
         if state.iteration < settings.iterations:
-            gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings.penalty)
+            gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings)
             rate = _rms(gradient)
             after = _update(after, gradient, settings)
         after = replace(after, iteration=state.iteration + 1)
@@ -173,7 +176,7 @@ def _lengths(control: Control) -> Tensor:
 
 
 def _gradient(
-    velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid, control: Control, penalty: float
+    velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid, control: Control, settings: Settings
 ) -> Tensor:
     """(M, 1 or B, *D) dL/du per unit of time on the control's own intervals, lambda's term included.
 
@@ -184,7 +187,8 @@ def _gradient(
     spans = grid.spans(values).view(-1, *[1] * (values.ndim - 1))
     per_time = Control(values / spans, grid).on(control.grid).values
     entries = control.values[0, 0].numel()
-    return per_time + 2 * penalty * grid.steps / entries * control.values
+    per_time = per_time + 2 * settings.penalty * grid.steps / entries * control.values
+    return (per_time + per_time.flip(-1)) / 2 if settings.mirror else per_time
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from directions.photos import read_photo, to_tensor
 from directions.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 from directions.train import Task, finish, held_out, train_direction
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.guidance.text import Contrast
+from flowgrad.guidance.text import Contrast, log_odds
 from flowgrad.models import load_model
 from flowgrad.models.guide import load_guide
 from flowgrad.ode import Control, Grid
@@ -49,7 +49,8 @@ def task(model, images, **changes):
 def direction(model, images):
     """A control as large as trained ones are; a random guide would hardly find one."""
     values = 0.3 * torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return finish(task(model, images), Control(values, Grid((0, 3), 6)), [3.0, 2.0, 1.0], held_out(model))
+    asked = task(model, images)
+    return finish(asked, Control(values, Grid((0, 3), 6)), [3.0, 2.0, 1.0], held_out(asked))
 
 
 def test_strength_zero_returns_the_photo(model, images, direction):
@@ -172,9 +173,25 @@ def test_strength_one_has_the_effect_that_the_calibration_states(model, images, 
     """Measured anew on the same held-out samples; F16 and the interpolation between strengths are the difference."""
     calibration, guide = direction.info.calibration, load_guide(model.config.guide)
     target = Contrast(direction.info.text, direction.info.source_text)
-    strengths = calibration.strengths
-    again = calibrate.measure(model, guide, to_control(direction, model), held_out(model), [target], strengths)
+    strengths, photos = calibration.strengths, held_out(task(model, images))
+    again = calibrate.measure(model, guide, to_control(direction, model), photos, [target], strengths)
     np.testing.assert_allclose(again.effects[:, 0], calibration.effect, atol=5e-3)
+
+
+def test_strength_is_calibrated_on_samples_that_lack_the_text(model, images):
+    asked = task(model, images)
+    drawn = join(sample_images(model, 6, 1_000_000)).images
+    scores = log_odds(asked.guide, drawn, [asked.target])[:, 0]
+    chosen = held_out(asked, 4).images
+    assert sorted(log_odds(asked.guide, chosen, [asked.target])[:, 0].tolist()) == pytest.approx(
+        sorted(scores.tolist())[:4], abs=1e-4
+    )
+
+
+def test_a_training_that_found_nothing_is_an_error(model, images):
+    asked = task(model, images)
+    with pytest.raises(FlowgradError, match=r"no change at all.*--step-size.*keep_weight"):
+        finish(asked, Control(torch.zeros(2, 1, 3, 16, 16), Grid((0, 3), 6)), [1.0], asked.photos)
 
 
 def test_unknown_words_are_named(model, images):

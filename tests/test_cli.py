@@ -228,6 +228,10 @@ def test_a_guide_is_trained_from_a_table(tiny: Tiny, tmp_path: Path) -> None:
     assert {path.name for path in Path("guide").iterdir()} == {"model.safetensors", "README.md"}
     failed(call(*arguments), 2, "exists already")
     failed(call(*arguments[:3], "--output", "new", "--config", "none"), 2, "faces64")
+    more = (*arguments[:-3], "more", "--steps", 1)
+    assert call(*more, "--from", "guide/model.safetensors").exit_code == 0
+    assert "begins with: guide/model.safetensors" in Path("more/README.md").read_text()
+    failed(call(*more, "--overwrite", "--from", "faces64-guide"), 2, "other sizes")
 
 
 # --- bank and models ---------------------------------------------------------------------------------------------

@@ -115,6 +115,25 @@ def test_a_fine_forward_spreads_the_gradient_over_every_step_of_an_interval(fiel
     assert all(torch.equal(values[k - k % 3], value) for k, value in enumerate(values))
 
 
+def test_a_mirrored_run_trains_on_both_sides(field, x0):
+    """With a flow and an objective that know no left and right, it is training on every image and its mirror image."""
+
+    def even(x, t):
+        return field(x, t) + field(x.flip(-1), t).flip(-1)
+
+    def trained(x, mirror):
+        def objective(x1, rng):
+            return {"distance": (x1 - x.cos()).square().flatten(1).mean(1)}
+
+        settings = Settings(iterations=3, step_size=0.1, mirror=mirror)
+        return list(optimize(even, x, GRID, objective, settings))[-1].control.values
+
+    one_side, both_sides = trained(x0, True), trained(torch.cat([x0, x0.flip(-1)]), False)
+    assert not torch.allclose(one_side, trained(x0, False))
+    torch.testing.assert_close(one_side, one_side.flip(-1))
+    torch.testing.assert_close(one_side, both_sides)
+
+
 def test_an_anchored_run_starts_at_the_photos(field, x0):
     photos = invert(field, x0, 12)
     steps = run(field, photos.x0, Settings(iterations=1), anchor=lambda grid: anchor(restrict(photos, grid)))

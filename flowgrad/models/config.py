@@ -30,6 +30,7 @@ class ModelConfig(BaseModel):
     steps: int = Field(default=50, gt=0)
     guide: str = ""
     subject: str = "a photo"
+    mirror: bool = False
     aligned_faces: bool = False
     probes: tuple[str, ...] = ()
     gate: dict[str, tuple[float, float]] = {}
