@@ -811,7 +811,8 @@ def bank_matrix(
     import numpy as np
 
     from directions import interference, show
-    from directions.train import held_out
+    from directions.latents import join, sample_images
+    from directions.train import HELD_OUT_SEED
     from flowgrad.models import load_model
     from flowgrad.models.guide import load_guide
 
@@ -824,7 +825,8 @@ def bank_matrix(
         refuse_existing(path, overwrite)
     loaded = load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
-    rows = interference.measure_rows(loaded, network, entries, held_out(loaded, count), force)
+    samples = join(sample_images(loaded, count, HELD_OUT_SEED))
+    rows = interference.measure_rows(loaded, network, entries, samples, force)
     changes = np.stack(list(terminal.track(rows, "measuring", len(entries))))
     measured = interference.Interference(tuple(entry.name for entry in entries), changes)
     interference.save_table(measured, table)

@@ -220,7 +220,7 @@ class Studio:
         return Task.create(self.model, inverted, text.strip(), source=source.strip() or None, recipe=recipe)
 
     def _finished(self, task: Task, best: Control, losses: Sequence[float], name: str, shown: Inverted) -> Progress:
-        samples = held_out(self.model)
+        samples = held_out(task)
         direction: Direction = finish(task, best, losses, samples)
         entry, direction = add_illustrated(self.model, direction, Labels(name), self.bank, samples.select(range(4)))
         after = tuple(to_images(steer(self.model, shown, to_control(direction, self.model))))
