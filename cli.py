@@ -928,6 +928,7 @@ def models_gate(
     split: Annotated[str, typer.Option(help="Rows of the table to measure on.")] = "test",
     count: Annotated[int | None, typer.Option(help="So many of them, drawn at random.", min=1)] = None,
     model: ModelName = "faces64",
+    bank: BankFolder = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
@@ -938,11 +939,12 @@ def models_gate(
 
     A photo outside these ranges gets a warning: the model does not know such an image.
     """
-    from directions.gate import measure_photos, photo_files, ranges_of
+    from directions.gate import measure_photos, photo_files, ranges_of, usual_grid
     from flowgrad.models import load_model
 
     files = photo_files(images, table, split, count)
-    found = measure_photos(load_model(model, device, precision), images, files)
+    loaded = load_model(model, device, precision)
+    found = measure_photos(loaded, images, files, usual_grid(loaded, Bank.default(bank)))
     measured = list(Terminal(as_json).track(found, "measuring", len(files)))
     ranges = ranges_of(measured)
     lines = [f"gate:  # of {len(measured)} photos"] + [

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from directions.bank import Bank
 from directions.latents import BATCH, Inverted, invert_images
 from directions.photos import SUFFIXES, find_photos
 from flowgrad.errors import FlowgradError, UsageError
@@ -86,9 +87,18 @@ def _rows_of(table: Path, split: str) -> list[str]:
     return found
 
 
-def measure_photos(model: Model, images: Path, files: Sequence[str]) -> Iterator[Fit]:
-    """Measure aligned photos of a folder or a zip, the batches through the network as they are read."""
-    grid = Grid.uniform(model.config.steps, -(-model.config.steps // 4))
+def usual_grid(model: Model, bank: Bank) -> Grid:
+    """The grid on which photos are inverted for a bank's directions: a latent is larger, the finer the grid."""
+    steps = model.config.steps
+    grid = Grid.uniform(steps, -(-steps // 4))
+    for entry in bank.list(model.name):
+        if entry.info and entry.info.steps == steps and entry.info.fingerprint == model.fingerprint:
+            grid = grid | Grid(tuple(entry.load().starts.tolist()), steps)
+    return grid
+
+
+def measure_photos(model: Model, images: Path, files: Sequence[str], grid: Grid) -> Iterator[Fit]:
+    """Measure aligned photos of a folder or a zip, inverted on a grid that has N / 4 equal steps among its knots."""
     read = iter(read_images(images, files, model.config.size))
     while batch := list(islice(read, BATCH)):
         for inverted in invert_images(model, to_model_range(torch.stack(batch)), grid=grid):
@@ -112,6 +122,7 @@ def ranges_of(found: Sequence[Fit], share: float = SHARE) -> dict[str, tuple[flo
     """The range of each number over test photos, without the `share` lowest and highest of them."""
     table = {name: [getattr(fit, name) for fit in found] for name in _TOLD}
     edges = {name: np.quantile(values, (share, 1 - share)) for name, values in table.items()}
+    edges["reconstruction"][0] = 0.0  # nobody minds a photo that is met exactly
     return {name: (round(float(low), 4), round(float(high), 4)) for name, (low, high) in edges.items()}
 
 

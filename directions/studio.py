@@ -22,6 +22,7 @@ from directions.batch import alignment
 from directions.composite import Patch, composite
 from directions.direction import Direction, check_name, refuse_existing
 from directions.editing import Edit, edit_inverted
+from directions.gate import usual_grid
 from directions.latents import Inverted, invert_images, join, sample_images
 from directions.photos import Prepared, prepare, prepare_faces, to_images, to_rgb, to_tensor
 from directions.picture import Picture, read_picture
@@ -31,7 +32,7 @@ from directions.run import Labels, add_illustrated
 from directions.train import Task, finish, held_out
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
-from flowgrad.ode import Control, Grid, total
+from flowgrad.ode import Control, total
 
 UPLOAD_LIMIT = 40 << 20  # bytes of a photo
 KEPT = 12  # photos in memory
@@ -135,7 +136,7 @@ class Studio:
         picture = _decoded(name, content)
         faces = prepare_faces(picture.rgb, self.model.config.size, alignment(self.model, "auto"))
         images = to_tensor([face.image for face in faces])
-        inverted = join(invert_images(self.model, images, grid=self._grid()))
+        inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
         return self.subjects.add(Subject(_base(name), picture, faces, inverted))
 
     def sample(self, seed: int) -> str:
@@ -165,14 +166,6 @@ class Studio:
 
     def _control(self, name: str) -> Control:
         return to_control(self.bank.get(check_name(name), self.model.name).load(), self.model)
-
-    def _grid(self) -> Grid:
-        """The knots of all directions there are, so that a photo is inverted once for all of them."""
-        steps = self.model.config.steps
-        grid = Grid.uniform(steps, -(-steps // 4))
-        for name in self.names():
-            grid = grid | self._control(name).grid
-        return grid
 
     def _ready(self, subject: Subject, control: Control) -> Control:
         """A control on knots that the photo's trajectory has: one trained since then may have others."""
