@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains every direction that ships, on samples of the model: bash direction_bank/build.sh [FOLDER OF RUNS]
-# About a minute and a half for each on two cores. What is there already is replaced.
+# About two minutes for each on two cores. What is there already is replaced.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-runs/bank}
@@ -8,22 +8,22 @@ smile="a smiling face - a serious face"
 age="an old face - a young adult face"
 sex="a woman - a man"
 
-train() { # NAME TEXT SOURCE TAGS(comma separated) ITERATIONS KEEP...
+train() { # NAME TEXT SOURCE TAGS(comma separated) ITERATIONS KEEP_WEIGHT KEEP...
   local name=$1 text=$2 source=$3 tags=() keep=()
   for tag in ${4//,/ }; do tags+=(--tag "$tag"); done
-  for other in "${@:6}"; do keep+=(--keep "$other"); done
+  for other in "${@:7}"; do keep+=(--keep "$other"); done
   flowgrad train-direction --samples 10 --seed 100 --name "$name" --text "$text" --source "$source" \
-    --iterations "$5" "${tags[@]}" "${keep[@]}" --bank direction_bank --output "$runs/$name" --overwrite
+    --iterations "$5" --set keep_weight="$6" "${tags[@]}" "${keep[@]}" --bank direction_bank --output "$runs/$name" --overwrite
 }
 
-train smiling "a smiling face" "a serious face" expression,smile 6 "$sex" "$age"
-train serious "a serious face" "a smiling face" expression 6 "$sex" "$age"
-train surprised "a surprised face" "a face" expression 10 "$sex" "$age"
-train angry "an angry face" "a face" expression 10 "$sex" "$age"
-train old "an old face" "a young adult face" age 8 "$sex" "$smile"
-train baby-faced "a baby" "a face" age,young 10 "$sex" "$smile"
-train feminine "a woman" "a man" gender 8 "$smile" "$age"
-train masculine "a man" "a woman" gender 8 "$smile" "$age"
+train smiling "a smiling face" "a serious face" expression,smile 8 15 "$sex" "$age"
+train serious "a serious face" "a smiling face" expression 8 15 "$sex" "$age"
+train surprised "a surprised face" "a face" expression 12 15 "$sex" "$age"
+train angry "an angry face" "a face" expression 10 5 "$sex" "$age"
+train old "an old face" "a young adult face" age 8 15 "$sex" "$smile"
+train baby-faced "a baby" "a face" age,young 10 5 "$sex" "$smile"
+train feminine "a woman" "a man" gender 8 15 "$smile" "$age"
+train masculine "a man" "a woman" gender 8 15 "$smile" "$age"
 
 python - direction_bank/overview.jpg <<'PYTHON'
 """Every direction at strength 1 on the same nine samples, which none was trained on."""

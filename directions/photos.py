@@ -204,9 +204,12 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
     if align == "never" or not faces.available() or not safe:
         yield None
         return
-    with ProcessPoolExecutor(1, get_context("fork"), initializer=_start_beside) as executor:
+    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=_start_beside)
+    try:
         executor.submit(faces.warm_up)
         yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)  # photos that still wait are not prepared after an interruption
 
 
 def _start_beside() -> None:

@@ -78,12 +78,13 @@ def test_a_direction_survives_its_file(model, images, direction, tmp_path):
 
 def test_training_is_repeatable_and_reports_every_evaluation(model, images):
     steps = []
+    recipe = QUICK.model_copy(update={"eta": 1.0})  # a random guide's text is worth no change of a photo
     first, again = (
-        train_direction(model, images, "a smiling face", recipe=QUICK, report=steps.append) for _ in range(2)
+        train_direction(model, images, "a smiling face", recipe=recipe, report=steps.append) for _ in range(2)
     )
     assert np.array_equal(again.u, first.u)
     assert [step.iteration for step in steps] == [0, 1, 2, 0, 1, 2]
-    assert steps[-1].control.values.abs().max() > 0
+    assert first.u.any()
     assert first.info.losses == tuple(round(step.loss, 6) for step in steps[:3])
 
 
