@@ -28,7 +28,7 @@ class Kept:
 
 def check_budget(model: Model, limit: float) -> None:
     """Raise UsageError unless identity can be measured, and `limit` is a distance that can be kept."""
-    if limit <= 0:
+    if not limit > 0:
         raise UsageError(f"--keep-identity must be above 0; got {limit:g}. 0.6 is the same person to dlib, 0.4 surely.")
     if not (has_faces() and model.config.aligned_faces):
         raise UsageError("--keep-identity needs a model of faces, and pip install 'flowgrad[faces]'")

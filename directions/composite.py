@@ -5,19 +5,20 @@ reconstructed crop is enlarged, warped back and added to the photo, which keeps 
 difference is zero, or the mask is, pixels keep their bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from directions.place import Edge, Place
+from directions.place import Box, Edge, Place
 
 _FADE_FROM, _FADE_TO = 0.62, 0.98  # distance from the crop's centre (1: its edge) where a face's mask starts to fade
 _ROUNDNESS = 2.6  # exponent of the mask's superellipse: 2 is an ellipse, more is squarer
 _SIDE_FADE = 0.85  # the same where a crop is a photo's central square
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's own conversion to grey
 _ENLARGED = 4  # a small difference is first enlarged by this factor, which leaves no squares
+_BAND_PIXELS = 1 << 20  # of the photo, changed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,23 +37,45 @@ class Patch:
 def composite(pixels: Image.Image, patches: Sequence[Patch]) -> Image.Image:
     """Return a photo (modes of `directions.picture`) with patches added, of its own size and mode.
 
-    Pixels outside the patches' masks keep their bytes, as all do where a difference is zero.
+    Pixels outside the patches' masks keep their bytes, as all do where a difference is zero. Where masks overlap, as
+    those of two heads side by side, they share, so that nothing is added twice.
     """
     result = pixels.copy()
+    patches = [patch for patch in patches if not patch.is_empty]
     for patch in patches:
-        left, top, right, bottom = patch.place.box(*pixels.size)
-        if patch.is_empty or left >= right or top >= bottom:
-            continue
-        region = np.asarray(result.crop((left, top, right, bottom)))
-        change = warp(patch, (left, top, right, bottom)) * mask(patch.place, (left, top, right, bottom))[..., None]
-        result.paste(_image(add(region, change, pixels.mode), pixels.mode), (left, top))
+        others = [other.place for other in patches if other is not patch]
+        difference = _to_size(patch)
+        for band in _bands(patch.place.box(*pixels.size)):
+            weight = _weight(patch.place, others, band)[..., None]
+            change = _warped(difference, patch.place, band) * weight
+            region = np.asarray(result.crop(band))
+            result.paste(_image(add(region, change, pixels.mode), pixels.mode), band[:2])
     return result
 
 
-def mask(place: Place, box: tuple[int, int, int, int]) -> np.ndarray:
+def _bands(box: Box) -> Iterator[Box]:
+    """A box in parts of a few rows, so that a large face takes no more memory than a small one."""
+    left, top, right, bottom = box
+    rows = max(1, _BAND_PIXELS // max(right - left, 1))
+    for start in range(top, bottom if right > left else top, rows):
+        yield left, start, right, min(start + rows, bottom)
+
+
+def _weight(place: Place, others: Sequence[Place], box: Box) -> np.ndarray:
+    """(height, width): the mask of a place, less where others' masks are too (m^2 / sum m)."""
+    own = mask(place, box)
+    total = own + sum(mask(other, box) for other in others if _touch(other.outline, box))
+    return own * own / np.maximum(total, 1e-6)
+
+
+def _touch(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def mask(place: Place, box: Box) -> np.ndarray:
     """(height, width) float32 in [0, 1]: how much of a patch is taken at each pixel of a box of the photo."""
     left, top, right, bottom = box
-    y, x = np.mgrid[top:bottom, left:right] + 0.5
+    x, y = np.arange(left, right) + 0.5, np.arange(top, bottom)[:, None] + 0.5
     (a, b, c), (d, e, f) = place.to_crop(2.0)
     u, v = np.abs(a * x + b * y + c - 1), np.abs(d * x + e * y + f - 1)
     inside = (u <= 1) & (v <= 1)
@@ -74,16 +97,25 @@ def _falling(r: np.ndarray, start: float, end: float) -> np.ndarray:
     return s * s * (3 - 2 * s)
 
 
-def warp(patch: Patch, box: tuple[int, int, int, int]) -> np.ndarray:
+def warp(patch: Patch, box: Box) -> np.ndarray:
     """(height, width, 3) float32: a patch's difference at the pixels of a box of the photo; 0 outside the crop."""
+    return _warped(_to_size(patch), patch.place, box)
+
+
+def _to_size(patch: Patch) -> list[Image.Image]:
+    """The channels of a difference, larger or smaller, as warping needs them: by bicubic steps of half to two."""
+    channels = [Image.fromarray(np.ascontiguousarray(patch.difference[..., i])) for i in range(3)]
+    width, side = channels[0].width, patch.place.side
+    if width / 2 <= side <= 2 * width:
+        return channels
+    target = width * _ENLARGED if side > width else max(1, round(side))
+    return [each.resize((target, target), Image.Resampling.BICUBIC) for each in channels]
+
+
+def _warped(channels: Sequence[Image.Image], place: Place, box: Box) -> np.ndarray:
     left, top, right, bottom = box
     size = (right - left, bottom - top)
-    channels = [Image.fromarray(np.ascontiguousarray(patch.difference[..., i])) for i in range(3)]
-    if patch.place == Place.whole(*size):  # exact where the photo has the crop's size
-        return np.stack([np.asarray(each.resize(size, Image.Resampling.BICUBIC)) for each in channels], -1)
-    if patch.place.side > 2 * channels[0].width:
-        channels = [each.resize((each.width * _ENLARGED,) * 2, Image.Resampling.BICUBIC) for each in channels]
-    matrix = patch.place.to_crop(channels[0].width)
+    matrix = place.to_crop(channels[0].width)
     matrix[:, 2] += matrix[:, :2] @ (left, top)
     way = (Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC)
     return np.stack([np.asarray(each.transform(size, *way)) for each in channels], -1)

@@ -55,6 +55,8 @@ def edit_inverted(
     with torch.no_grad():
         before = model.decode(inverted.trajectory.x1).clamp(-1, 1)
     verdicts = [verdict(fit, model.config.gate) for fit in fits(model, inverted)]
+    if budget is not None and not control.values.any():
+        return [Edit(b, b[None], said, 1.0, 0.0) for b, said in zip(before, verdicts, strict=True)]
     if budget is not None:
         kept = keep_identity(model, inverted, control, budget)
         after = torch.where(torch.from_numpy(kept.shares > 0).to(before.device).view(-1, 1, 1, 1), kept.images, before)

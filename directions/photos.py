@@ -143,6 +143,7 @@ def prepare_faces(
     there, FlowgradError as `prepare`.
     """
     if align == "never" or (align == "auto" and not faces.available()):
+        _refuse_choice(face, align)
         missing = align == "auto" and photo.width != photo.height
         return (_fit(photo, size, _MISSING_EXTRA if missing else None),)
     found = faces.find_faces(photo)
@@ -155,6 +156,14 @@ def prepare_faces(
     if align == "auto" and faces.is_aligned(photo, found[0]):
         return (replace(_fit(photo, size, faces.oddity(found[0], photo.width, size)), face=found[0]),)
     return tuple(_aligned(photo, each, size) for each in found)
+
+
+def _refuse_choice(face: int | None, align: Align) -> None:
+    """Raise UsageError for a face that is wanted where none is looked for."""
+    if face is not None:
+        reason = "is not looked for, as photos are not aligned" if align == "never" else "cannot be looked for"
+        remedy = "Leave out --face" + ("." if align == "never" else ", or run: pip install 'flowgrad[faces]'")
+        raise UsageError(f"--face {face} {reason}. {remedy}")
 
 
 def prepare_file(path: Path, size: int, align: Align = "auto") -> Prepared:

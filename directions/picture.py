@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from directions.deep import lower_bits, to_png
 from directions.direction import refuse_existing
 from directions.photos import JPEG_QUALITY, SAVED_SUFFIXES, open_image, to_rgb
 from flowgrad.errors import FlowgradError, UsageError
@@ -24,7 +25,8 @@ class Picture:
     """A photo upright, in the mode it has on disk (RGB, RGBA, L, LA, CMYK or I;16), with what belongs to it.
 
     kind: Pillow's name of the format; exif without orientation and thumbnail, icc: bytes, empty for none;
-    jpeg: quantization tables and chroma subsampling of a JPEG, to be written with again.
+    jpeg: quantization tables and chroma subsampling of a JPEG, to be written with again; lower: the lower 8 bits of
+    a PNG with 16 for each colour, whose upper ones `pixels` are.
     """
 
     pixels: Image.Image
@@ -32,6 +34,7 @@ class Picture:
     exif: bytes = b""
     icc: bytes = b""
     jpeg: dict[str, Any] = field(default_factory=dict)
+    lower: Image.Image | None = None
 
     @property
     def rgb(self) -> Image.Image:
@@ -46,7 +49,8 @@ def read_picture(path: Path, content: BinaryIO | None = None) -> Picture:
         icc = opened.info.get("icc_profile") or b""
         pixels = _kept(upright)
         pixels.info.clear()  # Pillow would write it again, whatever became of the pixels
-        return Picture(pixels, kind, _exif(opened), icc, _jpeg(opened))
+        lower = lower_bits(content or path) if kind == "PNG" else None
+        return Picture(pixels, kind, _exif(opened), icc, _jpeg(opened), lower)
 
 
 def save_picture(pixels: Image.Image, like: Picture, path: Path, overwrite: bool = False) -> Path:
@@ -57,18 +61,25 @@ def save_picture(pixels: Image.Image, like: Picture, path: Path, overwrite: bool
     if path.suffix.lower() not in SAVED_SUFFIXES:
         raise UsageError(f"{path.name} does not say which kind of image. Let it end in {', '.join(SAVED_SUFFIXES)}.")
     refuse_existing(path, overwrite)
-    shown, options = _as_stored(pixels, like, path.suffix.lower())
     with atomic_path(path) as temporary:
-        shown.save(temporary, **options)
+        _write(pixels, like, path.suffix.lower(), temporary)
     return path
 
 
-def save_to(pixels: Image.Image, like: Picture, kind: str) -> bytes:
-    """Pixels as a file in memory, "PNG" or "JPEG", with what `like` had."""
-    shown, options = _as_stored(pixels, like, f".{kind.lower()}")
+def to_bytes(pixels: Image.Image, like: Picture, suffix: str) -> bytes:
+    """Pixels as a file in memory, ".png" or ".jpg", with what `like` had."""
     buffer = io.BytesIO()
-    shown.save(buffer, kind, **options)
+    _write(pixels, like, suffix, buffer)
     return buffer.getvalue()
+
+
+def _write(pixels: Image.Image, like: Picture, suffix: str, target: Path | io.BytesIO) -> None:
+    if suffix == ".png" and like.lower is not None and like.lower.mode == pixels.mode:
+        raw = to_png(pixels, like.lower, like.icc, like.exif)
+        target.write(raw) if isinstance(target, io.BytesIO) else target.write_bytes(raw)
+        return
+    shown, options = _as_stored(pixels, like, suffix)
+    shown.save(target, {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}.get(suffix, "JPEG"), **options)
 
 
 def copy_file(source: Path, path: Path, overwrite: bool = False) -> Path:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 Corner = tuple[float, float]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 Edge = Literal["face", "left and right", "top and bottom", "none"]
 
 
@@ -38,11 +39,23 @@ class Place:
         """Pixels of the photo along the crop's upper edge."""
         return float(np.linalg.norm(np.subtract(self.corners[1], self.corners[0])))
 
-    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom): the smallest box of a photo's whole pixels that covers the crop."""
+    @property
+    def outline(self) -> Box:
+        """(left, top, right, bottom): the smallest box of whole pixels that covers the crop, in the photo or not."""
         low, high = np.floor(np.min(self.corners, axis=0)), np.ceil(np.max(self.corners, axis=0))
-        (left, top), (right, bottom) = np.clip(low, 0, (width, height)), np.clip(high, 0, (width, height))
-        return int(left), int(top), int(right), int(bottom)
+        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+    def box(self, width: int, height: int) -> Box:
+        """The part of the outline that a photo of this size has."""
+        left, top, right, bottom = (
+            min(max(edge, 0), most) for edge, most in zip(self.outline, (width, height) * 2, strict=True)
+        )
+        return left, top, right, bottom
+
+    def scaled(self, across: float, down: float) -> "Place":
+        """The same place in the photo resized by these factors."""
+        a, b, c, d = ((x * across, y * down) for x, y in self.corners)
+        return Place((a, b, c, d), self.edge)
 
     def to_crop(self, size: float) -> np.ndarray:
         """(2, 3) affine map from the photo's coordinates to those of the crop, which is `size` wide."""

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import directions.composite as composite_module
 from directions.composite import Patch, composite, mask, warp
+from directions.deep import to_png
 from directions.picture import read_picture, save_picture
 from directions.place import Place
 from flowgrad.errors import FlowgradError, UsageError
@@ -95,6 +97,34 @@ def test_a_face_at_the_edge_of_the_photo_is_cut_off_there() -> None:
     assert composite(photo(), [patch(outside)]).tobytes() == photo().tobytes()
 
 
+def test_faces_whose_masks_overlap_share_what_is_changed() -> None:
+    flat = Image.new("RGB", (160, 120), (90, 90, 90))
+    near = Place(tuple((x + 12, y + 4) for x, y in TURNED.corners), "face")
+    both = np.asarray(composite(flat, [patch(), patch(near)])).astype(float)[..., 0] - 90
+    one = np.asarray(composite(flat, [patch()])).astype(float)[..., 0] - 90
+    assert both.max() <= one.max() + 1 and (whole(TURNED, flat) * whole(near, flat)).max() == 1
+    alone = (whole(near, flat) == 0) & (whole(TURNED, flat) > 0)
+    assert alone.any() and np.array_equal(both[alone], one[alone])
+    empty = composite(flat, [patch(), patch(near, 0.0)])
+    assert empty.tobytes() == composite(flat, [patch()]).tobytes()
+
+
+def test_a_large_face_is_changed_in_bands_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    difference = np.random.default_rng(1).normal(0, 0.2, (SIZE, SIZE, 3)).astype(np.float32)
+    at_once = np.asarray(composite(photo(), [Patch(difference, TURNED)])).astype(int)
+    monkeypatch.setattr(composite_module, "_BAND_PIXELS", 500)
+    banded = np.asarray(composite(photo(), [Patch(difference, TURNED)])).astype(int)
+    assert np.abs(at_once - banded).max() <= 1 and (at_once != banded).mean() < 0.001
+
+
+def test_a_small_face_gets_the_mean_of_what_changed() -> None:
+    """Stripes of one pixel of the model's are nothing in a face a quarter of its size."""
+    difference = np.zeros((SIZE, SIZE, 3), np.float32)
+    difference[:, ::2], difference[:, 1::2] = 0.5, -0.5
+    place = Place(((10.0, 10.0), (14.0, 10.0), (14.0, 14.0), (10.0, 14.0)), "none")
+    assert np.abs(warp(Patch(difference, place), (10, 10, 14, 14))).max() < 0.1
+
+
 # --- files ------------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +136,42 @@ def test_png_keeps_mode_profile_and_pixels(tmp_path: Path, mode: str) -> None:
     again = read_picture(save_picture(picture.pixels, picture, tmp_path / "again.png"))
     assert again.pixels.mode == {"P": "RGB", "1": "L"}.get(mode, mode) and again.icc == b"a profile"
     assert again.pixels.tobytes() == picture.pixels.tobytes()
+
+
+def deep(mode: str) -> tuple[Image.Image, Image.Image]:
+    """The upper and the lower 8 bits of a photo of 16."""
+    lower = Image.fromarray(np.random.default_rng(5).integers(0, 256, np.shape(photo(mode)), dtype=np.uint8))
+    return photo(mode), lower
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_png_of_16_bit_colours_keeps_every_bit_that_is_not_edited(tmp_path: Path, mode: str) -> None:
+    upper, lower = deep(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "photo.png").write_bytes(to_png(upper, lower, b"a profile", exif.tobytes()))
+    picture = read_picture(tmp_path / "photo.png")
+    assert picture.lower and picture.icc == b"a profile" and picture.pixels.size == (120, 160)
+    turned = upper.transpose(Image.Transpose.ROTATE_270)
+    assert picture.pixels.tobytes() == turned.tobytes()
+    assert picture.lower.tobytes() == lower.transpose(Image.Transpose.ROTATE_270).tobytes()
+    place = Place(TURNED.corners, "face")
+    again = read_picture(save_picture(composite(turned, [patch(place)]), picture, tmp_path / "again.png"))
+    outside = whole(place, turned) == 0
+    assert again.lower and again.lower.tobytes() == picture.lower.tobytes()
+    old, new = np.asarray(turned), np.asarray(again.pixels)
+    assert np.array_equal(old[outside], new[outside]) and not np.array_equal(old, new)
+
+
+def test_png_of_16_bits_is_what_other_readers_understand(tmp_path: Path) -> None:
+    skimage = pytest.importorskip("skimage.io", reason="needs scikit-image")
+    upper, lower = deep("RGB")
+    (tmp_path / "photo.png").write_bytes(to_png(upper, lower))
+    read = skimage.imread(tmp_path / "photo.png")
+    if read.dtype == np.uint16:
+        assert np.array_equal(read, np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower))
+    else:
+        assert np.array_equal(read, np.asarray(upper))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])

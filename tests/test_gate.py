@@ -15,7 +15,7 @@ from cli import app
 from directions.bank import Bank
 from directions.direction import Direction, DirectionInfo
 from directions.editing import edit_images
-from directions.gate import Fit, fits, ranges_of, verdict
+from directions.gate import Fit, fits, ranges_of, usual_grid, verdict
 from directions.interference import Interference
 from directions.latents import invert_images, join
 from directions.photos import read_photo, to_tensor
@@ -85,7 +85,7 @@ def test_the_verdict_names_what_is_unusual() -> None:
     assert verdict(Fit(9.0, 9.0, 9.0), {}) is None
     said = verdict(Fit(1.3, 0.0, 0.5), RANGES)
     assert said and "does not know such an image" in said
-    assert "size 1.30, test photos 0.9 to 1.1" in said and "misses it by 0.500" in said and "neighbours" not in said
+    assert "size 1.300, test photos 0.9 to 1.1" in said and "misses it by 0.500" in said and "neighbours" not in said
 
 
 def test_ranges_leave_out_the_extremes() -> None:
@@ -119,6 +119,17 @@ def test_an_unusual_photo_is_warned_of(tiny: Tiny, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "does not know such an image" in result.output
 
 
+def test_a_damaged_direction_does_not_keep_photos_from_being_inverted(model: Model, tmp_path: Path) -> None:
+    bank = Bank(tmp_path / "own-bank")
+    for name, starts in (("good", [0, 3]), ("cut", [0, 4])):
+        info = DirectionInfo(name, "tiny", model.fingerprint, 6)
+        bank.add(Direction.create(np.ones((2, 3, 16, 16)), np.array(starts), info), name)
+    cut = bank.get("cut").path
+    cut.write_bytes(cut.read_bytes()[:-100] + b"\xff" * 100)  # the header is whole, the numbers are none
+    knots = usual_grid(model, bank).knots
+    assert 3 in knots and knots[-1] == 6
+
+
 # --- the identity budget ----------------------------------------------------------------------------------------
 
 
@@ -146,6 +157,8 @@ def test_each_face_gets_the_largest_share_within_the_budget(
         assert again.distance is not None and again.distance > limit * 0.95
     none = edit_images(model, control, images, (), 1e-9)[0]
     assert none.share == 0 and torch.equal(none.after[0], none.before)
+    still = edit_images(model, control * 0.0, images, (), 0.5)[0]
+    assert (still.share, still.distance) == (1.0, 0.0) and not still.difference().any()
 
 
 def test_a_budget_needs_faces_and_one_strength(
@@ -155,6 +168,8 @@ def test_a_budget_needs_faces_and_one_strength(
         edit_images(model, control, images, (), 0.5)
     with pytest.raises(UsageError, match="above 0; got -1"):
         edit_images(model, control, images, (), -1.0)
+    with pytest.raises(UsageError, match="above 0; got nan"):
+        edit_images(model, control, images, (), float("nan"))
 
 
 # --- interference -----------------------------------------------------------------------------------------------
