@@ -567,6 +567,8 @@ def ui(
 
     page.require()
     studio = Studio(load_model(model, device, precision), Bank.default(bank))
+    if host not in page.LOCAL:
+        Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")
     _say(f"http://{host}:{port}/  (Ctrl-C stops it)")
     page.serve(studio, host, port)
 

@@ -21,7 +21,8 @@ from flowgrad.files import atomic_path
 
 PREVIEW_LIMIT = 8_000_000  # pixels of a preview that is decoded
 _PREVIEW_SIDE, _QUALITY = 640, 85
-_WIDTH, _HEIGHT, _PAD = 260, 110, 22  # of a curve, in its own units
+_WIDTH, _HEIGHT = 300, 150  # of a curve, in its own units
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 286, 20, 112  # of its axes
 
 STYLE = """
 .fg { font: 15px/1.45 system-ui, sans-serif; color: #1d1d22; }
@@ -43,6 +44,7 @@ STYLE = """
 .fg table { border-collapse: collapse; font-size: 13px; }
 .fg td, .fg th { text-align: left; padding: 2px 10px 2px 0; vertical-align: top; overflow-wrap: anywhere; }
 .fg :focus-visible { outline: 3px solid #1f5fa8; outline-offset: 2px; }
+.fg-body ul { margin: 2px 0 6px; padding-left: 18px; list-style: disc; }
 .fg svg { width: 100%; height: auto; }
 """
 _PAGE_STYLE = """
@@ -174,13 +176,22 @@ def _details(info: DirectionInfo) -> str:
 
 def _measured(info: DirectionInfo, calibration: Calibration) -> str:
     low, high = calibration.safe
-    notable = ((text, change) for text, change in side_effects(info).items() if is_notable(info, change))
-    others = [f"{escape(text)} {change:+.1f}" for text, change in notable]
+    notable = [(text, change) for text, change in side_effects(info).items() if is_notable(info, change)]
     kept = at_strength(calibration, calibration.kept, 1.0) if calibration.kept else None
     same = f"; {kept:.0%} of faces stay the same person" if kept is not None else ""
-    lines = [f"Effect {calibration.level:+.1f} log-odds at strength 1; safe from {low:g} to {high:g}{same}."]
-    lines += [f"Side effects: {'; '.join(others)}."] if others else []
-    return f'{curve(calibration)}<p class="fg-muted">{"<br>".join(lines)}</p>'
+    line = f"Effect {calibration.level:+.1f} log-odds at strength 1; safe from {low:g} to {high:g}{same}."
+    others = "".join(f"<li>{escape(_told(text, change))}</li>" for text, change in notable)
+    aside = f'<div class="fg-muted">Side effects<ul>{others}</ul></div>' if others else ""
+    return f'{curve(calibration)}<p class="fg-muted">{line}</p>{aside}'
+
+
+def _told(text: str, change: float) -> str:
+    """The change of a text ("one - other": of one against the other) in words."""
+    one, contrast, other = text.partition(" - ")
+    if not contrast:
+        return f"{'more' if change > 0 else 'less'} “{text}” ({change:+.1f})"
+    more, less = (one, other) if change > 0 else (other, one)
+    return f"more “{more}”, less “{less}” ({abs(change):.1f})"
 
 
 def curve(calibration: Calibration) -> str:
@@ -191,21 +202,31 @@ def curve(calibration: Calibration) -> str:
     low, high = min(*effects, 0.0), max(*effects, 0.0)
 
     def x(strength: float) -> float:
-        return _PAD + (_WIDTH - 2 * _PAD) * (strength - strengths[0]) / (strengths[-1] - strengths[0])
+        return _LEFT + (_RIGHT - _LEFT) * (strength - strengths[0]) / (strengths[-1] - strengths[0])
 
     def y(effect: float) -> float:
-        return _HEIGHT - _PAD - (_HEIGHT - 2 * _PAD) * (effect - low) / max(high - low, 1e-9)
+        return _BOTTOM - (_BOTTOM - _TOP) * (effect - low) / max(high - low, 1e-9)
 
-    points = " ".join(f"{x(s):.1f},{y(e):.1f}" for s, e in zip(strengths, effects, strict=True))
+    places = [(x(s), y(e)) for s, e in zip(strengths, effects, strict=True)]
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     left, right = (x(min(max(edge, strengths[0]), strengths[-1])) for edge in calibration.safe)
     told = f"Effect by strength: {effects[0]:+.1f} at {strengths[0]:g}, {effects[-1]:+.1f} at {strengths[-1]:g}"
-    marks = "".join(
-        f'<text x="{x(s):.1f}" y="{_HEIGHT - 6}" font-size="11" text-anchor="middle" fill="#5c5c66">{s:g}</text>'
-        for s in (strengths[0], 0.0, strengths[-1])
-    )
+    ticks = [_label(x(s), _BOTTOM + 15, f"{s:+.2g}") for s in (strengths[0], strengths[-1])]
+    ticks += [_label(x(0), _BOTTOM + 15, "0")] if strengths[0] < 0 < strengths[-1] else []
+    levels = [0.0, *(e for e in (low, high) if abs(e) > (high - low) / 8)]  # further apart than a line of text
+    ticks += [_label(_LEFT - 5, y(e) + 4, f"{e:+.1f}" if e else "0", "end") for e in levels]
+    ticks += [_label(_LEFT, 12, "effect (log-odds)", "start"), _label((left + right) / 2, _TOP + 13, "safe")]
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(told)}">'
-        f'<rect x="{left:.1f}" y="4" width="{max(right - left, 0):.1f}" height="{_HEIGHT - _PAD - 4}" fill="#e8f0fa"/>'
-        f'<line x1="{_PAD}" x2="{_WIDTH - _PAD}" y1="{y(0):.1f}" y2="{y(0):.1f}" stroke="#b5b5be"/>'
-        f'<polyline points="{points}" fill="none" stroke="#1f5fa8" stroke-width="2.5"/>{marks}</svg>'
+        f'<rect x="{left:.1f}" y="{_TOP}" width="{max(right - left, 0):.1f}" height="{_BOTTOM - _TOP}" fill="#e3edf9"/>'
+        f'<path d="M{_LEFT} {y(0):.1f}H{_RIGHT}M{x(0):.1f} {_TOP}V{_BOTTOM}" stroke="#b5b5be"/>'
+        f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2.5"/>'
+        + "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="#1f5fa8"/>' for a, b in places)
+        + "".join(ticks)
+        + _label((_LEFT + _RIGHT) / 2, _HEIGHT - 6, "strength")
+        + "</svg>"
     )
+
+
+def _label(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" text-anchor="{anchor}" fill="#4a4a54">{text}</text>'

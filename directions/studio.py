@@ -1,7 +1,8 @@
 """What the page of `flowgrad ui` does, without the page: photos kept in memory, edited at once, and trained on.
 
 A photo is decoded from the bytes that were sent, inverted once, and forgotten when newer ones need the room; nothing
-of it is written to disk. Directions are named by what the bank lists, never by a path.
+of it is written to disk. What is kept are those bytes and a small copy that edits are shown on; at full size there is
+one photo at a time. Directions are named by what the bank lists, never by a path.
 """
 
 import io
@@ -25,7 +26,7 @@ from directions.editing import Edit, edit_inverted
 from directions.gate import usual_grid
 from directions.latents import Inverted, invert_images, join, sample_images
 from directions.photos import Prepared, prepare, prepare_faces, to_images, to_rgb, to_tensor
-from directions.picture import Picture, read_picture
+from directions.picture import Picture, read_picture, to_bytes
 from directions.place import Place
 from directions.recipe import load_recipe
 from directions.run import Labels, add_illustrated
@@ -37,6 +38,8 @@ from flowgrad.ode import Control, total
 UPLOAD_LIMIT = 40 << 20  # bytes of a photo
 KEPT = 12  # photos in memory
 TRAINING_PHOTOS = 20
+KEPT_FACES = 1000  # to train on, of the model's size
+SHOWN_SIDE = 900  # pixels
 CHOSEN = 4  # directions that are mixed at once
 STRIP = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
@@ -70,12 +73,18 @@ class Shelf(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A photo that was inverted: as it was sent, its faces, and their trajectories."""
+    """A photo that was inverted: its file as it was sent, a small copy in RGB, its faces, and their trajectories.
+
+    places: where the faces lie in the small copy.
+    """
 
     name: str
-    picture: Picture
+    content: bytes
+    small: Image.Image
     faces: tuple[Prepared, ...]
+    places: tuple[Place, ...]
     inverted: Inverted
+    size: tuple[int, int]
 
     @property
     def warning(self) -> str:
@@ -85,10 +94,19 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A photo edited: of its own size and mode; and what is unusual about it to the model."""
+    """A photo edited, as it is shown; and what is unusual about it to the model."""
 
-    pixels: Image.Image
+    image: Image.Image
     verdict: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """A photo edited at its full size, as a file: its name, "jpeg" or "png" or another format's name, and bytes."""
+
+    name: str
+    kind: str
+    content: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +125,8 @@ class Studio:
     def __init__(self, model: Model, bank: Bank) -> None:
         self.model, self.bank = model, bank
         self.subjects: Shelf[Subject] = Shelf()
-        self.uploads: Shelf[tuple[str, Image.Image]] = Shelf(TRAINING_PHOTOS)
-        self.results: Shelf[tuple[str, Picture, Image.Image]] = Shelf()
+        self.uploads: Shelf[Image.Image] = Shelf(KEPT_FACES)
+        self.decoding = Lock()  # for whatever has a photo at full size in memory
 
     # --- browse ---
 
@@ -126,6 +144,11 @@ class Studio:
         """The directions that can be applied."""
         return [entry.name for entry in self.entries() if entry.info]
 
+    def safe_range(self, name: str) -> str:
+        """Between which strengths faces stay themselves, as a text; "" where that was not measured."""
+        info = self.bank.get(check_name(name), self.model.name).info
+        return "safe from {:g} to {:g}".format(*info.calibration.safe) if info and info.calibration else ""
+
     # --- try ---
 
     def receive(self, name: str, content: bytes) -> str:
@@ -133,29 +156,54 @@ class Studio:
 
         Raises FlowgradError for what is no photo, or too large.
         """
-        picture = _decoded(name, content)
-        faces = prepare_faces(picture.rgb, self.model.config.size, alignment(self.model, "auto"))
+        with self.decoding:
+            rgb = _decoded(name, content).rgb
+            faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, "auto"))
+            small = shown(rgb)
         images = to_tensor([face.image for face in faces])
         inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
-        return self.subjects.add(Subject(_base(name), picture, faces, inverted))
+        factors = small.width / rgb.width, small.height / rgb.height
+        places = tuple(face.place.scaled(*factors) for face in faces)
+        return self.subjects.add(Subject(_base(name), content, small, faces, places, inverted, rgb.size))
 
     def sample(self, seed: int) -> str:
         """A new image of the model, as a photo; its token."""
         inverted = join(sample_images(self.model, 1, seed))
         (image,) = to_images(inverted.images)
-        face = Prepared(image, "resized", None, None, Place.whole(*image.size))
-        return self.subjects.add(Subject(f"sample-{seed:05d}.png", Picture(image, "PNG"), (face,), inverted))
+        place = Place.whole(*image.size)
+        face = Prepared(image, "resized", None, None, place)
+        content = to_bytes(image, Picture(image), ".png")
+        name = f"sample-{seed:05d}.png"
+        return self.subjects.add(Subject(name, content, image, (face,), (place,), inverted, image.size))
 
     def edit(self, token: str, mixture: Mapping[str, float]) -> Result:
-        """A photo with directions at strengths: one forward pass. Raises UsageError for unknown names."""
+        """A photo with directions at strengths, as it is shown: one forward pass. Raises UsageError for wrong names."""
         subject = self.subjects.get(token)
+        edits = self._edits(subject, mixture)
+        patches = [Patch(edit.difference(), place) for edit, place in zip(edits, subject.places, strict=False)]
+        return Result(composite(subject.small, patches), _verdicts(edits))
+
+    def download(self, token: str, mixture: Mapping[str, float]) -> Download:
+        """The same at the photo's full size, as a file of its kind; the very file that was sent if nothing changes."""
+        subject = self.subjects.get(token)
+        edits = self._edits(subject, mixture)
+        patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, subject.faces, strict=False)]
+        with self.decoding:
+            picture = _decoded(subject.name, subject.content)
+            kind = picture.kind.lower()
+            if all(patch.is_empty for patch in patches):
+                return Download(subject.name, kind, subject.content)
+            kind = kind if kind == "jpeg" else "png"
+            content = to_bytes(composite(picture.pixels, patches), picture, f".{kind}")
+        return Download(subject.name, kind, content)
+
+    def _edits(self, subject: Subject, mixture: Mapping[str, float]) -> list[Edit]:
+        """An edit of each face; none where nothing is asked for."""
         moved = {name: strength for name, strength in mixture.items() if strength}
         if not moved:
-            return Result(subject.picture.pixels, "")
+            return []
         control = total(self._control(name) * strength for name, strength in moved.items())
-        edits = edit_inverted(self.model, self._ready(subject, control), subject.inverted)
-        patches = [Patch(e.difference(), f.place) for e, f in zip(edits, subject.faces, strict=True)]
-        return Result(composite(subject.picture.pixels, patches), _verdicts(edits))
+        return edit_inverted(self.model, self._ready(subject, control), subject.inverted)
 
     def strip(self, token: str, mixture: Mapping[str, float]) -> list[Image.Image]:
         """The largest face at multiples STRIP of a mixture."""
@@ -175,10 +223,15 @@ class Studio:
 
     # --- train ---
 
-    def keep(self, name: str, content: bytes) -> str:
-        """Decode a photo to train on; its token. Raises FlowgradError for what is no photo, or too large."""
-        picture = _decoded(name, content)
-        return self.uploads.add((_base(name), picture.rgb))
+    def keep(self, name: str, content: bytes) -> tuple[str, str]:
+        """Decode and align a photo to train on; its token, and what its user may want to know.
+
+        Raises FlowgradError for what is no photo, or too large.
+        """
+        with self.decoding:
+            rgb = _decoded(name, content).rgb
+            prepared = prepare(rgb, self.model.config.size, alignment(self.model, "auto"))
+        return self.uploads.add(prepared.image), prepared.warning or ""
 
     def train(
         self, tokens: Sequence[str], text: str, name: str, source: str = "", iterations: int | None = None
@@ -192,7 +245,9 @@ class Studio:
         if not tokens:
             raise UsageError("drop about ten photos to train on")
         refuse_existing(self.bank.path_for(name, self.model.name), overwrite=False)
-        task = self._task([self.uploads.get(token)[1] for token in tokens], text, source, iterations)
+        if len(tokens) > TRAINING_PHOTOS:
+            raise UsageError(f"{len(tokens)} photos are too many: at most {TRAINING_PHOTOS}. Ten are usually enough.")
+        task = self._task([self.uploads.get(token) for token in tokens], text, source, iterations)
         shown = task.photos.select(range(min(4, len(task.photos))))
         before, losses, best = tuple(to_images(shown.images)), [], None
         for step in task.steps():
@@ -206,8 +261,7 @@ class Studio:
 
     def _task(self, photos: Sequence[Image.Image], text: str, source: str, iterations: int | None) -> Task:
         changes = {} if iterations is None else {"iterations": iterations}
-        size, align = self.model.config.size, alignment(self.model, "auto")
-        images = to_tensor([prepare(photo, size, align).image for photo in photos])
+        images = to_tensor(photos)
         recipe = load_recipe("default", **changes)
         inverted = join(invert_images(self.model, images, recipe.inversion, recipe.anchored))
         return Task.create(self.model, inverted, text.strip(), source=source.strip() or None, recipe=recipe)
@@ -235,7 +289,7 @@ def _decoded(name: str, content: bytes) -> Picture:
 def _base(name: str) -> str:
     """A sent name as one to show: its last part, in letters that no terminal or file system obeys."""
     last = name.replace("\\", "/").rpartition("/")[2]
-    kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*').strip(". ")
+    kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*').strip(". ").lstrip("-")
     return kept[-80:] or "photo.png"
 
 
@@ -243,8 +297,8 @@ def _verdicts(edits: Sequence[Edit]) -> str:
     return "; ".join(dict.fromkeys(edit.verdict for edit in edits if edit.verdict))
 
 
-def shown(pixels: Image.Image, side: int = 900) -> Image.Image:
+def shown(pixels: Image.Image) -> Image.Image:
     """An image as RGB, no larger than a page shows it."""
     picture = to_rgb(pixels).copy()
-    picture.thumbnail((side, side))
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     return picture

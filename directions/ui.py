@@ -5,21 +5,20 @@ Photos are sent to a route of our own and stay in memory; Gradio's routes that w
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from html import escape
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 from directions.figures import strength_label, strip
 from directions.gallery import STYLE, image_url, to_cards
-from directions.picture import save_to
-from directions.studio import CHOSEN, STRIP, UPLOAD_LIMIT, Progress, Studio, command, shown
+from directions.studio import CHOSEN, STRIP, TRAINING_PHOTOS, UPLOAD_LIMIT, Progress, Studio, command
 from flowgrad.errors import FlowgradError, UsageError
 
 _JSON_LIMIT = 1 << 20  # bytes of any other request
 _CLOSED = ("upload", "file", "proxy", "process_recording", "vibe-edit", "stream", "run-history", "deep_link", "dev")
-_LOCAL = ("127.0.0.1", "localhost", "[::1]")
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -35,23 +34,29 @@ _STYLE = (
 .fg-pair figure { margin: 0; } .fg-pair img { width: 100%; height: auto; border-radius: 6px; }
 .fg-small .fg-pair { grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)); }
 .fg-wide img { max-width: 100%; }
+.fg-button { display: inline-block; padding: 8px 16px; border-radius: 8px; background: #1f5fa8; color: #fff !important;
+  text-decoration: none; }
+.fg-note { background: #fff6e0; color: #5c4300; border-radius: 8px; padding: 8px 12px; }
 .fg-token { display: none !important; }
 """
 )
 # Sends chosen or dropped files to our own route and tells Gradio the token it answers with.
 _HEAD = """<script>
 async function fgSend(zone, files) {
-  const said = zone.querySelector("output"), many = zone.dataset.many === "yes", tokens = [];
-  for (const file of [...files].slice(0, many ? 20 : 1)) {
+  const said = zone.querySelector("output"), most = Number(zone.dataset.most), tokens = [], odd = [];
+  for (const file of [...files].slice(0, most)) {
     if (file.size > Number(zone.dataset.limit)) { said.textContent = `${file.name} is too large`; return; }
     said.textContent = `reading ${file.name} …`;
     const way = `${zone.dataset.route}?name=${encodeURIComponent(file.name)}`;
-    const answer = await fetch(way, { method: "POST", body: file });
-    const text = await answer.text();
-    if (!answer.ok) { said.textContent = text; return; }
-    tokens.push(text);
+    const answer = await fetch(way, { method: "POST", body: file }).catch(() => null);
+    if (!answer) { said.textContent = "flowgrad does not answer: is it still running?"; return; }
+    const [token, warning] = (await answer.text()).split("\\n");
+    if (!answer.ok) { said.textContent = token; return; }
+    tokens.push(token);
+    if (warning) odd.push(`${file.name}: ${warning}`);
   }
-  said.textContent = many ? `${tokens.length} photos` : "";
+  if (files.length > most && most > 1) odd.push(`only the first ${most} were taken`);
+  said.textContent = most > 1 ? [`${tokens.length} photos`, ...odd].join("; ") : "";
   const box = document.querySelector(`#${zone.dataset.target} textarea, #${zone.dataset.target} input`);
   box.value = tokens.join(" ");
   box.dispatchEvent(new Event("input", { bubbles: true }));
@@ -98,7 +103,7 @@ def build(studio: Studio, host: str = "127.0.0.1") -> App:
     page = gr.mount_gradio_app(
         app, _page(studio), "/", css=_STYLE, head=_HEAD, theme=theme, show_error=True, footer_links=[], ssr_mode=False
     )
-    return guarded(page, _LOCAL if host in _LOCAL else ())
+    return guarded(page, LOCAL if host in LOCAL else ())
 
 
 def guarded(app: App, hosts: tuple[str, ...]) -> App:
@@ -115,26 +120,33 @@ def guarded(app: App, hosts: tuple[str, ...]) -> App:
         if refusal:
             await _answer(send, *refusal)
             return
-        body, limit = 0, _limit(scope)
-
-        async def counted() -> Any:
-            nonlocal body
-            message = await receive()
-            body += len(message.get("body", b""))
-            if body > limit:
-                raise _TooLargeError
-            return message
-
-        try:
-            await app(scope, counted, send)
-        except _TooLargeError:
-            await _answer(send, 413, _too_large(limit))
+        await _counted(app, scope, receive, send)
 
     return guard
 
 
-class _TooLargeError(Exception):
-    """A request that went on beyond its limit."""
+async def _counted(app: App, scope: Scope, receive: Any, send: Any) -> None:
+    """Pass a request on; one whose body grows beyond its limit is answered here, and gone for the application."""
+    body, limit, refused = 0, _limit(scope), False
+
+    async def take() -> Any:
+        nonlocal body, refused
+        message = {"type": "http.disconnect"} if refused else await receive()
+        body += len(message.get("body", b""))
+        if body > limit and not refused:
+            refused = True
+            await _answer(send, 413, _too_large(limit))
+        return {"type": "http.disconnect"} if refused else message
+
+    async def give(message: Any) -> None:
+        if not refused:
+            await send(message)
+
+    try:
+        await app(scope, take, give)
+    except Exception:
+        if not refused:
+            raise
 
 
 def _limit(scope: Scope) -> int:
@@ -173,29 +185,39 @@ def _add_routes(app: Any, studio: Studio) -> None:
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse, Response
 
+    def taken(purpose: str, name: str, content: bytes) -> str:
+        return studio.receive(name, content) if purpose == "try" else "\n".join(studio.keep(name, content))
+
     async def send_photo(request: Request) -> Response:
-        take = studio.receive if request.path_params["purpose"] == "try" else studio.keep
-        content = await request.body()
+        purpose, name = request.path_params["purpose"], request.query_params.get("name", "photo")
+        if purpose not in ("try", "train"):
+            return PlainTextResponse("there is nothing here", 404)
         try:
-            name = request.query_params.get("name", "photo")
-            return PlainTextResponse(await asyncio.to_thread(take, name, content))
+            return PlainTextResponse(await asyncio.to_thread(taken, purpose, name, await request.body()))
         except FlowgradError as error:
             return PlainTextResponse(str(error), 400)
 
     async def fetch_result(request: Request) -> Response:
         try:
-            name, picture, pixels = studio.results.get(request.path_params["token"])
-        except UsageError as error:
+            mixture = _mixture(request.query_params.items())
+            made = await asyncio.to_thread(studio.download, request.path_params["token"], mixture)
+        except FlowgradError as error:
             return PlainTextResponse(str(error), 404)
-        kind = "JPEG" if picture.kind == "JPEG" else "PNG"
-        raw = await asyncio.to_thread(save_to, pixels, picture, kind)
-        stem = name.rpartition(".")[0] or name
+        stem = made.name.rpartition(".")[0] or made.name
         file = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in stem)
-        told = {"Content-Disposition": f'attachment; filename="{file}-edited.{kind.lower()}"'}
-        return Response(raw, media_type=f"image/{kind.lower()}", headers=told)
+        told = {"Content-Disposition": f'attachment; filename="{file}-edited.{made.kind}"'}
+        return Response(made.content, media_type=f"image/{made.kind}", headers=told)
 
     app.add_route("/flowgrad/photo/{purpose}", send_photo, methods=["POST"])
     app.add_route("/flowgrad/result/{token}", fetch_result, methods=["GET"])
+
+
+def _mixture(pairs: Iterable[tuple[str, str]]) -> dict[str, float]:
+    """Names and strengths of an address. Raises UsageError for a strength that is no number."""
+    try:
+        return {name: float(strength) for name, strength in pairs}
+    except ValueError as error:
+        raise UsageError(f"a strength is no number ({error})") from error
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
@@ -205,22 +227,32 @@ def _page(studio: Studio) -> Any:
     import gradio as gr
 
     with gr.Blocks(title="flowgrad", analytics_enabled=False) as page:
-        gr.Markdown("# flowgrad\nDirections for faces. Photos stay on this machine, in memory.")
+        gr.Markdown(f"# flowgrad\nDirections for `{studio.model.name}`. Photos are kept in memory, never on a disk.")
         with gr.Tab("Browse"):
-            cards = _browse(studio)
+            cards, tag = _browse(studio)
         with gr.Tab("Try"):
             choice = _try(studio)
         with gr.Tab("Train"):
-            _train(studio, cards, choice)
+            trained = _train(studio)
+
+        def refreshed() -> tuple[str, Any, Any]:
+            return _cards(studio), gr.update(choices=_tags(studio)), gr.update(choices=studio.names())
+
+        for when in (page.load, trained.then):  # a page that is opened later shows what was trained meanwhile
+            when(refreshed, None, [cards, tag, choice], show_progress="hidden", api_visibility="private")
     return page
 
 
-def _browse(studio: Studio) -> Any:
+def _tags(studio: Studio) -> list[tuple[str, str]]:
+    return [("all", ""), *((tag, tag) for tag in studio.tags())]
+
+
+def _browse(studio: Studio) -> tuple[Any, Any]:
     import gradio as gr
 
     with gr.Row():
         words = gr.Textbox(label="Search by name, text or tag", elem_id="fg-search")
-        tag = gr.Dropdown(["", *studio.tags()], value="", label="Tag")
+        tag = gr.Dropdown(_tags(studio), value="", label="Tag")
     cards = gr.HTML(_cards(studio), elem_classes="fg", elem_id="fg-cards", js_on_load=None)
 
     def find(words: str, tag: str) -> str:
@@ -228,7 +260,7 @@ def _browse(studio: Studio) -> Any:
 
     for each in (words, tag):
         each.change(find, [words, tag], cards, show_progress="hidden", api_visibility="private")
-    return cards
+    return cards, tag
 
 
 def _cards(studio: Studio, words: str = "", tag: str = "") -> str:
@@ -236,11 +268,11 @@ def _cards(studio: Studio, words: str = "", tag: str = "") -> str:
     return to_cards(found) if found else "<p>No direction has these words.</p>"
 
 
-def _drop(route: str, target: str, label: str, many: bool = False) -> str:
-    more = "multiple" if many else ""
+def _drop(route: str, target: str, label: str, most: int = 1) -> str:
+    more = "multiple" if most > 1 else ""
     return (
         f'<label class="fg-drop" data-route="/flowgrad/photo/{route}" data-target="{target}" '
-        f'data-limit="{UPLOAD_LIMIT}" data-many="{"yes" if many else "no"}">{label}'
+        f'data-limit="{UPLOAD_LIMIT}" data-most="{most}">{label}'
         f'<input type="file" accept="image/*,.heic,.heif" {more}><output role="status"></output></label>'
     )
 
@@ -267,26 +299,37 @@ def _try(studio: Studio) -> Any:
             more = gr.Button("Show a strip")
             row = gr.HTML("", elem_classes="fg fg-wide", elem_id="fg-strip", js_on_load=None)
 
-    def labelled(names: list[str] | None) -> list[Any]:
-        told = list(names or ())[:CHOSEN]
-        shown_ones = [gr.update(visible=True, label=name) for name in told]
-        return [*shown_ones, *(gr.update(visible=False, value=0) for _ in range(CHOSEN - len(told)))]
-
     def edited(token: str, names: list[str] | None, *strengths: float) -> tuple[str, str]:
         return _edited(studio, token, dict(zip(names or (), strengths, strict=False)))
 
     def in_strip(token: str, names: list[str] | None, *strengths: float) -> str:
         return _strip(studio, token, dict(zip(names or (), strengths, strict=False)))
 
+    def labelled(names: list[str] | None, before: list[str], *strengths: float) -> list[Any]:
+        return _labelled(studio, list(names or ())[:CHOSEN], dict(zip(before, strengths, strict=False)))
+
+    before = gr.State([])
     inputs = [token, choice, *sliders]
     quick: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
-    choice.change(labelled, choice, sliders, **quick).then(edited, inputs, [view, line], **quick)
+    chosen = choice.change(labelled, [choice, before, *sliders], [before, *sliders], **quick)
+    chosen.then(edited, inputs, [view, line], **quick)
     token.change(edited, inputs, [view, line], **quick)
     for slider in sliders:
         slider.change(edited, inputs, [view, line], **quick)
     sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
     more.click(in_strip, inputs, row, api_visibility="private")
     return choice
+
+
+def _labelled(studio: Studio, names: list[str], strengths: Mapping[str, float]) -> list[Any]:
+    """The names, and a slider for each; a direction that was chosen before keeps its strength."""
+    import gradio as gr
+
+    visible = [
+        gr.update(visible=True, label=name, info=_reported(studio.safe_range, name), value=strengths.get(name, 0.0))
+        for name in names
+    ]
+    return [names, *visible, *(gr.update(visible=False, value=0.0) for _ in range(CHOSEN - len(names)))]
 
 
 def _reported(job: Callable[..., Any], *arguments: Any) -> Any:
@@ -305,17 +348,18 @@ def _edited(studio: Studio, token: str, mixture: dict[str, float]) -> tuple[str,
         return "", ""
     subject = _reported(studio.subjects.get, token)
     result = _reported(studio.edit, token, mixture)
-    link = f"/flowgrad/result/{studio.results.add((subject.name, subject.picture, result.pixels))}"
+    link = escape(f"/flowgrad/result/{token}?{urlencode({name: f'{s:g}' for name, s in mixture.items() if s})}")
     told = escape("; ".join(filter(None, (subject.warning, result.verdict))))
-    figures = _figures((("before", subject.picture.pixels), ("after", result.pixels)))
-    size = "{} x {}".format(*result.pixels.size)
-    download = f'<p><a href="{link}" download>Download at full size ({size})</a></p>'
-    return f"{figures}{f'<p>{told}</p>' if told else ''}{download}", command(subject.name, mixture)
+    figures = _figures((("before", subject.small), ("after", result.image)))
+    size = "{} x {}".format(*subject.size)
+    download = f'<p><a class="fg-button" href="{link}" download>Download at full size ({size})</a></p>'
+    note = f'<p class="fg-note">Note: {told}.</p>' if told else ""
+    return f"{figures}{note}{download}", command(subject.name, mixture)
 
 
 def _figures(pairs: Any) -> str:
     made = (
-        f'<figure><img src="{image_url(shown(pixels))}" alt="the photo, {escape(label)}">'
+        f'<figure><img src="{image_url(pixels)}" alt="the photo, {escape(label)}">'
         f"<figcaption>{escape(label)}</figcaption></figure>"
         for label, pixels in pairs
     )
@@ -330,12 +374,12 @@ def _strip(studio: Studio, token: str, mixture: dict[str, float]) -> str:
     return f'<img src="{image_url(picture)}" alt="the face at several strengths">'
 
 
-def _train(studio: Studio, cards: Any, choice: Any) -> None:
+def _train(studio: Studio) -> Any:
     import gradio as gr
 
     with gr.Row():
         with gr.Column(scale=1):
-            gr.HTML(_drop("train", "fg-photos", "Drop about ten photos", many=True), js_on_load=None)
+            gr.HTML(_drop("train", "fg-photos", "Drop ten photos, or choose them", TRAINING_PHOTOS), js_on_load=None)
             photos = gr.Textbox(elem_id="fg-photos", elem_classes="fg-token", label="photos")
             text = gr.Textbox(label="What they shall become", placeholder="a smiling face", elem_id="fg-text")
             source = gr.Textbox(label="What they are", placeholder="a serious face", elem_id="fg-source")
@@ -350,11 +394,7 @@ def _train(studio: Studio, cards: Any, choice: Any) -> None:
         while (progress := _reported(next, steps, None)) is not None:
             yield _progress(progress)
 
-    def refreshed() -> tuple[str, Any]:
-        return _cards(studio), gr.update(choices=studio.names())
-
-    event = start.click(train, [photos, text, source, name, count], view, api_visibility="private")
-    event.then(refreshed, None, [cards, choice], api_visibility="private")
+    return start.click(train, [photos, text, source, name, count], view, api_visibility="private")
 
 
 def _progress(progress: Progress) -> str:

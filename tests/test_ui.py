@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import shutil
 import socket
 import struct
@@ -21,16 +22,18 @@ from PIL import Image
 from directions import studio as studio_module
 from directions.bank import Bank
 from directions.direction import Direction, DirectionInfo
+from directions.gallery import write_gallery
 from directions.recipe import Recipe, load_recipe
 from directions.studio import Shelf, Studio, command
-from directions.ui import _edited, _refusal, guarded, loss_curve
+from directions.ui import _edited, _labelled, _refusal, guarded, loss_curve
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model, load_model
 
 from .tiny import Tiny, make_tiny
 
+PATIENCE = 300  # seconds, on a slow machine
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-EVIL = "<img src=x onerror=alert(1)>"
+EVIL = "<img src=x onerror=alert(1)>${alert(2)} {{value}}"
 
 
 @pytest.fixture(scope="module")
@@ -77,36 +80,60 @@ def photo(width: int = 60, height: int = 40, kind: str = "PNG") -> bytes:
 def test_a_photo_is_inverted_once_and_edited_often(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     token = studio.receive("holiday.png", photo())
     monkeypatch.setattr(studio_module, "invert_images", None)  # not again
-    before = studio.subjects.get(token).picture.pixels
-    assert studio.edit(token, {}).pixels.tobytes() == before.tobytes()
-    assert studio.edit(token, {"smiling": 0.0}).pixels.tobytes() == before.tobytes()
-    one, both = studio.edit(token, {"smiling": 1.0}).pixels, studio.edit(token, {"smiling": 1.0, "old": -1}).pixels
+    before = studio.subjects.get(token).small
+    assert studio.edit(token, {}).image.tobytes() == before.tobytes()
+    assert studio.edit(token, {"smiling": 0.0}).image.tobytes() == before.tobytes()
+    one, both = studio.edit(token, {"smiling": 1.0}).image, studio.edit(token, {"smiling": 1.0, "old": -1}).image
     assert one.size == (60, 40) and len({each.tobytes() for each in (before, one, both)}) == 3
     assert len(studio.strip(token, {"smiling": 1.0})) == 5
+
+
+def test_what_is_shown_is_small_and_what_is_downloaded_is_not(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio_module, "SHOWN_SIDE", 30)
+    content = photo(60, 40, "JPEG")
+    token = studio.receive("holiday.jpg", content)
+    subject = studio.subjects.get(token)
+    assert studio.edit(token, {"smiling": 0.1}).image.size == subject.small.size == (30, 20)
+    assert subject.size == (60, 40)
+    made = studio.download(token, {"smiling": 0.1})
+    assert (made.name, made.kind) == ("holiday.jpg", "jpeg")
+    with Image.open(io.BytesIO(made.content)) as large:
+        assert large.size == (60, 40) and large.format == "JPEG"
+        small = np.asarray(large.resize((30, 20), Image.Resampling.BOX)).astype(float)
+    assert np.abs(small - np.asarray(studio.edit(token, {"smiling": 0.1}).image)).mean() < 4
+    assert studio.download(token, {}).content == content == studio.download(token, {"smiling": 0.0}).content
+
+
+def test_sliders_keep_the_strengths_of_what_stays_chosen(studio: Studio) -> None:
+    pytest.importorskip("gradio", reason="needs the extra `ui`")
+    names, first, second, *_ = _labelled(studio, ["old"], {"smiling": 1.0, "old": -0.8})
+    assert names == ["old"] and (first["label"], first["value"]) == ("old", -0.8)
+    assert not second["visible"] and second["value"] == 0
 
 
 def test_a_direction_trained_since_then_needs_no_other_inversion(studio: Studio, model: Model) -> None:
     token = studio.receive("holiday.png", photo())
     info = DirectionInfo("New", model.name, model.fingerprint, 6)
     studio.bank.add(Direction.create(np.ones((6, 3, 16, 16)), np.arange(6), info), "new")
-    assert studio.edit(token, {"new": 1.0}).pixels.size == (60, 40)
+    assert studio.edit(token, {"new": 1.0}).image.size == (60, 40)
 
 
 def test_a_sample_is_a_photo(studio: Studio) -> None:
     token = studio.sample(3)
-    assert studio.edit(token, {"old": 0.5}).pixels.size == (16, 16)
+    assert studio.edit(token, {"old": 0.5}).image.size == (16, 16)
 
 
 def test_training_yields_every_evaluation_and_saves(
     studio: Studio, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(studio_module, "load_recipe", text_alone)
-    tokens = [studio.keep(path.name, path.read_bytes()) for path in tiny.files]
+    tokens = [studio.keep(path.name, path.read_bytes())[0] for path in tiny.files]
     steps = list(studio.train(tokens, "a smiling face", "wide", "a serious face", 2))
     assert [len(step.losses) for step in steps] == [1, 2, 3, 3] and steps[-1].entry
     assert studio.bank.get("wide").preview and "wide" in studio.names()
     for wrong, words in (
         (([], "x", "new"), "ten photos"),
+        ((tokens * 6, "x", "new"), "24 photos are too many: at most 20"),
         ((tokens, " ", "new"), "what the faces shall become"),
         ((tokens, "x", "../evil"), "cannot name a direction"),
         ((tokens, "x", "wide"), "exists already"),
@@ -214,11 +241,13 @@ def test_a_body_that_grows_beyond_its_limit_is_cut_off(monkeypatch: pytest.Monke
         said.append(message)
 
     async def greedy(scope: Any, receive: Any, send: Any) -> None:
-        while True:
-            await receive()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 500, "headers": []})  # as frameworks do, too late
+        raise RuntimeError("the client is gone")
 
     asyncio.run(guarded(greedy, ())(scope("/flowgrad/photo/try"), receive, send))
-    assert said[0]["status"] == 413 and b"at most 40 MB" in said[1]["body"] and taken[0] == 41
+    assert said[0]["status"] == 413 and b"at most 40 MB" in said[1]["body"] and taken[0] == 41 and len(said) == 2
 
 
 # --- the page itself --------------------------------------------------------------------------------------------
@@ -227,19 +256,24 @@ def test_a_body_that_grows_beyond_its_limit_is_cut_off(monkeypatch: pytest.Monke
 @pytest.fixture(scope="module")
 def address(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("gradio", reason="needs the extra `ui`")
-    from directions.ui import in_thread
-
     bank = Bank(tmp_path_factory.mktemp("bank"))
     fill(bank, model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        patch.setattr(studio_module, "load_recipe", text_alone)
+        yield from serve(Studio(model, bank))
+
+
+def serve(studio: Studio) -> Iterator[str]:
+    from directions.ui import in_thread
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    stop = in_thread(Studio(model, bank), port)
+    stop = in_thread(studio, port)
     url = f"http://127.0.0.1:{port}"
     wait(lambda: status(url) == 200, 600)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studio_module, "load_recipe", text_alone)
-        yield url
+    yield url
     stop()
 
 
@@ -270,6 +304,9 @@ def test_the_server_reaches_nothing_but_the_bank(address: str) -> None:
     for path in ("/gradio_api/upload", "/upload", "/flowgrad/photo/other"):
         assert status(address + path, b"x") >= 400
     assert status(f"{address}/flowgrad/result/..%2f..%2fetc") == 403
+    assert status(f"{address}/flowgrad/result/unknown?smiling=1") == 404
+    assert status(f"{address}/flowgrad/photo/try?name=x.png", photo(), Origin="http://evil.example") == 403
+    assert not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.*"))  # nothing that was sent is on the disk
 
 
 @pytest.mark.slow
@@ -285,13 +322,42 @@ def test_the_page_in_a_browser(address: str, tiny: Tiny, tmp_path: Path) -> None
         outside: list[str] = []
         page.on("request", lambda request: None if is_ours(request.url, address) else outside.append(request.url))
         page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE * 1000)
         page.goto(address)
         browse(page)
+        page.screenshot(path=tmp_path / "browse.png")
         try_on(page, tmp_path / "0.png", tmp_path)
-        train(page, tiny.files)
+        page.screenshot(path=tmp_path / "try.png")
+        train(page, tiny.files, tmp_path)
         browser.close()
-    assert not outside
+    assert not outside and not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_the_gallery_opens_from_the_disk_and_works_by_keyboard(model: Model, tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium, as in Debian's package chromium")
+    bank = Bank(tmp_path / "bank")
+    fill(bank, model)
+    write_gallery(bank.list(), tmp_path / "gallery.html")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+        page.goto((tmp_path / "gallery.html").as_uri())
+        cards = page.locator(".fg-card:visible")
+        assert cards.count() == 3 and page.get_by_text(EVIL, exact=True).count() == 1
+        page.keyboard.press("Tab")
+        page.keyboard.type("smi")
+        assert cards.count() == 1 and page.get_by_role("status").inner_text() == "1 of 3 directions"
+        for _ in "smi":
+            page.keyboard.press("Backspace")
+        page.keyboard.press("Tab")  # the first tag
+        page.keyboard.press("Space")
+        assert cards.count() == 1 and page.locator("[aria-pressed=true]").inner_text() == "age"
+        browser.close()
 
 
 def is_ours(url: str, address: str) -> bool:
@@ -331,9 +397,9 @@ def try_on(page: Any, photo: Path, folder: Path) -> None:
         assert edited.size == original.size and edited.tobytes() != original.tobytes()
 
 
-def train(page: Any, photos: list[Path]) -> None:
+def train(page: Any, photos: list[Path], folder: Path) -> None:
     page.get_by_role("tab", name="Train").click()
-    page.locator(".fg-drop[data-many=yes] input").set_input_files([str(each) for each in photos])
+    page.locator(".fg-drop input[multiple]").set_input_files([str(each) for each in photos])
     page.get_by_text("4 photos").wait_for()
     for box, text in (("text", "a smiling face"), ("source", "a serious face"), ("name", "new-one")):
         page.locator(f"#fg-{box} textarea, #fg-{box} input").fill(text)
@@ -343,5 +409,6 @@ def train(page: Any, photos: list[Path]) -> None:
     page.locator("#fg-start").click()
     page.get_by_text("saved as new-one").wait_for()
     assert page.locator("#fg-training svg").count() == 1
+    page.screenshot(path=folder / "train.png")
     page.get_by_role("tab", name="Browse").click()
     page.get_by_text("tiny / new-one").wait_for()
