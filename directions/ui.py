@@ -289,10 +289,7 @@ def _try(studio: Studio) -> Any:
             choice = gr.Dropdown(
                 studio.names(), multiselect=True, max_choices=CHOSEN, label="Directions", elem_id="fg-choice"
             )
-            sliders = [
-                gr.Slider(-1.5, 1.5, 0, step=0.05, label=f"strength {i + 1}", visible=False, elem_id=f"fg-slider-{i}")
-                for i in range(CHOSEN)
-            ]
+            sliders = _sliders()
         with gr.Column(scale=2):
             view = gr.HTML("", elem_id="fg-view", elem_classes="fg", js_on_load=None)
             line = gr.Textbox(label="The same on the command line", interactive=False, elem_id="fg-command")
@@ -319,6 +316,16 @@ def _try(studio: Studio) -> Any:
     sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
     more.click(in_strip, inputs, row, api_visibility="private")
     return choice
+
+
+def _sliders() -> list[Any]:
+    """As many as directions can be mixed, hidden until some are chosen."""
+    import gradio as gr
+
+    return [
+        gr.Slider(-1.5, 1.5, 0, step=0.05, label=f"strength {i + 1}", visible=False, elem_id=f"fg-slider-{i}")
+        for i in range(CHOSEN)
+    ]
 
 
 def _labelled(studio: Studio, names: list[str], strengths: Mapping[str, float]) -> list[Any]:
