@@ -29,10 +29,11 @@ _STYLE = (
 .fg-drop { display: block; border: 2px dashed #9a9aa5; border-radius: 10px; padding: 22px; text-align: center;
   cursor: pointer; }
 .fg-drop:focus-within { outline: 3px solid #1f5fa8; }
-.fg-drop input { display: block; margin: 8px auto 0; }
+.fg-drop input { display: block; margin: 8px auto 0 !important; padding: 0 !important; border: 0 !important;
+  width: auto !important; max-width: 100%; font-size: 14px !important; }
 .fg-pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; }
 .fg-pair figure { margin: 0; } .fg-pair img { width: 100%; height: auto; border-radius: 6px; }
-.fg-small .fg-pair { grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)); }
+.fg-small .fg-pair { grid-template-columns: repeat(4, minmax(60px, 150px)); margin: 8px 0; }
 .fg-wide img { max-width: 100%; }
 .fg-button { display: inline-block; padding: 8px 16px; border-radius: 8px; background: #1f5fa8; color: #fff !important;
   text-decoration: none; }
@@ -409,25 +410,32 @@ def _progress(progress: Progress) -> str:
     said = f"evaluation {len(progress.losses)}, loss {progress.losses[-1]:.3f}"
     if progress.entry:
         said = f"saved as {progress.entry.name}: it is under Browse and Try now"
-    pairs = [(f"photo {i + 1}", image) for i, image in enumerate(progress.before)]
-    pairs += [(f"photo {i + 1}, edited", image) for i, image in enumerate(progress.after)]
-    return f'<p role="status">{escape(said)}</p>{loss_curve(progress.losses)}{_figures(pairs)}'
+    rows = (("before", progress.before), ("after", progress.after))
+    shown = "".join(_figures([(f"{label} {i}", image) for i, image in enumerate(images, 1)]) for label, images in rows)
+    return f'<p role="status">{escape(said)}</p>{loss_curve(progress.losses)}{shown}'
 
 
-def loss_curve(losses: tuple[float, ...], width: int = 520, height: int = 150) -> str:
+def loss_curve(losses: tuple[float, ...]) -> str:
     """Losses as an SVG; one evaluation is a point."""
+    width, height = 520, 150
     low, high = min(losses), max(losses)
     steps = max(len(losses) - 1, 1)
     points = [
-        (20 + (width - 40) * i / steps, 15 + (height - 30) * (high - loss) / max(high - low, 1e-9))
+        (60 + (width - 80) * i / steps, 25 + (height - 50) * (high - loss) / max(high - low, 1e-9))
         for i, loss in enumerate(losses)
     ]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     x, y = points[-1]
+    texts = [(52.0, points[0][1] + 4, "end", f"{losses[0]:.3f}"), (60.0, 12.0, "start", "loss")]
+    texts += [(x, y + 18, "end", f"{losses[-1]:.3f}")] if len(losses) > 1 else []
+    labels = "".join(
+        f'<text x="{a:.1f}" y="{b:.1f}" font-size="12" text-anchor="{anchor}" fill="#4a4a54">{text}</text>'
+        for a, b, anchor, text in texts
+    )
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="loss from {losses[0]:.3f} to {losses[-1]:.3f}">'
         f'<polyline points="{path}" fill="none" stroke="#1f5fa8" stroke-width="2.5"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#c8501e"/></svg>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#c8501e"/>{labels}</svg>'
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from directions import hub
 from directions.bank import Bank, Entry
 from directions.direction import Calibration, Direction, DirectionInfo
-from directions.gallery import to_page, write_gallery
+from directions.gallery import _told, to_page, write_gallery
 from flowgrad.errors import FlowgradError, UsageError
 
 from . import hub_stand_in
@@ -132,6 +132,11 @@ def test_a_readme_shows_texts_as_texts(bank: Bank) -> None:
     bank.add(direction(text="a | <b>face</b>\n# x"), "odd")
     readme = hub.to_readme("me/mine", bank.list())
     assert r"a \| \<b\>face\</b\> \# x" in readme
+
+
+def test_side_effects_are_told_in_words() -> None:
+    assert _told("a smiling face - a serious face", -3.6) == "more “a serious face”, less “a smiling face” (3.6)"
+    assert _told("a smiling face", -0.5) == "less “a smiling face” (-0.5)"
 
 
 # --- the gallery ------------------------------------------------------------------------------------------------
