@@ -22,7 +22,7 @@ from flowgrad.files import atomic_path
 PREVIEW_LIMIT = 8_000_000  # pixels of a preview that is decoded
 _PREVIEW_SIDE, _QUALITY = 640, 85
 _WIDTH, _HEIGHT = 300, 150  # of a curve, in its own units
-_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 286, 20, 112  # of its axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 286, 20, 112  # of its axes
 
 STYLE = """
 .fg { font: 15px/1.45 system-ui, sans-serif; color: #1d1d22; }
