@@ -340,6 +340,12 @@ def apply_direction(
     strength: Annotated[float, typer.Option("--strength", "-s", help="0 nothing, 1 full effect, -1 reverse.")] = 1.0,
     strengths: Annotated[str, typer.Option(help="A strip of several: --strengths -1,-0.5,0,0.5,1.")] = "",
     grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet of all photos.")] = False,
+    face: Annotated[int | None, typer.Option(help="Only this face, counted from the left.", min=1)] = None,
+    keep_identity: Annotated[
+        float | None, typer.Option(help="Per face, the largest strength that keeps dlib's distance below this: 0.5.")
+    ] = None,
+    crop: Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")] = False,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write PNG, whatever the photo was.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
     model: OwnModel = None,
     bank: BankFolder = None,
@@ -358,7 +364,9 @@ def apply_direction(
 
     flowgrad apply-direction smiling photo.jpg --strengths -1,-0.5,0,0.5,1
 
-    Photos keep their names. One that cannot be edited is reported, and the others go on.
+    Photos keep their names, sizes and details: what the edit changes in a face (all of them, or --face 2) is put back
+    into the photo, and the rest stays as it was. Strips and sheets show the face as the model sees it.
+    One that cannot be edited is reported, and the others go on.
     """
     from directions.photos import process_beside
 
@@ -370,19 +378,24 @@ def apply_direction(
         steps, terminal = _numbers(strengths, "--strengths"), Terminal(as_json)
         parts = batch.load_parts(batch.parse_mixture(direction, strength), Bank.default(bank), _model_name(model))
         files = find_photos(photos)
-        targets = batch.output_paths(files, output, "-strip" if steps else "")
+        targets = batch.output_paths(files, output, "-strip" if steps else "", lossless)
         sheet = output / "contact-sheet.png"
         if grid:
             refuse_existing(sheet, overwrite)
         loaded = load_model(model or parts[0][0].info.model, device, precision)
         control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
-        found = batch.apply_to_files(
-            loaded, control, files, targets, strengths=steps, align=_align(align), overwrite=overwrite, beside=beside
-        )
+        wanted = batch.Wanted(steps, crop, face, _align(align), overwrite, keep_identity)
+        found = batch.apply_to_files(loaded, control, files, targets, wanted, beside)
         outcomes = list(terminal.track(found, "editing", len(files)))
         if grid:
             batch.save_sheet(outcomes, steps, direction, sheet, overwrite)
         _report(outcomes, sheet if grid else None, terminal, as_json)
+
+
+def _kept(outcome: "Outcome") -> str:
+    """What the identity budget left of the strength asked for, face by face."""
+    faces = (f"{share:.0%} of the strength, identity distance {distance:.2f}" for share, distance in outcome.kept)
+    return f"{outcome.photo.name}: {'; '.join(faces)}"
 
 
 def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, as_json: bool) -> None:
@@ -396,10 +409,17 @@ def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, a
     for outcome in failed:
         _failed(f"{outcome.error}", 1)
     written = [outcome.output for outcome in outcomes if outcome.output]
-    files = [{"photo": o.photo, "output": o.output, "error": o.error and str(o.error)} for o in outcomes]
+    files = [
+        {"photo": o.photo, "output": o.output, "error": o.error and str(o.error), "warning": o.warning}
+        | ({"identity": [{"share": share, "distance": apart} for share, apart in o.kept]} if o.kept else {})
+        for o in outcomes
+    ]
     if as_json:
         _tell(True, {"files": files, "contact_sheet": sheet})
     else:
+        for outcome in outcomes:
+            if outcome.kept:
+                _say(_kept(outcome))
         _wrote(*(written if len(written) <= LISTED else ()), *([sheet] if sheet and written else []))
         places = f" to {written[0].parent}" if written else ""
         if len(outcomes) > 1:
@@ -564,6 +584,35 @@ def evaluate(
     _tell(as_json, data, show.evaluation_table(found.measured))
     if not as_json:
         _wrote(sheet, figures)
+
+
+@app.command()
+def ui(
+    model: ModelName = "faces64",
+    bank: BankFolder = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; the default is for this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on.", min=1, max=65535)] = 7860,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Open a page to browse directions, try them on photos, and train new ones. Needs the extra `ui`.
+
+    flowgrad ui --port 7860
+
+    Photos stay in memory, on this machine. Stop it with Ctrl-C.
+    """
+    from directions import ui as page
+    from directions.studio import Studio
+    from flowgrad.models import load_model
+
+    page.require()
+    studio = Studio(load_model(model, device, precision), Bank.default(bank))
+    if host not in page.LOCAL:
+        Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")
+    _say(f"http://{host}:{port}/  (Ctrl-C stops it)")
+    page.serve(studio, host, port)
 
 
 @app.command()
@@ -853,6 +902,120 @@ def bank_export(
     _tell(as_json, {"file": path}, f"wrote {path}")
 
 
+@bank_app.command("gallery")
+def bank_gallery(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .html file.")] = Path("gallery.html"),
+    title: Annotated[str, typer.Option(help="Its heading.")] = "Directions",
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write the bank as one HTML file to browse: previews inside, no network needed."""
+    from directions.gallery import write_gallery
+
+    path = write_gallery(Bank.default(bank).list(model), output, title, overwrite)
+    _tell(as_json, {"file": path}, f"wrote {path}")
+
+
+@bank_app.command("matrix")
+def bank_matrix(
+    names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all of the model.")] = None,
+    model: ModelName = "faces64",
+    count: Annotated[int, typer.Option(help="Samples to measure on.", min=1)] = 16,
+    guide: GuideName = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("interference"),
+    bank: BankFolder = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how much each direction changes the others' texts: what composes well, and what does not.
+
+    flowgrad bank matrix smiling old feminine
+
+    Writes matrix.csv and a heat map, matrix.png.
+    """
+    import numpy as np
+
+    from directions import interference, show
+    from directions.latents import join, sample_images
+    from directions.train import HELD_OUT_SEED
+    from flowgrad.models import load_model
+    from flowgrad.models.guide import load_guide
+
+    found, terminal = Bank.default(bank), Terminal(as_json)
+    own = _model_name(model)
+    entries = [found.get(name, own) for name in names] if names else list(found.list(own))
+    interference.texts_of(entries)  # what cannot be measured is refused before anything is loaded
+    table, picture = output / "matrix.csv", output / "matrix.png"
+    for path in (table, picture):
+        refuse_existing(path, overwrite)
+    loaded = load_model(model, device, precision)
+    network = load_guide(guide or loaded.config.guide, loaded.device)
+    samples = join(sample_images(loaded, count, HELD_OUT_SEED))
+    rows = interference.measure_rows(loaded, network, entries, samples, force)
+    changes = np.stack(list(terminal.track(rows, "measuring", len(entries))))
+    measured = interference.Interference(tuple(entry.name for entry in entries), changes)
+    interference.save_table(measured, table)
+    interference.save_heat_map(measured, picture)
+    shown = [(name, *(f"{v:+.2f}" for v in row)) for name, row in zip(measured.names, changes, strict=True)]
+    data = {"names": measured.names, "changes": changes.tolist(), "files": [table, picture]}
+    _tell(as_json, data, show.plain_table(("applied", *measured.names), shown))
+    if not as_json:
+        _wrote(table, picture)
+
+
+Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face hub.", show_default=False)]
+
+
+@bank_app.command("push")
+def bank_push(
+    repository: Repository,
+    names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all of yours.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made now.")] = False,
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Share directions in a Hugging Face repository, with a README. Log in first: `hf auth login`."""
+    from directions.hub import push
+
+    found = Bank.default(bank)
+    entries = [found.get(name, model) for name in names] if names else [e for e in found.list(model) if not e.shipped]
+    url = push(entries, repository, private=private)
+    _tell(as_json, {"url": url, "names": [e.name for e in entries]}, f"{len(entries)} directions pushed to {url}")
+
+
+@bank_app.command("pull")
+def bank_pull(
+    repository: Repository,
+    names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all there are.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch directions from a Hugging Face repository, check them, and put them into your bank."""
+    from directions.hub import pull
+
+    results = pull(repository, Bank.default(bank), names or (), overwrite=overwrite, revision=revision)
+    found = list(Terminal(as_json).track(results, "fetching"))
+    errors = [each for each in found if isinstance(each, FlowgradError)]
+    entries = [each for each in found if isinstance(each, Entry)]
+    if as_json:
+        _tell(True, {"directions": [_plain(each) for each in entries], "errors": [str(each) for each in errors]})
+    else:
+        _wrote(*(each.path for each in entries))
+        _say(f"{len(entries)} of {len(found)} directions put into {Bank.default(bank).folder}")
+    for each in errors:
+        _failed(str(each), 1)
+    if errors:
+        raise typer.Exit(1)
+
+
 def _done(text: str, entry: Entry, as_json: bool) -> None:
     if as_json:
         _tell(True, _plain(entry))
@@ -935,6 +1098,38 @@ def models_show(
     data = {**config.model_dump(), "weights_path": config.weights_path if config.weights_path.exists() else place}
     rows = [(key, "; ".join(value) if isinstance(value, tuple) else str(value)) for key, value in data.items()]
     _tell(as_json, data, show.plain_table(("key", "value"), rows))
+
+
+@models_app.command("gate")
+def models_gate(
+    images: Annotated[Path, typer.Argument(help="Folder or .zip of the model's test photos.", show_default=False)],
+    table: Annotated[Path | None, typer.Option(help="CSV file with columns file and split; default: all.")] = None,
+    split: Annotated[str, typer.Option(help="Rows of the table to measure on.")] = "test",
+    count: Annotated[int | None, typer.Option(help="So many of them, drawn at random.", min=1)] = None,
+    model: ModelName = "faces64",
+    bank: BankFolder = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure on test photos what is usual for a model: the lines `gate:` of its configuration.
+
+    flowgrad models gate faces.zip --table labels.csv --split test
+
+    A photo outside these ranges gets a warning: the model does not know such an image.
+    """
+    from directions.gate import measure_photos, photo_files, ranges_of, usual_grid
+    from flowgrad.models import load_model
+
+    files = photo_files(images, table, split, count)
+    loaded = load_model(model, device, precision)
+    found = measure_photos(loaded, images, files, usual_grid(loaded, Bank.default(bank)))
+    measured = list(Terminal(as_json).track(found, "measuring", len(files)))
+    ranges = ranges_of(measured)
+    lines = [f"gate:  # of {len(measured)} photos"] + [
+        f"  {k}: [{low:g}, {high:g}]" for k, (low, high) in ranges.items()
+    ]
+    _tell(as_json, {"photos": len(measured), "gate": ranges}, "\n".join(lines))
 
 
 @models_app.command("check")

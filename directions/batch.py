@@ -12,22 +12,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from directions.apply import inversion_grid, steer, sweep, to_control
+from directions.apply import steer, to_control
 from directions.bank import SUFFIX, Bank
 from directions.card import is_safe
+from directions.composite import Patch, composite
 from directions.direction import Direction, read_direction, refuse_existing
+from directions.editing import Edit, edit_images
 from directions.figures import contact_sheet, strength_label, strip
-from directions.latents import Inverted, invert_images, join, sample_images
+from directions.latents import Inverted, sample_images
 from directions.photos import (
     SAVED_SUFFIXES,
     Align,
     Prepared,
+    largest_of,
     photo_hash,
+    prepare_faces_file,
     prepare_file,
     save_image,
     to_images,
     to_tensor,
 )
+from directions.picture import copy_file, read_picture, save_picture
 from directions.report import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
@@ -49,6 +54,7 @@ class Outcome:
     """What became of a photo: the file written, or the error that kept it from being edited.
 
     `images` are the photo at the model's size and the edited versions, in the order of the strengths; empty on error.
+    `kept`: with an identity budget, for each face its share of the strength asked for, and its distance.
     """
 
     photo: Path
@@ -56,6 +62,7 @@ class Outcome:
     error: FlowgradError | None = None
     warning: str | None = None
     images: tuple[Image.Image, ...] = ()
+    kept: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,15 +156,15 @@ def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Rep
     return Photos(tuple(paths), to_tensor(images), tuple(photo_hash(path) for path in paths))
 
 
-def output_paths(photos: Sequence[Path], folder: Path, ending: str = "") -> list[Path]:
+def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossless: bool = False) -> list[Path]:
     """Where each photo's result goes: its own name, plus `ending`; photos of one name get their folder's before it.
 
-    A suffix that cannot be written becomes .png, as does that of a figure (`ending` given).
+    A suffix that cannot be written becomes .png, as do all with `lossless`, and that of a figure (`ending` given).
     """
     taken: set[Path] = set()
     found = []
     for photo in photos:
-        suffix = photo.suffix if photo.suffix.lower() in SAVED_SUFFIXES and not ending else ".png"
+        suffix = photo.suffix if photo.suffix.lower() in SAVED_SUFFIXES and not (ending or lossless) else ".png"
         stems = (
             photo.stem,
             f"{photo.absolute().parent.name}-{photo.stem}",
@@ -170,43 +177,78 @@ def output_paths(photos: Sequence[Path], folder: Path, ending: str = "") -> list
     return found
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What shall become of photos.
+
+    A strip of several `strengths`, or one edited photo: of its own size, or (`crop`) the model's crop. `face`: that
+    one alone, counted from the left. budget: the identity budget, see `directions.budget`.
+    """
+
+    strengths: tuple[float, ...] = ()
+    crop: bool = False
+    face: int | None = None
+    align: Align = "auto"
+    overwrite: bool = False
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.strengths:
+            raise UsageError("--keep-identity chooses one strength for each photo; leave out --strengths")
+
+    @property
+    def in_place(self) -> bool:
+        """Whether edits go back into the photo."""
+        return not (self.strengths or self.crop)
+
+
+@dataclass(frozen=True)
+class _Job:
+    photo: Path
+    output: Path
+    faces: tuple[Prepared, ...]
+
+
 def apply_to_files(
     model: Model,
     control: Control,
     photos: Sequence[Path],
     outputs: Sequence[Path],
-    *,
-    strengths: Sequence[float] = (),
-    align: Align = "auto",
-    overwrite: bool = False,
+    wanted: Wanted,
     beside: Executor | None = None,
 ) -> Iterator[Outcome]:
-    """Edit photos and write each to its output: itself edited, or a strip of several `strengths`.
+    """Edit photos and write each to its output.
 
     `beside` prepares photos while others are edited; see `directions.photos.process_beside`.
     What fails for one photo is its outcome; running out of memory or disk is raised, as the rest would fail too.
     """
-    ways = _ways_to_prepare(photos, model.config.size, alignment(model, align), beside)
+    ways = _ways_to_prepare(photos, model, wanted, beside)
     triples = zip(photos, outputs, ways, strict=True)
     while chunk := list(islice(triples, model.batch)):
-        ready: list[tuple[Path, Path, Prepared]] = []
+        jobs: list[_Job] = []
         for photo, output, prepare_it in chunk:
             try:
-                _check_output(photo, output, overwrite)
-                ready.append((photo, output, prepare_it()))
+                _check_output(photo, output, wanted.overwrite)
+                jobs.append(_Job(photo, output, _chosen(prepare_it(), wanted)))
             except FlowgradError as error:
                 yield Outcome(photo, error=error)
-        for (photo, output, prepared), edited in zip(ready, _edit_each(model, control, ready, strengths), strict=True):
-            yield _save(photo, output, prepared, edited, strengths, overwrite)
+        for job, edits in zip(jobs, _edit_each(model, control, jobs, wanted), strict=True):
+            yield _save(job, edits, wanted)
 
 
 def _ways_to_prepare(
-    photos: Sequence[Path], size: int, align: Align, beside: Executor | None
-) -> list[Callable[[], Prepared]]:
+    photos: Sequence[Path], model: Model, wanted: Wanted, beside: Executor | None
+) -> list[Callable[[], tuple[Prepared, ...]]]:
     """For each photo what returns it prepared, or raises why it is not: work done here, or awaited from `beside`."""
+    told = (model.config.size, alignment(model, wanted.align), wanted.face)
     if beside:
-        return [beside.submit(prepare_file, photo, size, align).result for photo in photos]
-    return [partial(prepare_file, photo, size, align) for photo in photos]
+        return [beside.submit(prepare_faces_file, photo, *told).result for photo in photos]
+    return [partial(prepare_faces_file, photo, *told) for photo in photos]
+
+
+def _chosen(found: tuple[Prepared, ...], wanted: Wanted) -> tuple[Prepared, ...]:
+    """All faces, where they go back into the photo; else the largest, with a warning."""
+    return found if wanted.in_place or len(found) == 1 else (largest_of(found),)
 
 
 def _check_output(photo: Path, output: Path, overwrite: bool) -> None:
@@ -215,44 +257,58 @@ def _check_output(photo: Path, output: Path, overwrite: bool) -> None:
         raise UsageError(f"{output} would replace the photo itself. Choose another folder with --output.")
 
 
-Edited = tuple[Image.Image, ...] | FlowgradError
+Edits = list[Edit] | FlowgradError
 
 
-def _edit_each(
-    model: Model, control: Control, ready: Sequence[tuple[Path, Path, Prepared]], strengths: Sequence[float]
-) -> list[Edited]:
-    """The edited versions of each photo; where the batch fails, photo by photo, so that one cannot spoil the others."""
-    images = [prepared.image for _, _, prepared in ready]
+def _edit_each(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) -> list[Edits]:
+    """The edits of each photo's faces; where the batch fails, photo by photo, so that one cannot spoil the others."""
+    images = [face.image for job in jobs for face in job.faces]
     if not images:
         return []
     try:
-        edited = _edit(model, control, to_tensor(images), strengths or (1.0,))
-        return [tuple(versions) for versions in zip(*map(to_images, edited), strict=True)]
+        edits = iter(edit_images(model, control, to_tensor(images), wanted.strengths, wanted.budget))
+        return [list(islice(edits, len(job.faces))) for job in jobs]
     except FlowgradError as error:
-        return [error] if len(images) == 1 else [_edit_each(model, control, [one], strengths)[0] for one in ready]
+        return [error] if len(jobs) == 1 else [_edit_each(model, control, [job], wanted)[0] for job in jobs]
 
 
-def _edit(model: Model, control: Control, images: Tensor, strengths: Sequence[float]) -> Tensor:
-    """(S, B, 3, H, W) images at every strength."""
-    inverted = join(invert_images(model, images, grid=inversion_grid(control)))
-    if len(strengths) == 1:
-        return steer(model, inverted, control * strengths[0])[None]
-    return sweep(model, inverted, control, strengths)
-
-
-def _save(
-    photo: Path, output: Path, prepared: Prepared, edited: Edited, strengths: Sequence[float], overwrite: bool
-) -> Outcome:
-    if isinstance(edited, FlowgradError):
-        return Outcome(photo, error=FlowgradError(f"{photo}: {edited}"))
-    picture = strip(edited, [strength_label(s) for s in strengths], photo.name) if strengths else edited[0]
+def _save(job: _Job, edits: Edits, wanted: Wanted) -> Outcome:
+    if isinstance(edits, FlowgradError):
+        return Outcome(job.photo, error=FlowgradError(f"{job.photo}: {edits}"))
+    versions = to_images(edits[0].after)
     try:
-        save_image(picture, output, overwrite)
+        _write(job, edits, versions, wanted)
     except FlowgradError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
             raise
-        return Outcome(photo, error=error)
-    return Outcome(photo, output, warning=prepared.warning, images=(prepared.image, *edited))
+        return Outcome(job.photo, error=error)
+    told = [*(face.warning for face in job.faces), *(edit.verdict for edit in edits)]
+    warning = "; ".join(dict.fromkeys(text for text in told if text))
+    kept = tuple((edit.share, edit.distance) for edit in edits if edit.distance is not None)
+    return Outcome(job.photo, job.output, None, warning or None, (job.faces[0].image, *versions), kept)
+
+
+def _write(job: _Job, edits: Sequence[Edit], versions: Sequence[Image.Image], wanted: Wanted) -> None:
+    """Write a strip, a crop, the photo with its edits, or (where nothing was changed) the file itself."""
+    if wanted.strengths:
+        labels = [strength_label(s) for s in wanted.strengths]
+        save_image(strip(versions, labels, job.photo.name), job.output, wanted.overwrite)
+    elif wanted.crop:
+        save_image(versions[0], job.output, wanted.overwrite)
+    else:
+        pairs = zip(edits, job.faces, strict=True)
+        write_composite(
+            job.photo, job.output, [Patch(e.difference(), face.place) for e, face in pairs], wanted.overwrite
+        )
+
+
+def write_composite(photo: Path, output: Path, patches: Sequence[Patch], overwrite: bool = False) -> None:
+    """Write a photo with patches added; byte for byte the same file where they change nothing and the kind stays."""
+    if photo.suffix.lower() == output.suffix.lower() and all(patch.is_empty for patch in patches):
+        copy_file(photo, output, overwrite)
+        return
+    picture = read_picture(photo)
+    save_picture(composite(picture.pixels, patches), picture, output, overwrite)
 
 
 def save_sheet(

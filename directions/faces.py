@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from directions.place import Place
 from flowgrad.errors import FlowgradError
 
 CHIP_SIZE, CHIP_PADDING = 200, 0.2  # get_face_chip(size=200, padding=0.2), as the model's photos were cut
@@ -16,6 +17,7 @@ CHIP_SIZE, CHIP_PADDING = 200, 0.2  # get_face_chip(size=200, padding=0.2), as t
 # Sides (pixels) at which faces are looked for, with margins added: the detector wants faces of 80 pixels or more, and
 # misses some that fill the picture. Coarse first: that is fast, and finds the largest face.
 _LOOKS = ((320, 0.0), (320, 0.2), (640, 0.0), (1280, 0.0))
+TURNED = 0.5  # of `turn`
 _FACE_SIDE = 200  # pixels a face should have when its landmarks are placed, since these are whole pixels
 
 # Where the detector sees the face of an aligned photo, in fractions of the side: the mean over UTKFace's test photos.
@@ -63,10 +65,37 @@ def find_faces(photo: Image.Image) -> list[Face]:
 
 def crop_face(photo: Image.Image, face: Face, size: int = CHIP_SIZE) -> Image.Image:
     """Return `face` upright and centred, size x size: dlib's `get_face_chip` with the padding of the model's photos."""
+    return cut_out(photo, face, size)[0]
+
+
+def cut_out(photo: Image.Image, face: Face, size: int = CHIP_SIZE) -> tuple[Image.Image, Place]:
+    """Return `face` as `crop_face` does, and where in the photo it was cut out."""
     import dlib
 
-    pixels, shape, _, _ = _look_closely(photo, face.box)
-    return Image.fromarray(dlib.get_face_chip(pixels, shape, size=size, padding=CHIP_PADDING))
+    pixels, shape, (left, top), scale = _look_closely(photo, face.box)
+    chip = Image.fromarray(dlib.get_face_chip(pixels, shape, size=size, padding=CHIP_PADDING))
+    corners = _chip_corners(shape)
+    centre = corners.mean(0)
+    edges = centre + (corners - centre) * size / (size - 1) + 0.5  # dlib's corners are those of pixels' centres
+    a, b, c, d = ((float(x), float(y)) for x, y in edges / scale + (left, top))
+    return chip, Place((a, b, c, d), "face")
+
+
+def oddity(face: Face, side: float, size: int) -> str | None:
+    """What may go wrong with a face `side` pixels wide, as it is cut out, in a model of `size` pixels; or None."""
+    found = []
+    if side < size:
+        found.append(f"its face is small ({side:.0f} pixels, the model has {size})")
+    if abs(turn(face)) > TURNED:
+        found.append("its face is turned away")
+    return f"{' and '.join(found)}: the edit may not fit" if found else None
+
+
+def turn(face: Face) -> float:
+    """How far a face is turned, by its landmarks: 0 frontal, -1 and 1 the nose at an end of the jaw."""
+    jaw_left, jaw_right, nose = (np.array(face.landmarks[i]) for i in (0, 16, 30))
+    across = jaw_right - jaw_left
+    return float(2 * np.dot(nose - jaw_left, across) / max(np.dot(across, across), 1e-9) - 1)
 
 
 def is_aligned(photo: Image.Image, face: Face) -> bool:

@@ -29,8 +29,10 @@ class Inverted:
 
     def residual(self, grid: Grid) -> Tensor | None:
         """(M, B, *D) residuals that make the forward pass on `grid` return the images; None if not anchored."""
-        if not self.anchored:
-            return None
+        return self.missed(grid) if self.anchored else None
+
+    def missed(self, grid: Grid) -> Tensor:
+        """(M, B, *D) what Euler's steps on `grid` miss of the trajectory, per unit of time; see `anchor`."""
         coarse = restrict(self.trajectory, grid)
         return anchor(Trajectory(coarse.states.to(self.images), coarse.velocities.to(self.images), grid))
 

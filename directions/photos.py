@@ -7,11 +7,12 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,18 +20,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from directions import faces
 from directions.direction import refuse_existing
 from directions.faces import Face
+from directions.place import Place
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
-SAVED_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".heic", ".heif", ".avif")
+SAVED_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+# What is decoded: no format that starts a program, asks the network, or has no use for photos.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "HEIF", "AVIF")
 PIXEL_LIMIT = 120_000_000  # what a large camera makes; a file that unpacks to more is an accident or an attack
 JPEG_QUALITY = 95
 
 _MISSING_EXTRA = "not aligned, its centre was taken: finding faces needs pip install 'flowgrad[faces]'"
+_MISSING_HEIC = "Run: pip install 'flowgrad[heic]', or convert it to JPEG."
 
 Align = Literal["auto", "always", "never"]
 # Everything Pillow's decoders raise on damaged files, beside its own errors (which are OSErrors).
@@ -42,13 +47,14 @@ class Prepared:
     """A photo at the model's size: `image` (size x size, RGB) and how it was made.
 
     `face` is where the photo's face was found, in the photo's own pixels (None: not looked for, or not found);
-    `warning` says what the user may want to know, or is None.
+    `warning` says what the user may want to know, or is None; `place` is where the image lies in the photo.
     """
 
     image: Image.Image
     how: Literal["aligned", "resized", "centre crop"]
     face: Face | None
     warning: str | None
+    place: Place
 
 
 def find_photos(paths: Iterable[Path]) -> list[Path]:
@@ -70,15 +76,25 @@ def read_photo(path: Path) -> Image.Image:
 
     Raises FlowgradError for a file that is missing, no image, damaged, or over PIXEL_LIMIT.
     """
+    with open_image(path) as (_, upright):
+        return to_rgb(upright)
+
+
+@contextmanager
+def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[tuple[Image.Image, Image.Image]]:
+    """Yield an image as its file has it, and turned upright; from `content`, if given, under the name `path`.
+
+    Raises FlowgradError for a file that is missing, no image, damaged, of floating-point pixels, or over PIXEL_LIMIT.
+    """
     path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; the limit of pixels below is our own
-            with Image.open(path) as image:
+            with Image.open(content or path, formats=_formats()) as image:
                 _check_pixels(path, image)
-                return _to_rgb(path, ImageOps.exif_transpose(image))
+                yield image, ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
-        remedy = "Convert it to JPEG or PNG."
+        remedy = _MISSING_HEIC if path.suffix.lower() in (".heic", ".heif") else "Convert it to JPEG or PNG."
         raise FlowgradError(f"{path} is not an image of a kind that can be read. {remedy}") from error
     except Image.DecompressionBombError as error:
         raise FlowgradError(_too_large(path)) from error
@@ -89,36 +105,101 @@ def read_photo(path: Path) -> Image.Image:
         raise FlowgradError(f"{path} is a damaged or truncated image ({error}). {remedy}") from error
 
 
-def prepare(photo: Image.Image, size: int, align: Align = "auto") -> Prepared:
-    """Bring an RGB photo to `size` x `size` as the model's own photos are.
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """The formats that can be read here; HEIC if the extra `heic` is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
 
-    "always" cuts out the largest face as dlib's aligned chips are, and raises FlowgradError if there is none.
+        register_heif_opener()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def prepare(photo: Image.Image, size: int, align: Align = "auto") -> Prepared:
+    """Bring an RGB photo to `size` x `size` as the model's own photos are: its largest face, if it has several.
+
+    "always" cuts it out as dlib's aligned chips are, and raises FlowgradError if there is none.
     "never" resizes a square photo and crops any other to its central square. "auto" aligns unless the photo is
     aligned already, and falls back to "never" with a warning if there is no face or the extra `faces` is missing.
     """
-    if align == "never":
-        return _fit(photo, size, None)
-    if align == "auto" and not faces.available():
-        return _fit(photo, size, None if photo.width == photo.height else _MISSING_EXTRA)
+    return largest_of(prepare_faces(photo, size, align))
+
+
+def largest_of(found: Sequence[Prepared]) -> Prepared:
+    """The largest of a photo's faces, which says so if there are others."""
+    if len(found) == 1:
+        return found[0]
+    told = filter(None, (f"{len(found)} faces found, the largest was taken", found[0].warning))
+    return replace(found[0], warning="; ".join(told))
+
+
+def prepare_faces(
+    photo: Image.Image, size: int, align: Align = "auto", face: int | None = None
+) -> tuple[Prepared, ...]:
+    """Every face of an RGB photo as `prepare` does it, the largest first; or `face` alone, counted from the left.
+
+    A photo without one, or that is not looked at for faces, is one image. Raises UsageError for a face that is not
+    there, FlowgradError as `prepare`.
+    """
+    if align == "never" or (align == "auto" and not faces.available()):
+        _refuse_choice(face, align)
+        missing = align == "auto" and photo.width != photo.height
+        return (_fit(photo, size, _MISSING_EXTRA if missing else None),)
     found = faces.find_faces(photo)
+    if face is not None:
+        found = [_chosen(found, face)]
     if not found and align == "always":
         raise FlowgradError("no face found. Use a photo with a larger, frontal face, or --align never.")
     if not found:
-        return _fit(photo, size, "no face found, so it was not aligned")
-    warning = f"{len(found)} faces found, the largest was taken" if len(found) > 1 else None
+        return (_fit(photo, size, "no face found, so it was not aligned"),)
     if align == "auto" and faces.is_aligned(photo, found[0]):
-        return Prepared(_resize(photo, size), "resized", found[0], warning)
-    chip = faces.crop_face(photo, found[0], max(faces.CHIP_SIZE, size))
-    return Prepared(_resize(chip, size), "aligned", found[0], warning)
+        return (replace(_fit(photo, size, faces.oddity(found[0], photo.width, size)), face=found[0]),)
+    return tuple(_aligned(photo, each, size) for each in found)
+
+
+def _refuse_choice(face: int | None, align: Align) -> None:
+    """Raise UsageError for a face that is wanted where none is looked for."""
+    if face is not None:
+        reason = "is not looked for, as photos are not aligned" if align == "never" else "cannot be looked for"
+        remedy = "Leave out --face" + ("." if align == "never" else ", or run: pip install 'flowgrad[faces]'")
+        raise UsageError(f"--face {face} {reason}. {remedy}")
 
 
 def prepare_file(path: Path, size: int, align: Align = "auto") -> Prepared:
     """Read a photo and `prepare` it. Raises FlowgradError, which names the file."""
-    photo = read_photo(path)
+    with _naming(path):
+        return prepare(read_photo(path), size, align)
+
+
+def prepare_faces_file(path: Path, size: int, align: Align = "auto", face: int | None = None) -> tuple[Prepared, ...]:
+    """Read a photo and prepare its faces. Raises FlowgradError, which names the file."""
+    with _naming(path):
+        return prepare_faces(read_photo(path), size, align, face)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     try:
-        return prepare(photo, size, align)
+        yield
     except FlowgradError as error:
-        raise FlowgradError(f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _chosen(found: Sequence[Face], number: int) -> Face:
+    """The face of a number, counted from the left. Raises UsageError if there are fewer."""
+    if not 1 <= number <= len(found):
+        there = {0: "no face", 1: "one face"}.get(len(found), f"{len(found)} faces")
+        raise UsageError(f"--face {number}: {there} found. Count them from the left, from 1 on.")
+    return sorted(found, key=lambda face: face.box[0] + face.box[2])[number - 1]
+
+
+def _aligned(photo: Image.Image, face: Face, size: int) -> Prepared:
+    """The face cut out as dlib's chips are."""
+    chip, place = faces.cut_out(photo, face, max(faces.CHIP_SIZE, size))
+    return Prepared(_resize(chip, size), "aligned", face, faces.oddity(face, place.side, size), place)
 
 
 @contextmanager
@@ -197,6 +278,8 @@ def _photos_at(path: Path) -> list[Path]:
 
 
 def _check_pixels(path: Path, image: Image.Image) -> None:
+    if image.mode == "F":
+        raise FlowgradError(f"{path} holds floating-point pixels, whose range is unknown. Save it with 8 bits.")
     if image.width * image.height > PIXEL_LIMIT:
         raise FlowgradError(_too_large(path, f" {image.width} x {image.height},"))
 
@@ -205,14 +288,16 @@ def _too_large(path: Path, told: str = "") -> str:
     return f"{path} has too many pixels:{told} at most {PIXEL_LIMIT} are read. Scale it down first."
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
-    """Return any mode of Pillow's as 8-bit RGB."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return any mode of Pillow's as 8-bit RGB; transparency becomes white.
+
+    Raises ValueError for floating-point pixels, whose range is unknown.
+    """
     if image.mode.startswith("I"):  # 16 bits, which convert() would clip rather than scale
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8)).convert(
-            "RGB"
-        )
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise FlowgradError(f"{path} holds floating-point pixels, whose range is unknown. Save it with 8 bits.")
+        raise ValueError("floating-point pixels, whose range is unknown: save it with 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -222,11 +307,9 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
 def _fit(photo: Image.Image, size: int, warning: str | None) -> Prepared:
     """Resize a square photo, and the central square of any other."""
     if photo.width == photo.height:
-        return Prepared(_resize(photo, size), "resized", None, warning)
-    side = min(photo.size)
-    left, top = (photo.width - side) // 2, (photo.height - side) // 2
-    square = photo.crop((left, top, left + side, top + side))
-    return Prepared(_resize(square, size), "centre crop", None, warning)
+        return Prepared(_resize(photo, size), "resized", None, warning, Place.whole(*photo.size))
+    place = Place.centre(*photo.size)
+    return Prepared(_resize(photo.crop(place.box(*photo.size)), size), "centre crop", None, warning, place)
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:

@@ -157,7 +157,7 @@ def train_into_bank(
     direction = _calibrated(task, labels, control, history, photos, hashes, calibrate_on, reporter)
     calibrated = perf_counter()
     files = _draw(task, direction, history, run, reporter)
-    entry, direction = _add(task.model, direction, labels, run, samples)
+    entry, direction = add_illustrated(task.model, direction, labels, run.bank, samples, run.overwrite)
     seconds = {
         "training": trained - started,
         "calibration": calibrated - trained,
@@ -211,14 +211,16 @@ def _calibrated(
     return direction
 
 
-def _add(model: Model, direction: Direction, labels: Labels, run: Run, samples: Inverted) -> tuple[Entry, Direction]:
+def add_illustrated(
+    model: Model, direction: Direction, labels: Labels, bank: Bank, samples: Inverted, overwrite: bool = False
+) -> tuple[Entry, Direction]:
     """Illustrate a direction with samples and put it into the bank."""
     after = to_images(steer(model, samples, to_control(direction, model)))
     before = to_images(samples.images)
     info = dataclasses.replace(direction.info, thumbnail=thumbnail(before, after))
     direction = Direction(direction.u, direction.starts, info)
     card, picture = to_card(labels.name, info), preview(before, after)
-    return run.bank.add(direction, labels.name, preview=picture, card=card, overwrite=run.overwrite), direction
+    return bank.add(direction, labels.name, preview=picture, card=card, overwrite=overwrite), direction
 
 
 def _draw(

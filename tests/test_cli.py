@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import directions.bank
 import directions.batch
+import directions.editing
 import directions.run
 from cli import app
 from directions.bank import Bank
@@ -360,7 +361,7 @@ def test_not_enough_memory(tiny: Tiny, trained: Path, monkeypatch: pytest.Monkey
     def refuse(*_: object, **__: object) -> Iterator[None]:
         raise error
 
-    monkeypatch.setattr(directions.batch, "invert_images", refuse)
+    monkeypatch.setattr(directions.editing, "invert_images", refuse)
     failed(apply(tiny, trained, "smiling", *tiny.files), 1, "not enough memory", "fewer photos", "--device cpu")
 
 
@@ -372,7 +373,7 @@ def test_a_full_disk(tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch)
     result = apply(tiny, trained, "smiling", *tiny.files)
     failed(result, 1, "No space left on device", "Free some space")
     assert result.output.count("No space left") == 1  # the first photo stops the rest
-    monkeypatch.setattr(directions.batch, "save_image", refuse)
+    monkeypatch.setattr(directions.batch, "save_picture", refuse)
     failed(apply(tiny, trained, "smiling", *tiny.files), 1, "the disk is full", "Free some space")
 
 

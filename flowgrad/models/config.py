@@ -58,6 +58,7 @@ class ModelConfig(BaseModel):
     prompt: str = ""
     negative_prompt: str = ""
     guidance_scale: float = Field(default=1.0, ge=0)
+    gate: dict[str, tuple[float, float]] = {}
     folder: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")

@@ -1,0 +1,132 @@
+"""Draws the page of `flowgrad ui` as Chromium shows it: direction_bank/page.jpg for the README, and all three parts.
+
+python direction_bank/screenshots.py [FOLDER]: with FOLDER, browse.png, try.png and train.png go there too. Needs
+flowgrad[browser] and a Chromium; some minutes on a CPU, as the third part trains a direction (in a bank of its own).
+"""
+
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from directions.bank import Bank
+from directions.latents import join, sample_images
+from directions.photos import save_image, to_images
+from directions.studio import Studio
+from directions.ui import in_thread
+from flowgrad.models import Model, load_model
+
+WINDOW = {"width": 1280, "height": 900}
+MOVED = (("smiling", "1"), ("old", "-0.8"))
+PATIENCE = 600  # seconds for a page or a training on a slow machine
+
+
+@contextmanager
+def served(model: Model, folder: Path) -> Iterator[str]:
+    """The address of the page, with the shipped bank and an empty one of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    stop = in_thread(Studio(model, Bank.default(folder)), port)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: answers(address))
+        yield address
+    finally:
+        stop()
+
+
+def answers(address: str) -> bool:
+    """Whether the page is there."""
+    with suppress(OSError):
+        return bool(urllib.request.urlopen(address, timeout=20).status == 200)
+    return False
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition. Raises TimeoutError."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError("the page does not get on")
+        time.sleep(0.2)
+
+
+def browse(page: Any) -> None:
+    """The first part."""
+    page.locator(".fg-card").first.wait_for()
+
+
+def try_on(page: Any, photo: Path) -> None:
+    """The second: a photo, two directions, and their strengths."""
+    page.get_by_role("tab", name="Try").click()
+    page.locator("#fg-drop input[type=file]").set_input_files(str(photo))
+    after = page.locator("#fg-view img").nth(1)
+    after.wait_for()
+    for i, (name, strength) in enumerate(MOVED):
+        page.locator("#fg-choice input").click()
+        page.get_by_role("option", name=name, exact=True).click()
+        before, number = after.get_attribute("src"), page.locator(f"#fg-slider-{i} input[type=number]")
+        page.keyboard.press("Escape")
+        number.fill(strength)
+        number.press("Enter")
+        until(lambda before=before: after.get_attribute("src") != before)
+    page.get_by_text("Show a strip").click()
+    page.locator("#fg-strip img").wait_for()
+
+
+def train(page: Any, photos: list[Path]) -> None:
+    """The third: a short training."""
+    page.get_by_role("tab", name="Train").click()
+    page.locator(".fg-drop input[multiple]").set_input_files([str(photo) for photo in photos])
+    page.get_by_text(f"{len(photos)} photos").wait_for()
+    for box, text in (("text", "a smiling face"), ("source", "a serious face"), ("name", "my-smile")):
+        page.locator(f"#fg-{box} textarea, #fg-{box} input").fill(text)
+    number = page.locator("#fg-iterations input[type=number]")
+    number.fill("5")
+    number.press("Enter")
+    page.locator("#fg-start").click()
+    page.get_by_text("saved as my-smile").wait_for()
+
+
+def main(folder: Path, kept: Path | None) -> None:
+    """Draw the pages and the README's picture; files of the work in `folder`."""
+    from playwright.sync_api import sync_playwright
+    from skimage.data import astronaut
+
+    model, portrait = load_model(), folder / "portrait.png"
+    Image.fromarray(astronaut()).save(portrait)
+    photos = [folder / f"{i}.png" for i in range(4)]
+    for path, image in zip(photos, to_images(join(sample_images(model, len(photos), 0)).images), strict=True):
+        image.save(path)
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with served(model, folder / "bank") as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport=WINDOW)
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(address)
+        for name, act in (
+            ("browse", lambda: browse(page)),
+            ("try", lambda: try_on(page, portrait)),
+            ("train", lambda: train(page, photos)),
+        ):
+            act()
+            page.screenshot(path=folder / f"{name}.png", full_page=name != "browse")
+            if kept:
+                shutil.copy(folder / f"{name}.png", kept / f"{name}.png")
+        browser.close()
+    with Image.open(folder / "try.png") as shown:
+        save_image(shown, Path(__file__).with_name("page.jpg"), overwrite=True)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as work:
+        main(Path(work), Path(sys.argv[1]) if len(sys.argv) > 1 else None)

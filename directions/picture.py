@@ -1,0 +1,147 @@
+"""A photo as it is stored: read without losing what a written copy should keep, and written again like it."""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, JpegImagePlugin
+
+from directions.deep import lower_bits, to_png
+from directions.direction import refuse_existing
+from directions.photos import JPEG_QUALITY, SAVED_SUFFIXES, open_image, to_rgb
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.files import atomic_path
+
+_ORIENTATION = 0x0112
+_EXIF_LIMIT = 65_000  # bytes; a JPEG's segment holds 65,533
+_KEPT_MODES = ("RGB", "RGBA", "L", "LA", "CMYK", "I;16")
+_ALPHA_MODES = ("PA", "La", "RGBa")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A photo upright, in the mode it has on disk (RGB, RGBA, L, LA, CMYK or I;16), with what belongs to it.
+
+    kind: Pillow's name of the format; exif without orientation and thumbnail, icc: bytes, empty for none;
+    jpeg: quantization tables and chroma subsampling of a JPEG, to be written with again; lower: the lower 8 bits of
+    a PNG with 16 for each colour, whose upper ones `pixels` are.
+    """
+
+    pixels: Image.Image
+    kind: str = ""
+    exif: bytes = b""
+    icc: bytes = b""
+    jpeg: dict[str, Any] = field(default_factory=dict)
+    lower: Image.Image | None = None
+
+    @property
+    def rgb(self) -> Image.Image:
+        """The photo as 8-bit RGB; transparency becomes white."""
+        return to_rgb(self.pixels)
+
+
+def read_picture(path: Path, content: BinaryIO | None = None) -> Picture:
+    """Read a photo (`content`, if given, under the name `path`) to write it again. Raises as `photos.open_image`."""
+    with open_image(path, content) as (opened, upright):
+        kind = "JPEG" if opened.format == "MPO" else opened.format or ""
+        icc = opened.info.get("icc_profile") or b""
+        pixels = _kept(upright)
+        pixels.info.clear()  # Pillow would write it again, whatever became of the pixels
+        lower = lower_bits(content or path) if kind == "PNG" else None
+        return Picture(pixels, kind, _exif(opened), icc, _jpeg(opened), lower)
+
+
+def save_picture(pixels: Image.Image, like: Picture, path: Path, overwrite: bool = False) -> Path:
+    """Write pixels in the format of `path`'s suffix, with what `like` had: profile, EXIF, a JPEG's own tables.
+
+    Returns the path. Raises UsageError for another suffix and for a file that exists (unless `overwrite`).
+    """
+    if path.suffix.lower() not in SAVED_SUFFIXES:
+        raise UsageError(f"{path.name} does not say which kind of image. Let it end in {', '.join(SAVED_SUFFIXES)}.")
+    refuse_existing(path, overwrite)
+    with atomic_path(path) as temporary:
+        _write(pixels, like, path.suffix.lower(), temporary)
+    return path
+
+
+def to_bytes(pixels: Image.Image, like: Picture, suffix: str) -> bytes:
+    """Pixels as a file in memory, ".png" or ".jpg", with what `like` had."""
+    buffer = io.BytesIO()
+    _write(pixels, like, suffix, buffer)
+    return buffer.getvalue()
+
+
+def _write(pixels: Image.Image, like: Picture, suffix: str, target: Path | io.BytesIO) -> None:
+    if suffix == ".png" and like.lower is not None and like.lower.mode == pixels.mode:
+        raw = to_png(pixels, like.lower, like.icc, like.exif)
+        target.write(raw) if isinstance(target, io.BytesIO) else target.write_bytes(raw)
+        return
+    shown, options = _as_stored(pixels, like, suffix)
+    shown.save(target, {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}.get(suffix, "JPEG"), **options)
+
+
+def copy_file(source: Path, path: Path, overwrite: bool = False) -> Path:
+    """Copy a photo that nothing was changed in, byte for byte. Returns the path. Raises as `save_picture`."""
+    refuse_existing(path, overwrite)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise FlowgradError(f"cannot read {source}: {error.strerror}. Check the name and its permissions.") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _as_stored(pixels: Image.Image, like: Picture, suffix: str) -> tuple[Image.Image, dict[str, Any]]:
+    """An image in a mode that a format can hold, and Pillow's options to write it like the photo."""
+    shown, same = _fitting(pixels, suffix)
+    options: dict[str, Any] = {"icc_profile": like.icc if same else b"", "exif": like.exif}
+    if suffix in (".jpg", ".jpeg"):
+        options |= like.jpeg if same and like.jpeg else {"quality": JPEG_QUALITY}
+        options["exif"] = like.exif if len(like.exif) < _EXIF_LIMIT else b""
+    elif suffix == ".webp":
+        options["quality"] = JPEG_QUALITY
+    return shown, {key: value for key, value in options.items() if value}
+
+
+def _kept(image: Image.Image) -> Image.Image:
+    """A mode that pixels can be added to, and as little changed as that allows."""
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.asarray(image).astype(np.int64).clip(0, 65535).astype(np.uint16))
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image.copy() if image.mode in _KEPT_MODES else image.convert("RGB")
+
+
+def _exif(image: Image.Image) -> bytes:
+    """What the camera told, but not which way the picture lies, nor a small copy of what it was."""
+    exif = image.getexif()
+    exif.pop(_ORIENTATION, None)
+    return exif.tobytes() if len(exif) else b""
+
+
+def _jpeg(image: Image.Image) -> dict[str, Any]:
+    tables = getattr(image, "quantization", None)
+    if not tables:
+        return {}
+    sampling = JpegImagePlugin.get_sampling(image)
+    return {"qtables": tables, **({"subsampling": sampling} if sampling >= 0 else {})}
+
+
+def _fitting(pixels: Image.Image, suffix: str) -> tuple[Image.Image, bool]:
+    """An image in a mode that a format can hold, and whether it is still the photo's own (as its profile is)."""
+    able = {
+        ".png": ("RGB", "RGBA", "L", "LA", "I;16"),
+        ".webp": ("RGB", "RGBA"),
+        ".tif": _KEPT_MODES,
+        ".tiff": _KEPT_MODES,
+    }.get(suffix, ("RGB", "L", "CMYK"))
+    if pixels.mode in able:
+        return pixels, True
+    if pixels.mode in ("LA", "RGBA") and "RGBA" in able:
+        return pixels.convert("RGBA"), pixels.mode == "RGBA"
+    return to_rgb(pixels), pixels.mode == "RGBA"
