@@ -206,6 +206,7 @@ def test_names_are_those_of_the_bank(studio: Studio) -> None:
 
 
 def test_sent_names_are_texts(studio: Studio) -> None:
+    pytest.importorskip("gradio", reason="needs the extra `ui`")
     html, line = _edited(studio, studio.receive(f"a/{EVIL}.png", photo()), {"smiling": 1.0})
     assert "<img src=x" not in html and line.startswith("flowgrad apply-direction smiling:1 ")
 
