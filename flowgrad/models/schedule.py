@@ -22,7 +22,7 @@ PREDICTIONS = ("flow", "epsilon", "v_prediction", "sample")
 
 @dataclass(frozen=True)
 class Schedule:
-    """The network's times and shares of noise, (N + 1,) each in float64, at t = k / N.
+    """The network's times and shares of noise, (N + 1,) each in float64 (float32 where a device has no other), at k / N.
 
     Raises UsageError unless they have one length, above 1, and the shares decrease.
     """
@@ -36,12 +36,15 @@ class Schedule:
 
     def to(self, device: torch.device) -> "Schedule":
         """The same on a device."""
-        return self if self.times.device == device else Schedule(self.times.to(device), self.shares.to(device))
+        if self.times.device == device:
+            return self
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        return Schedule(self.times.to(device, dtype), self.shares.to(device, dtype))
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For t () or (B,): the network's time, the share s, and ds/dt to the right of t (to the left at 1)."""
         steps = len(self.times) - 1
-        position = t.double() * steps
+        position = t.to(self.shares) * steps
         nearest = position.round()
         position = torch.where((position - nearest).abs() < 1e-4, nearest, position)  # k/N in float32 is k/N
         k = position.long().clamp(0, steps - 1)
@@ -68,7 +71,9 @@ class ScheduledVelocity(nn.Module):
 
     prediction: what the network returns, "flow" (noise minus data), or of a variance-preserving diffusion "epsilon"
     (noise), "v_prediction" (a noise - b data) or "sample" (data). A state at t = 0 is what the sampler starts from;
-    at t = 1 it is what the sampler returns, times `gain`. Raises UsageError for another prediction.
+    at t = 1 it is what the sampler returns, times `gain`. A prediction of the data says nothing of noise where there
+    is none: from the middle of the last step on, that network is asked as if it were there.
+    Raises UsageError for another prediction.
     """
 
     def __init__(self, network: Network, schedule: Schedule, prediction: str, dtype: torch.dtype) -> None:
@@ -78,10 +83,11 @@ class ScheduledVelocity(nn.Module):
         self.network, self.schedule, self.prediction, self.dtype = network, schedule, prediction, dtype
         self.scale = float(variance_preserving(schedule.shares[0])) if prediction != "flow" else 1.0
         self.gain = self.scale / float(variance_preserving(schedule.shares[-1])) if prediction != "flow" else 1.0
+        self.latest = 1 - 0.5 / (len(schedule.shares) - 1) if prediction == "sample" else 1.0
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait
-        time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t))
+        time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t.clamp(max=self.latest)))
         share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
         if self.prediction == "flow":
             return slope * self._output(x, time)
