@@ -21,7 +21,7 @@ from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_unet import unet_class
-from flowgrad.models.parts import Parts, identity
+from flowgrad.models.parts import Parts, check_size, identity
 from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, ddim_schedule
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
@@ -137,15 +137,6 @@ def load_first_stage(
     scale, shift = (network.config.get(key) for key in ("scaling_factor", "shift_factor"))
     factor = 2 ** (len(network.config["block_out_channels"]) - 1)
     return FirstStage(network, (scale or 1.0) * gain, shift or 0.0, dtype), factor
-
-
-def check_size(config: ModelConfig, states: int, factor: int) -> None:
-    """Raise FlowgradError unless the configuration's images are those of the model's states."""
-    if config.size != states * factor:
-        raise FlowgradError(
-            f"{config.name}: size is {config.size}, and the model's images have {states * factor} pixels "
-            f"({states} times {factor}). Correct the configuration"
-        )
 
 
 def folder_fingerprint(folders: Sequence[Path], *conditions: str) -> str:

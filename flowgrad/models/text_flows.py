@@ -14,10 +14,9 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.parts import Parts
+from flowgrad.models.parts import Parts, check_size
 from flowgrad.models.pipelines import (
     _FAILURES,
-    check_size,
     folder_fingerprint,
     load_first_stage,
     load_scheduler,
