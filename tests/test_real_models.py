@@ -277,3 +277,5 @@ def test_gradients_are_taken_in_batches_that_the_memory_holds(monkeypatch: pytes
     torch.testing.assert_close(pullback(batched, x, t, span, g), expected)
     assert batched.measured and 1 <= batched.limit < 6 and greedy.asked[0] == 1
     assert free_memory(torch.device("cpu")) > 1e6
+    with pytest.raises(FlowgradError, match="one image does not fit"):
+        pullback(Batched(Greedy(0), 16), x, t, span, g)
