@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from flowgrad.errors import UsageError
 
 Network = Callable[[Tensor, Tensor], Tensor]  # states (B, *D), the network's own times (B,) -> its output (B, *D)
+TRAIN_TIMESTEPS = 1000
 PREDICTIONS = ("flow", "epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The network's times and shares of noise, (N + 1,) each in float64 (float32 where a device has no other), at k / N.
+    """The network's times and shares of noise, (N + 1,) each, at t = k / N; in float64 where the device has it.
 
     Raises UsageError unless they have one length, above 1, and the shares decrease.
     """
@@ -59,6 +60,15 @@ def ddim_schedule(alphas: Tensor, timesteps: Sequence[int], final: float, final_
     signal, noise = found.sqrt(), (1 - found).sqrt()
     times = torch.tensor([*timesteps, final_time], dtype=torch.float64)
     return Schedule(times, noise / (signal + noise))
+
+
+def rectified(network: Network, steps: int) -> tuple[Network, Schedule, str]:
+    """A network that returns data minus noise at its time 1000 (1 - t), as Rectified Flow's authors train them.
+
+    Turned to noise minus data, as schedules have it; even steps; and the name of that prediction.
+    """
+    shares = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return lambda x, time: -network(x, time), Schedule(TRAIN_TIMESTEPS * shares, shares), "flow"
 
 
 def variance_preserving(share: Tensor) -> Tensor:
