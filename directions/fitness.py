@@ -99,6 +99,7 @@ def decibels(images: Tensor, originals: Tensor) -> float:
 
 
 def _velocity_seconds(model: Model, samples: Inverted) -> float:
+    _wait(model.device)
     begun = perf_counter()
     with torch.no_grad():
         model.velocity(samples.x0[:1], torch.tensor(0.0, device=model.device))
@@ -110,6 +111,7 @@ def _gradient_seconds(model: Model, samples: Inverted, grid: Grid) -> float:
     """Of one vector-Jacobian product for one image; it also lets the model find out how many images fit."""
     x, t = samples.x0, torch.tensor(0.0, device=model.device)
     pullback(model.velocity, x[:2], t, grid.spans(x)[0], torch.ones_like(x[:2]))
+    _wait(model.device)
     begun = perf_counter()
     pullback(model.velocity, x[:1], t, grid.spans(x)[0], torch.ones_like(x[:1]))
     _wait(model.device)
