@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, dataclass
+from math import isfinite
 from time import perf_counter
 
 import torch
@@ -50,8 +51,13 @@ class Fitness:
         return "not fit for directions: " + "; ".join(self.problems) if self.problems else "fit for directions"
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, the verdict among them."""
-        return {**asdict(self), "verdict": self.verdict}
+        """Plain values, the verdict among them; None for what is no finite number, which JSON has no word for."""
+        told = {**asdict(self), "bends": [_finite(bend) for bend in self.bends], "verdict": self.verdict}
+        return {**told, "returned": _finite(self.returned), "first_stage": _finite(self.first_stage)}
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]]:
@@ -81,7 +87,7 @@ def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]
 
 def problems(images: Tensor, bend: float, returned: float, first_stage: float) -> tuple[str, ...]:
     """What speaks against a model, from its samples (B, 3, H, W) and what was measured."""
-    finite = bool(torch.isfinite(images).all()) and bend == bend and bend < float("inf")
+    finite = bool(torch.isfinite(images).all()) and isfinite(bend)
     found = {
         "its samples are not finite: use dtype fp32, or check the weights": not finite,
         "its samples are flat: check the weights, `family` and the clock": finite and float(images.std()) < FLAT,

@@ -171,6 +171,7 @@ def test_check_says_whether_a_model_is_fit(tmp_path: Path, guide: Path):
     assert found.verdict in " ".join(shown.output.split()) and (tmp_path / "samples.png").is_file()
     answer = json.loads(call("models", "check", folder, "--json").stdout)
     assert answer["verdict"] == found.verdict and answer["shape"] == [3, 16, 16]
+    assert answer["first_stage"] is None, "JSON has no infinity"
 
 
 @pytest.mark.parametrize(
