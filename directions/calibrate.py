@@ -19,7 +19,7 @@ from flowgrad.ode import Control
 
 LEVEL = 9.5  # the effect that strength 1 stands for: mean change of the text's zero-shot log-odds
 KEPT = 0.9  # share of faces that must stay the same person within the safe range
-TRIED = (-1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # multiples of the trained control
+TRIED = (-1.5, -1.0, -0.5, 0.0, 0.5, 0.75, 1.0, 1.5)  # multiples of the trained control
 
 
 @dataclass(frozen=True)

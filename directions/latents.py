@@ -63,10 +63,13 @@ def invert_images(
         yield Inverted(shown, trajectory, anchored)
 
 
-def sample_images(model: Model, count: int, seed: int) -> Iterator[Inverted]:
-    """New images of a model with the trajectories that made them, a batch at a time; image i depends on seed + i."""
+def sample_images(model: Model, count: int, seed: int, grid: Grid | None = None) -> Iterator[Inverted]:
+    """New images of a model with the trajectories that made them, a batch at a time; image i depends on seed + i.
+
+    They are drawn on `grid` (default: all N steps).
+    """
     for noise in model.noise(count, seed).split(model.batch):
-        trajectory = integrate(model.velocity, noise, Grid.full(model.config.steps), store=model.store)
+        trajectory = integrate(model.velocity, noise, grid or Grid.full(model.config.steps), store=model.store)
         with torch.no_grad():
             yield Inverted(model.decode(trajectory.x1.to(noise)), trajectory)
 

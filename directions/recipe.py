@@ -18,7 +18,7 @@ class Recipe(BaseModel):
 
     inversion: str = "euler"
     anchored: bool = True
-    intervals: int = Field(default=12, ge=0)
+    intervals: int = Field(default=10, ge=0)
     xi: float = Field(default=5e-3, ge=0)
     forward: str = "grid"
     eta: float = Field(default=0.7, ge=0, le=1)

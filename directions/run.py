@@ -153,7 +153,7 @@ def train_into_bank(
     started = perf_counter()
     control, history = train(task, run, reporter, *conditions)
     trained = perf_counter()
-    photos, samples = _held_out(task, calibrate_on, calibration_photos, reporter)
+    photos, samples = _held_out(task, control, calibrate_on, calibration_photos, reporter)
     direction = _calibrated(task, labels, control, history, photos, hashes, calibrate_on, reporter)
     calibrated = perf_counter()
     files = _draw(task, direction, history, run, reporter)
@@ -169,12 +169,14 @@ def train_into_bank(
     return dataclasses.replace(result, files=(*files, summary))
 
 
-def _held_out(task: Task, given: Inverted | None, count: int, reporter: Reporter) -> tuple[Inverted, Inverted]:
+def _held_out(
+    task: Task, control: Control, given: Inverted | None, count: int, reporter: Reporter
+) -> tuple[Inverted, Inverted]:
     """What to calibrate on, and the samples that may be shown with the direction."""
     if count < 1:
         raise UsageError(f"--calibration-photos must be at least 1; got {count}")
     number = PREVIEW_SAMPLES if given is not None else max(count, PREVIEW_SAMPLES)
-    samples = next(iter(reporter.track((held_out(task, n) for n in (number,)), "sampling")))
+    samples = next(iter(reporter.track((held_out(task, control, n) for n in (number,)), "sampling")))
     return (given if given is not None else samples.select(range(count))), samples.select(range(PREVIEW_SAMPLES))
 
 

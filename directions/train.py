@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from directions.apply import inversion_grid
 from directions.calibrate import calibrate
 from directions.direction import Direction, DirectionInfo
 from directions.latents import Inverted, invert_images, join, sample_images
@@ -102,17 +103,19 @@ class Task:
         )
 
 
-def held_out(task: Task, count: int = HELD_OUT) -> Inverted:
-    """Samples that no training uses, to calibrate on."""
-    return samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED)
+def held_out(task: Task, control: Control, count: int = HELD_OUT) -> Inverted:
+    """Samples that no training uses, to calibrate a control on; drawn on the grid that photos are inverted on."""
+    return samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED, inversion_grid(control))
 
 
-def samples_without(model: Model, guide: Guide, target: Contrast, count: int, seed: int) -> Inverted:
+def samples_without(
+    model: Model, guide: Guide, target: Contrast, count: int, seed: int, grid: Grid | None = None
+) -> Inverted:
     """Of half as many samples again, those that show the target's text least.
 
     To be trained and calibrated on: what a direction does is seen on images that lack its text.
     """
-    drawn = join(sample_images(model, count + -(-count // 2), seed))
+    drawn = join(sample_images(model, count + -(-count // 2), seed, grid))
     scores = log_odds(guide, drawn.images, [target])[:, 0]
     return drawn.select(sorted(scores.argsort()[:count].tolist()))
 
@@ -203,4 +206,4 @@ def train_direction(
         losses.append(step.loss)
         if report:
             report(step)
-    return finish(task, step.state.best, losses, held_out(task))
+    return finish(task, step.state.best, losses, held_out(task, step.state.best))

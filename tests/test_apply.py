@@ -50,7 +50,8 @@ def direction(model, images):
     """A control as large as trained ones are; a random guide would hardly find one."""
     values = 0.3 * torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     asked = task(model, images)
-    return finish(asked, Control(values, Grid((0, 3), 6)), [3.0, 2.0, 1.0], held_out(asked))
+    control = Control(values, Grid((0, 3), 6))
+    return finish(asked, control, [3.0, 2.0, 1.0], held_out(asked, control))
 
 
 def test_strength_zero_returns_the_photo(model, images, direction):
@@ -174,16 +175,17 @@ def test_strength_one_has_the_effect_that_the_calibration_states(model, images, 
     """Measured anew on the same held-out samples; F16 and the interpolation between strengths are the difference."""
     calibration, guide = direction.info.calibration, load_guide(model.config.guide)
     target = Contrast(direction.info.text, direction.info.source_text)
-    strengths, photos = calibration.strengths, held_out(task(model, images))
-    again = calibrate.measure(model, guide, to_control(direction, model), photos, [target], strengths)
+    strengths, control = calibration.strengths, to_control(direction, model)
+    photos = held_out(task(model, images), control)
+    again = calibrate.measure(model, guide, control, photos, [target], strengths)
     np.testing.assert_allclose(again.effects[:, 0], calibration.effect, atol=5e-3)
 
 
 def test_strength_is_calibrated_on_samples_that_lack_the_text(model, images):
-    asked = task(model, images)
-    drawn = join(sample_images(model, 6, 1_000_000)).images
+    asked, control = task(model, images), Control(torch.zeros(2, 1, 3, 16, 16), Grid((0, 3), 6))
+    drawn = join(sample_images(model, 6, 1_000_000, inversion_grid(control))).images
     scores = log_odds(asked.guide, drawn, [asked.target])[:, 0]
-    chosen = held_out(asked, 4).images
+    chosen = held_out(asked, control, 4).images
     assert sorted(log_odds(asked.guide, chosen, [asked.target])[:, 0].tolist()) == pytest.approx(
         sorted(scores.tolist())[:4], abs=1e-4
     )

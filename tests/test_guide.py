@@ -134,6 +134,15 @@ def test_auc_counts_ties_half_and_skips_what_is_not_labelled() -> None:
         area_under_curve(scores, torch.zeros(5))
 
 
+def test_auc_is_of_a_photo_with_its_mirror_image_and_of_a_text_alone_if_it_has_no_other(guide: Guide) -> None:
+    images, labels = torch.rand(12, 3, 32, 32) * 2 - 1, {"x": torch.tensor([1.0, 0.0] * 6)}
+    both = guide.encode_images(images) + guide.encode_images(images.flip(3))
+    (text,) = guide.encode_texts(["a red thing"])
+    areas = guide_auc(guide, images, labels, {"x": ("a red thing", "")})
+    assert areas["x"] == pytest.approx(area_under_curve(both @ text, labels["x"]))
+    assert guide_auc(guide, images.flip(3), labels, {"x": ("a red thing", "")}) == pytest.approx(areas)
+
+
 def test_auc_needs_labels_for_each_prompt(guide: Guide) -> None:
     with pytest.raises(UsageError, match="no labels for 'x'"):
         guide_auc(guide, torch.zeros(2, 3, 32, 32), {}, {"x": ("a", "b")})

@@ -134,11 +134,11 @@ class TrainingConfig(Strict):
 
 
 class QuestionConfig(Strict):
-    """A figure to report: does `text` rather than `against` single out the images with these values?"""
+    """A figure to report: does `text` (rather than `against`, if given) single out the images with these values?"""
 
     name: str
     text: str
-    against: str
+    against: str = ""
     positive: dict[str, list[str]]
     negative: dict[str, list[str]] | None = None
 

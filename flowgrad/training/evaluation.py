@@ -19,7 +19,8 @@ def guide_auc(
 ) -> dict[str, float]:
     """Area under the ROC curve of `s(image, text) - s(image, against)` for each named pair of prompts.
 
-    `images` (N, 3, H, W) in [-1, 1]; `labels[name]` (N,) is 1 where the text is right, 0 where `against` is and NaN
+    An image's score is the mean of its own and its mirror image's, which training does not tell apart; where `against`
+    is empty it is that of the text alone. `images` (N, 3, H, W) in [-1, 1]; `labels[name]` (N,) is 1 where the text is right, 0 where `against` is and NaN
     where neither counts. Raises UsageError if a name has no label or only one kind of image.
     """
     missing = [name for name in prompts if name not in labels]
@@ -27,11 +28,11 @@ def guide_auc(
         raise UsageError(
             f"no labels for {missing[0]!r} (there are: {', '.join(labels)}): name prompts as their labels."
         )
-    found = torch.cat([guide.encode_images(batch) for batch in images.split(_BATCH)])
+    found = torch.cat([guide.encode_images(x) + guide.encode_images(x.flip(3)) for x in images.split(_BATCH)])
     areas = {}
-    for name, pair in prompts.items():
-        text, against = guide.encode_texts(list(pair))
-        areas[name] = area_under_curve(found @ (text - against), labels[name])
+    for name, (text, against) in prompts.items():
+        direction = guide.encode_texts([text])[0] - (guide.encode_texts([against])[0] if against else 0)
+        areas[name] = area_under_curve(found @ direction, labels[name])
     return areas
 
 
