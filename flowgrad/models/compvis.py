@@ -109,7 +109,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def _refuse_variants(params: Mapping[str, Any], path: Path) -> None:
     """Raise FlowgradError for what would load as the usual model, and be computed wrongly."""
     usual = {"parameterization": "eps", "beta_schedule": "linear"}
-    told = {key: (params.get(key, value), value) for key, value in usual.items()}
+    told: dict[str, tuple[object, object]] = {key: (params.get(key, value), value) for key, value in usual.items()}
     for key in ("use_new_attention_order", "use_spatial_transformer"):
         told[key] = (bool((params["unet_config"].get("params") or {}).get(key)), False)
     for key, (found, value) in told.items():
