@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, dataclass
+from math import isfinite
 from time import perf_counter
 
 import torch
@@ -50,8 +51,13 @@ class Fitness:
         return "not fit for directions: " + "; ".join(self.problems) if self.problems else "fit for directions"
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, the verdict among them."""
-        return {**asdict(self), "verdict": self.verdict}
+        """Plain values, the verdict among them; None for what is no finite number, which JSON has no word for."""
+        told = {**asdict(self), "bends": [_finite(bend) for bend in self.bends], "verdict": self.verdict}
+        return {**told, "returned": _finite(self.returned), "first_stage": _finite(self.first_stage)}
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]]:
@@ -81,7 +87,7 @@ def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]
 
 def problems(images: Tensor, bend: float, returned: float, first_stage: float) -> tuple[str, ...]:
     """What speaks against a model, from its samples (B, 3, H, W) and what was measured."""
-    finite = bool(torch.isfinite(images).all()) and bend == bend and bend < float("inf")
+    finite = bool(torch.isfinite(images).all()) and isfinite(bend)
     found = {
         "its samples are not finite: use dtype fp32, or check the weights": not finite,
         "its samples are flat: check the weights, `family` and the clock": finite and float(images.std()) < FLAT,
@@ -99,6 +105,7 @@ def decibels(images: Tensor, originals: Tensor) -> float:
 
 
 def _velocity_seconds(model: Model, samples: Inverted) -> float:
+    _wait(model.device)
     begun = perf_counter()
     with torch.no_grad():
         model.velocity(samples.x0[:1], torch.tensor(0.0, device=model.device))
@@ -110,6 +117,7 @@ def _gradient_seconds(model: Model, samples: Inverted, grid: Grid) -> float:
     """Of one vector-Jacobian product for one image; it also lets the model find out how many images fit."""
     x, t = samples.x0, torch.tensor(0.0, device=model.device)
     pullback(model.velocity, x[:2], t, grid.spans(x)[0], torch.ones_like(x[:2]))
+    _wait(model.device)
     begun = perf_counter()
     pullback(model.velocity, x[:1], t, grid.spans(x)[0], torch.ones_like(x[:1]))
     _wait(model.device)

@@ -99,6 +99,7 @@ class Task:
             shared=shared,
             anchor=self.photos.residual,
             resume=resume,
+            store=self.model.store,
         )
 
 

@@ -47,7 +47,7 @@ def control_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor
     for j in reversed(range(len(coarse))):
         steps, both = ends[j + 1] - ends[j], ends[j] + ends[j + 1]
         behind = (steps - 1) / (2 * steps)
-        x, t = (torch.lerp(of[(both - 1) // 2], of[both // 2], 0.5) for of in (trajectory.states, times))
+        x, t = (torch.lerp(of[(both - 1) // 2], of[both // 2], 0.5).to(g) for of in (trajectory.states, times))
         earlier = pullback(velocity, x, t, spans[j], g) if j or behind else g
         torch.mul(torch.lerp(g, earlier, behind), spans[j], out=gradient[j])
         g = earlier

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from flowgrad.errors import FlowgradError
 
+FINGERPRINT = 16  # hexadecimal digits of a SHA-256 that tell weights apart
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -44,12 +46,17 @@ def remove_leftovers(path: Path) -> None:
 
 
 def file_fingerprint(path: Path) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a file, read a block at a time."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
+    return file_sha256(path)[:FINGERPRINT]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, read a block at a time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def _umask() -> int:

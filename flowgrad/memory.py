@@ -69,7 +69,7 @@ class Batched:
             return self.work(job, x, t, *more)
         first = [x[:1], t[:1] if t.ndim else t, *(tensor[:1] for tensor in more)]
         with ActivationBytes() as counted:
-            done = job(self.inner, first[0], first[1], *first[2:])
+            done = self.work(job, *first)
         self.measured = True
         self.limit = max(1, min(self.limit, int(SHARE * free_memory(x.device) / max(counted.bytes, 1))))
         rest = self.work(job, x[1:], t[1:] if t.ndim else t, *(tensor[1:] for tensor in more))
@@ -109,8 +109,9 @@ def _unchanged(tensor: Tensor) -> Tensor:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be had on a device; an amount that never limits where it cannot be known."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cuda":  # what torch's allocator keeps for itself is free for the next batch
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device.type == "cpu" and hasattr(os, "sysconf"):
         return _available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 1 << 62

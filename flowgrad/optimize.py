@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowgrad.adjoint import control_gradient
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.ode import Control, Grid, Trajectory, integrate
+from flowgrad.ode import IN_PLACE, Control, Grid, Store, Trajectory, integrate
 from flowgrad.straightness import gradient_grid
 from flowgrad.velocity import Velocity
 
@@ -115,11 +115,13 @@ def optimize(
     shared: bool = True,
     anchor: Anchor | None = None,
     resume: State | None = None,
+    store: Store = IN_PLACE,
 ) -> Iterator[Step]:
     """Run Algorithm 1 and yield every evaluation; the best control is `step.state.best` of the last.
 
     x0: (B, *D) latents. `grid` carries the control in the grid forward; its `steps` is N. `shared`: one control
-    for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos.
+    for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos. `store`
+    says where the trajectories of the fine forward are kept, and in what.
     There are `iterations` updates and one evaluation more. An evaluation that is not finite halves the step size
     and goes back to the best control. Raises FlowgradError if that happens three times running.
     """
@@ -130,8 +132,9 @@ def optimize(
     failures = 0
     while state.iteration <= settings.iterations:
         rng = torch.Generator(x0.device).manual_seed(settings.seed * 1_000_003 + state.iteration)
-        trajectory = integrate(velocity, x0, carrier, state.control, residual)
-        loss, terms, grad_x1 = evaluate(objective, trajectory.x1, rng)
+        trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
+        x1 = trajectory.x1.to(x0)
+        loss, terms, grad_x1 = evaluate(objective, x1, rng)
         loss += settings.penalty * _energy(state.control)
         if not isfinite(loss):
             failures += 1
@@ -147,7 +150,7 @@ def optimize(
             rate = _rms(gradient)
             after = _update(after, gradient, settings)
         after = replace(after, iteration=state.iteration + 1)
-        yield Step(state.iteration, loss, terms, state.control, trajectory.x1, used, float(rate), improved, after)
+        yield Step(state.iteration, loss, terms, state.control, x1, used, float(rate), improved, after)
         state = after
 
 

@@ -1,5 +1,6 @@
 """CompVis' latent diffusion: the published code's outputs, latents and images, and its DDIM as an exact Euler flow."""
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -116,6 +117,14 @@ def test_bad_folders_say_what_is_wrong(reference: Path, tmp_path: Path, kind: st
     assert "does not fit the U-Net" in told("wide", unet_config={"target": "x.UNetModel", "params": wide})
     deep = {**wide, "model_channels": 32, "channel_mult": [1]}
     assert "has no place in the U-Net" in told("deep", unet_config={"target": "x.UNetModel", "params": deep})
+    assert "among its weights" in told("numbers", {"state_dict": {**state, "model.diffusion_model.out.2.bias": 1}})
+    assert "has parameterization: x0" in told("x0", parameterization="x0")
+    assert "has beta_schedule: cosine" in told("cosine", beta_schedule="cosine")
+    order = {**wide, "model_channels": 32, "use_new_attention_order": True}
+    assert "has use_new_attention_order: True" in told("order", unet_config={"target": "x.UNetModel", "params": order})
+    assert "describes no latent diffusion model (KeyError" in told("bare", unet_config={"target": "x.UNetModel"})
+    assert "describes no latent diffusion model (TypeError" in told("timeless", timesteps=None)
+    assert "size is 64, and the model's images have 128 pixels" in told("large", image_size=32)
     assert "only unconditional" in told("asked", cond_stage_config={"target": "x.ClassEmbedder"})
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -123,6 +132,25 @@ def test_bad_folders_say_what_is_wrong(reference: Path, tmp_path: Path, kind: st
         load(empty, tmp_path, kind)
     with pytest.raises(FlowgradError, match="the weights of tiny-ldm are missing"):
         load(tmp_path / "nowhere", tmp_path, kind)
+
+
+@pytest.mark.parametrize("kind", ["vq"], indirect=True)
+def test_another_config_is_another_conversion(reference: Path, tmp_path: Path, kind: str):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.ckpt").symlink_to(reference / "model.ckpt")
+    text = (reference / "config.yaml").read_text()
+
+    def attended(config: str) -> torch.Tensor:
+        (folder / "config.yaml").write_text(config)
+        model = load(folder, tmp_path, kind)
+        with torch.no_grad():
+            return model.velocity(model.noise(1, seed=0), torch.tensor(0.5))
+
+    first = attended(text)
+    assert not torch.equal(attended(text.replace("num_head_channels: 16", "num_head_channels: 8")), first)
+    torch.testing.assert_close(attended(text), first)
+    assert len(list(Path(os.environ["FLOWGRAD_CACHE"]).glob("model-*"))) == 2
 
 
 def test_a_trainers_bookkeeping_is_ignored_and_its_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Guides from elsewhere: OpenAI's files by the package's own loader, and open_clip's models."""
 
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -101,16 +102,30 @@ def test_embeddings_of_photos_are_computed_once(file: Path, monkeypatch: pytest.
     assert len(guide._images) == 0
 
 
-def test_files_that_are_no_clip_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+class Payload:
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def test_files_that_are_no_clip_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     torch.save({"other": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not much of an archive")
+    for name in ("code.pt", "disguised.pt"):
+        torch.save({"w": Payload()}, tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "disguised.pt", "a") as archive:
+        archive.writestr("disguised/code/__torch__.py", "")
     for path, message in (
         ("other.pt", "not a network of CLIP's architecture"),
         ("broken.pt", "damaged"),
         ("nowhere.pt", "there is no guide at"),
+        ("code.pt", "asks for .*print, which is code"),
+        ("disguised.pt", "could not be loaded"),
     ):
         with pytest.raises(FlowgradError, match=message):
             load_guide(str(tmp_path / path))
+    assert "never" not in capsys.readouterr().out
 
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host")

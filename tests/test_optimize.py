@@ -7,7 +7,7 @@ import torch
 
 from flowgrad.adjoint import control_gradient
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.ode import Control, Grid, anchor, integrate, invert, restrict
+from flowgrad.ode import Control, Grid, Store, anchor, integrate, invert, restrict
 from flowgrad.optimize import Settings, evaluate, optimize
 from tests.test_ode import random_control
 
@@ -113,6 +113,23 @@ def test_a_fine_forward_spreads_the_gradient_over_every_step_of_an_interval(fiel
     values = steps[1].control.values
     assert len(values) == 12
     assert all(torch.equal(values[k - k % 3], value) for k, value in enumerate(values))
+
+
+def test_a_fine_forward_keeps_its_trajectories_where_it_is_told(field, x0):
+    kept = []
+
+    class Counted(Store):
+        def empty(self, x, grid):
+            kept.append(grid)
+            return super().empty(x, grid)
+
+    settings = Settings(iterations=2, forward="fine", xi=0.01)
+    elsewhere = run(field, x0, settings, store=Counted("cpu", torch.float16))
+    assert kept == [Grid.full(12)] * 3
+    assert [step.loss for step in elsewhere] == pytest.approx([step.loss for step in run(field, x0, settings)], rel=0.1)
+    assert elsewhere[0].x1.dtype == x0.dtype
+    run(field, x0, Settings(iterations=1), store=Counted("cpu"))
+    assert len(kept) == 3, "the states of a coarse grid are few, and stay with the model"
 
 
 def test_a_mirrored_run_trains_on_both_sides(field, x0):

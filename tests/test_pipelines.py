@@ -13,10 +13,12 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LDMPipeline,
     ScoreSdeVeScheduler,
+    UNet2DModel,
     VQModel,
 )
 
 from flowgrad.errors import FlowgradError
+from flowgrad.memory import ActivationBytes
 from flowgrad.models import Model, load_model
 from flowgrad.ode import Grid, integrate
 from flowgrad.velocity import checked
@@ -62,12 +64,26 @@ def test_a_rectified_flow_alone_with_its_scheduler(tmp_path: Path):
             x = scheduler.step(unet(x, t).sample, t, x).prev_sample
     torch.testing.assert_close(integrate(model.velocity, start(model), Grid.full(4)).x1, x, atol=1e-5, rtol=1e-5)
     assert len(model.fingerprint) == 16
-    gradients = []
+    gradients, kept = [], []
     for checkpointing in (False, True):
         leaf = start(load(tmp_path / "model")).requires_grad_()
         velocity = load(tmp_path / "model", checkpointing=checkpointing).velocity
-        gradients.append(torch.autograd.grad(velocity(leaf, torch.tensor(0.5)).square().sum(), leaf)[0])
+        with ActivationBytes() as counted:
+            gradients.append(torch.autograd.grad(velocity(leaf, torch.tensor(0.5)).square().sum(), leaf)[0])
+        kept.append(counted.bytes)
     torch.testing.assert_close(*gradients)
+    assert kept[1] < kept[0] / 2
+
+
+def test_a_network_of_rectified_flows_authors_needs_no_scheduler(tmp_path: Path):
+    unet = make_unet()
+    unet.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model", prediction="velocity")
+    x = start(model)
+    with torch.no_grad():
+        for k in range(4):
+            x = x + unet(x, 1000 * (1 - k / 4)).sample / 4
+    torch.testing.assert_close(integrate(model.velocity, start(model), Grid.full(4)).x1, x, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])
@@ -100,7 +116,7 @@ def test_a_latent_diffusion_pipeline_draws_what_the_library_draws(tmp_path: Path
 def test_a_text_pipeline_draws_what_the_library_draws(tmp_path: Path, kind: str, guidance: float):
     pipe = make_pipeline(kind)
     pipe.save_pretrained(tmp_path / "model")
-    words = {"prompt": "a cat", "negative_prompt": "a dog"}
+    words = {"prompt": "a cat", **({"negative_prompt": "a dog"} if kind != "flux" else {})}
     prediction = "velocity" if kind == "instaflow" else "scheduler"
     told = {**words, "guidance_scale": guidance, "prediction": prediction}
     model = load(tmp_path / "model", size=32, **told)
@@ -166,6 +182,19 @@ def test_what_cannot_be_had_or_read_says_so(tmp_path: Path, monkeypatch: pytest.
     assert "has no scheduler" in told(tmp_path / "alone")
     ScoreSdeVeScheduler().save_pretrained(tmp_path / "alone")
     assert "is a ScoreSdeVeScheduler: only flow-matching" in told(tmp_path / "alone")
+    assert "which reads no prompt: remove it" in told(tmp_path / "model", prompt="a cat")
+    assert "which reads no guidance_scale: remove it" in told(tmp_path / "model", guidance_scale=2.0)
+    path = tmp_path / "alone" / "config.json"
+    sizes = json.loads(path.read_text())
+    for key, value, message in (
+        ("out_channels", 6, "takes 3 channels and returns 6"),
+        ("num_class_embeds", 10, "asks for a class"),
+        ("sample_size", [16, 8], "its states are 16 x 8, and only squares"),
+    ):
+        UNet2DModel.from_config({**sizes, key: value}).save_pretrained(tmp_path / "alone")
+        assert message in told(tmp_path / "alone", prediction="velocity")
+    UNet2DModel.from_config({**sizes, "sample_size": None}).save_pretrained(tmp_path / "alone")
+    assert load(tmp_path / "alone", size=32, prediction="velocity").shape == (3, 32, 32)
     weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     assert "is damaged" in told(tmp_path / "model")
@@ -188,5 +217,17 @@ def test_a_hub_name_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monke
         load_model(str(path), "cpu")
     make_unet().save_pretrained(tmp_path / "cached")
     FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "cached")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "cached"))
-    assert load_model(str(path), "cpu", "fp32").shape == (3, 16, 16)
+    asked: list[str] = []
+
+    def cached(_: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path / "cached")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    first = load_model(str(path), "cpu", "fp32")
+    assert first.shape == (3, 16, 16) and not any(pattern.endswith(".bin") for pattern in asked)
+    make_unet().save_pretrained(tmp_path / "cached", safe_serialization=False)
+    (tmp_path / "cached" / "diffusion_pytorch_model.safetensors").unlink()
+    again, x = load_model(str(path), "cpu", "fp32"), start(first)
+    assert asked[-1] == "diffusion_pytorch_model*.bin", "weights that are in one format are not fetched in the other"
+    assert torch.equal(again.velocity(x, torch.tensor(0.5)), first.velocity(x, torch.tensor(0.5)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowgrad.errors import UsageError
 from flowgrad.models.pipelines import to_schedule
 from flowgrad.models.schedule import PREDICTIONS, Schedule, ScheduledVelocity, ddim_schedule, variance_preserving
-from flowgrad.ode import Grid, integrate
+from flowgrad.ode import Grid, anchor, integrate, invert
 
 
 def network(x: Tensor, time: Tensor) -> Tensor:
@@ -59,6 +59,20 @@ def test_euler_is_ddim(prediction: str, steps: int, spacing: tuple[str, int, boo
             x = scheduler.step(network(x, torch.full((3,), float(now))), now, x, eta=0.0).prev_sample
         if offset == 0 or not to_one:
             assert (ours - x).norm() < 1e-4 * x.norm()
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_field_is_finite_at_the_data_and_returns(prediction: str):
+    """Inversion starts at t = 1, where no noise is left to divide by."""
+    scheduler = FlowMatchEulerDiscreteScheduler() if prediction == "flow" else DDIMScheduler(prediction_type=prediction)
+    schedule, _ = to_schedule(scheduler, 40)
+    assert schedule.shares[-1] == 0
+    velocity = ScheduledVelocity(network, schedule, prediction, torch.float32)
+    x1 = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    inverted = invert(velocity, x1, 40)
+    assert inverted.states.isfinite().all() and inverted.velocities.isfinite().all()
+    back = integrate(velocity, inverted.x0, Grid.full(40), residual=anchor(inverted)).x1
+    torch.testing.assert_close(back, x1, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

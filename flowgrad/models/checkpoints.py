@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
-from flowgrad.files import atomic_path, file_fingerprint
+from flowgrad.files import FINGERPRINT, atomic_path, file_sha256
 
 CACHE_VARIABLE = "FLOWGRAD_CACHE"
 CONVERSION = 1  # raised whenever conversions change, so that older cached files are left alone
@@ -72,10 +72,22 @@ def _unpickling(path: Path, name: str, reason: str) -> str:
     return f"{path} is damaged or no torch checkpoint ({reason.splitlines()[0][:120]}): get it again"
 
 
-def converted(stem: str, fingerprint: str, convert: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The result of `convert`, read from the cache where the file with that fingerprint was converted before.
+def require_tensors(state: Mapping[Any, Any], path: Path) -> Mapping[str, Tensor]:
+    """Return a state dict. Raises FlowgradError naming the first entry that is no tensor with a name."""
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise FlowgradError(
+                f"{path} holds {type(value).__name__} as {str(name)[:60]!r} among its weights, where only tensors "
+                "belong: it is damaged, or another kind of checkpoint. Get it again"
+            )
+    return state
 
-    A cache that cannot be written or read costs time, not the job.
+
+def converted(stem: str, fingerprint: str, convert: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The result of `convert`, read from the cache where it was converted before.
+
+    fingerprint: of everything that the result depends on. A cache that cannot be written or read costs time, not the
+    job.
     """
     path = cache_folder() / f"{stem}-{fingerprint}-v{CONVERSION}.safetensors"
     try:
@@ -85,7 +97,7 @@ def converted(stem: str, fingerprint: str, convert: Callable[[], dict[str, Tenso
     try:
         with atomic_path(path) as temporary:
             save_file(state, temporary, {"format": "pt", "source": fingerprint})
-    except FlowgradError:
+    except (FlowgradError, SafetensorError):  # the latter is safetensors' word for a full disk
         return state
     return load_file(path)
 
@@ -95,13 +107,13 @@ def verified_fingerprint(path: Path, sha256: str) -> str:
 
     Raises FlowgradError for another file, or a download that broke.
     """
-    found = file_fingerprint(path)
-    if sha256 and not sha256.startswith(found):
+    found = file_sha256(path)
+    if sha256 and sha256 != found:
         raise FlowgradError(
-            f"{path} is not the file that is expected: its SHA-256 begins with {found}, not {sha256[:16]}. Download it "
-            "again, or correct `sha256` in the configuration"
+            f"{path} is not the file that is expected: its SHA-256 is {found}, not {sha256}. Download it again, or "
+            "correct `sha256` in the configuration"
         )
-    return found
+    return found[:FINGERPRINT]
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:

@@ -12,11 +12,12 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
+from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
-from flowgrad.models.checkpoints import converted, fill, read_checkpoint, verified_fingerprint
+from flowgrad.models.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_unet import unet_class
-from flowgrad.models.parts import Parts
+from flowgrad.models.parts import Parts, check_size
 from flowgrad.models.schedule import Schedule, ScheduledVelocity, ddim_schedule
 
 CONFIG, WEIGHTS = "config.yaml", "model.ckpt"
@@ -48,19 +49,34 @@ def load_ldm(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> P
     params, path = read_config(folder / CONFIG), folder / WEIGHTS
     if not path.is_file():
         raise FlowgradError(f"{path} is missing: the folder must hold {CONFIG} and {WEIGHTS}. {config.source}")
+    network, stage, schedule, side, factor = _described(params, config.steps, folder / CONFIG)
+    check_size(config, side, factor)
     fingerprint = verified_fingerprint(path, config.sha256)
-    state = converted(folder.name, fingerprint, lambda: compvis_state(path, params))
-    network, stage = build_unet(params["unet_config"]["params"]), build_first_stage(params["first_stage_config"])
+    both = f"{fingerprint}-{file_fingerprint(folder / CONFIG)}"  # how heads are split, and the scale, are said there
+    state = converted(folder.name, both, lambda: compvis_state(path, params))
     fill(network, _below(state, UNET), path, "the U-Net of its config.yaml")
     fill(stage, _below(state, FIRST_STAGE), path, "the first stage of its config.yaml")
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     network.to(device).to(memory_format=torch.channels_last)
-    schedule = compvis_schedule(params, config.steps)
     velocity = ScheduledVelocity(lambda x, t: network(x, t, return_dict=False)[0], schedule, "epsilon", dtype)
     first_stage = FirstStage(stage.to(device), float(state["scale_factor"]) * velocity.gain, 0.0, dtype)
-    shape = (int(params["channels"]), int(params["image_size"]), int(params["image_size"]))
+    shape = (int(params["channels"]), side, side)
     return Parts(velocity, shape, first_stage.encode, first_stage.decode, fingerprint)
+
+
+def _described(params: Mapping[str, Any], steps: int, path: Path) -> tuple[Any, nn.Module, Schedule, int, int]:
+    """The two networks on the meta device, the schedule, the size of a state, and how much larger images are.
+
+    Raises FlowgradError if something is missing or no sizes of such networks.
+    """
+    try:
+        unet, stage = build_unet(params["unet_config"]["params"]), build_first_stage(params["first_stage_config"])
+        factor = 2 ** (len(params["first_stage_config"]["params"]["ddconfig"]["ch_mult"]) - 1)
+        return unet, stage, compvis_schedule(params, steps), int(params["image_size"]), factor
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise FlowgradError(f"{path} describes no latent diffusion model ({reason}): get it again") from error
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -86,7 +102,19 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} describes {found[0]} with {found[1]}, {condition}: only unconditional UNetModel with "
             f"{', '.join(_STAGES)} can be read"
         )
+    _refuse_variants(params, path)
     return params
+
+
+def _refuse_variants(params: Mapping[str, Any], path: Path) -> None:
+    """Raise FlowgradError for what would load as the usual model, and be computed wrongly."""
+    usual = {"parameterization": "eps", "beta_schedule": "linear"}
+    told: dict[str, tuple[object, object]] = {key: (params.get(key, value), value) for key, value in usual.items()}
+    for key in ("use_new_attention_order", "use_spatial_transformer"):
+        told[key] = (bool((params["unet_config"].get("params") or {}).get(key)), False)
+    for key, (found, value) in told.items():
+        if found != value:
+            raise FlowgradError(f"{path} has {key}: {found}, and only models with {value} can be read")
 
 
 def compvis_schedule(params: Mapping[str, Any], steps: int) -> Schedule:
@@ -182,7 +210,7 @@ def compvis_state(path: Path, params: Mapping[str, Any]) -> dict[str, Tensor]:
     raw = read_checkpoint(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("state_dict"), dict):
         raise FlowgradError(f"{path} is no checkpoint of latent diffusion, which has `state_dict`. Check `family`")
-    state: dict[str, Tensor] = raw["state_dict"]
+    state = require_tensors(raw["state_dict"], path)
     unet, stage = (_below(state, prefix) for prefix in ("model.diffusion_model.", "first_stage_model."))
     if not unet or not stage:
         raise FlowgradError(f"{path} holds no {'U-Net' if not unet else 'first stage'}: it is another model's file")

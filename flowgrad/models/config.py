@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, model_files, weight_places
@@ -21,7 +21,7 @@ class NCSNppSizes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     channels: int = Field(default=128, gt=0, multiple_of=8)
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 2, 2, 2)
+    multipliers: tuple[PositiveInt, ...] = Field(default=(1, 1, 2, 2, 2, 2, 2), min_length=1)
     blocks: int = Field(default=2, gt=0)
     attention: tuple[int, ...] = (16,)
 

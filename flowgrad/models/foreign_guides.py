@@ -4,6 +4,7 @@ import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import clip
 from clip.model import CLIP
@@ -52,7 +53,7 @@ def is_archive(path: Path) -> bool:
 def _clip_load(name: str, known: bool) -> CLIP:
     try:
         return clip.load(name, device="cpu")[0]
-    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         elsewhere = f"put its file into ~/.cache/clip, or give the file's path as the guide. {CLIP_SOURCE}"
         remedy = elsewhere if known else "fetch it again; it must be CLIP's own .pt file."

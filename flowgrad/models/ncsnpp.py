@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowgrad.errors import FlowgradError
-from flowgrad.models.checkpoints import converted, fill, read_checkpoint, verified_fingerprint
+from flowgrad.models.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.models.config import ModelConfig, NCSNppSizes
 from flowgrad.models.parts import Parts, identity
 
@@ -251,9 +251,9 @@ def official_state(path: Path) -> dict[str, Tensor]:
     """
     raw = read_checkpoint(path)
     try:
-        model, shadow = raw["model"], raw["ema"]["shadow_params"]
-        state = {name.removeprefix(_WRAPPER): value for name, value in model.items()}
-        averages = list(shadow)
+        model, averages = raw["model"], list(raw["ema"]["shadow_params"])
+        state = {name.removeprefix(_WRAPPER): value for name, value in require_tensors(model, path).items()}
+        require_tensors({f"shadow_params.{i}": value for i, value in enumerate(averages)}, path)
     except (KeyError, TypeError, AttributeError) as error:
         raise FlowgradError(
             f"{path} is no checkpoint of Rectified Flow's code, which has `model` and `ema.shadow_params` "
@@ -269,6 +269,21 @@ def official_state(path: Path) -> dict[str, Tensor]:
     return {**state, **dict(zip(trained, averages, strict=True))}
 
 
+def empty_network(config: ModelConfig) -> NCSNpp:
+    """The network of a configuration, on the meta device. Raises FlowgradError for sizes that make none."""
+    levels = len(config.network.multipliers)
+    if config.size % 2 ** (levels - 1):
+        raise FlowgradError(
+            f"{config.name}: size must be a multiple of {2 ** (levels - 1)}, to be halved {levels - 1} times (one less "
+            f"than there are `multipliers`); got {config.size}"
+        )
+    try:
+        with torch.device("meta"):
+            return NCSNpp(config.size, config.network)
+    except ValueError as error:
+        raise FlowgradError(f"{config.name}: no NCSN++ has the `network` sizes {config.network} ({error})") from error
+
+
 def load_rectified_flow(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load an official Rectified Flow checkpoint; its conversion is cached.
 
@@ -277,8 +292,7 @@ def load_rectified_flow(config: ModelConfig, device: torch.device, dtype: torch.
     path = config.weights_file()
     fingerprint = verified_fingerprint(path, config.sha256)
     state = converted(path.stem, fingerprint, lambda: official_state(path))
-    with torch.device("meta"):
-        network = NCSNpp(config.size, config.network)
+    network = empty_network(config)
     fill(network, state, path, "an NCSN++ of the `network` sizes in the configuration")
     network.checkpointing = config.checkpointing
     network.to(device).to(memory_format=torch.channels_last)

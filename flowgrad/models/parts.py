@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from flowgrad.errors import FlowgradError
+from flowgrad.models.config import ModelConfig
 from flowgrad.velocity import Velocity
 
 
@@ -21,3 +23,12 @@ class Parts(NamedTuple):
 def identity(x: Tensor) -> Tensor:
     """States that are images."""
     return x
+
+
+def check_size(config: ModelConfig, states: int, factor: int) -> None:
+    """Raise FlowgradError unless the configuration's images are those of the model's states."""
+    if config.size != states * factor:
+        raise FlowgradError(
+            f"{config.name}: size is {config.size}, and the model's images have {states * factor} pixels "
+            f"({states} times {factor}). Correct the configuration"
+        )

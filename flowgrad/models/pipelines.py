@@ -14,18 +14,20 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging
-from torch import nn
+from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
 from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_unet import unet_class
-from flowgrad.models.parts import Parts, identity
-from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, ddim_schedule
+from flowgrad.models.parts import Parts, check_size, identity
+from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, ddim_schedule, rectified
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
-_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+_WEIGHTS = "diffusion_pytorch_model*"  # of a network alone; other files beside an index are whole models once more
+_FILES = ("*.json", "*.txt", "*.model", "*/*.safetensors", _WEIGHTS + ".safetensors")
+_NOT_NEEDED = ("*.fp16.*", "*.bf16.*", "*.non_ema.*", "safety_checker/*")
 _FAILURES = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
 
 
@@ -47,25 +49,67 @@ def load_diffusers(config: ModelConfig, device: torch.device, dtype: torch.dtype
 def load_unconditional(
     config: ModelConfig, folder: Path, kinds: Mapping[str, str | None], device: torch.device, dtype: torch.dtype
 ) -> Parts:
-    """A UNet2DModel with its scheduler, and with its autoencoder if `kinds` names one (`vqvae` or `vae`)."""
+    """A UNet2DModel with its scheduler, and with its autoencoder if `kinds` names one (`vqvae` or `vae`).
+
+    Raises FlowgradError if it is damaged, asks for more than states and times, or is told of a prompt.
+    """
+    _refuse_texts(config, folder)
     inner = folder / "unet" if kinds.get("unet") else folder
     network = load_component(unet_class(), inner).to(device).to(memory_format=torch.channels_last)
+    check_channels(network.config, inner)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
-    schedule, prediction = to_schedule(load_scheduler(folder), config.steps)
-    velocity = ScheduledVelocity(_unconditional(network), schedule, prediction, dtype)
-    shape = (int(network.config["in_channels"]), int(network.config["sample_size"]), int(network.config["sample_size"]))
+    velocity = ScheduledVelocity(*_unconditional(network, config, folder), dtype)
+    told = [config.prediction] if config.prediction != "scheduler" else []
     stage = next((name for name in ("vqvae", "vae") if kinds.get(name)), None)
     if stage is None:
-        check_size(config, shape[-1], 1)
-        return Parts(velocity, shape, identity, identity, folder_fingerprint([inner]))
+        return Parts(velocity, _shape(network, config, 1), identity, identity, folder_fingerprint([inner], *told))
     first_stage, factor = load_first_stage(folder / stage, kinds[stage] or "", velocity.gain, device, dtype)
-    check_size(config, shape[-1], factor)
-    return Parts(velocity, shape, first_stage.encode, first_stage.decode, folder_fingerprint([inner, folder / stage]))
+    fingerprint = folder_fingerprint([inner, folder / stage], *told)
+    return Parts(velocity, _shape(network, config, factor), first_stage.encode, first_stage.decode, fingerprint)
 
 
-def _unconditional(network: Any) -> Network:
-    return lambda x, time: network(x, time, return_dict=False)[0]
+def _refuse_texts(config: ModelConfig, folder: Path) -> None:
+    given = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
+    given["guidance_scale"] = "" if config.guidance_scale == 1 else "given"
+    if told := [key for key, value in given.items() if value]:
+        raise FlowgradError(f"{folder} holds an unconditional model, which reads no {told[0]}: remove it")
+
+
+def _unconditional(network: Any, config: ModelConfig, folder: Path) -> tuple[Network, Schedule, str]:
+    """The network as a function of states and times, its steps, and what it predicts."""
+
+    def called(x: Tensor, time: Tensor) -> Tensor:
+        return network(x, time, return_dict=False)[0]
+
+    if config.prediction == "velocity":
+        return rectified(called, config.steps)
+    return called, *to_schedule(load_scheduler(folder), config.steps)
+
+
+def check_channels(told: Mapping[str, Any], where: Path) -> None:
+    """Raise FlowgradError for a network that is no field of its states: it returns others, or asks for a class."""
+    inward, outward = told["in_channels"], told.get("out_channels") or told["in_channels"]
+    if inward != outward:
+        raise FlowgradError(
+            f"{where} takes {inward} channels and returns {outward}: models for inpainting, or with learned "
+            "variances, cannot be read"
+        )
+    if told.get("class_embed_type") or told.get("num_class_embeds"):
+        raise FlowgradError(f"{where} asks for a class: only unconditional and text-conditioned models can be read")
+
+
+def _shape(network: Any, config: ModelConfig, factor: int) -> tuple[int, int, int]:
+    """Of states; the size is the network's own, or the configuration's where it says none.
+
+    Raises FlowgradError unless it is a square, and the configuration's.
+    """
+    found = network.config["sample_size"] or config.size // factor
+    height, width = found if isinstance(found, (tuple, list)) else (found, found)
+    if height != width:
+        raise FlowgradError(f"{config.name}: its states are {height} x {width}, and only squares can be read")
+    check_size(config, height, factor)
+    return int(network.config["in_channels"]), height, width
 
 
 def local_folder(config: ModelConfig) -> Path:
@@ -75,11 +119,10 @@ def local_folder(config: ModelConfig) -> Path:
     """
     if not config.on_hub:
         return config.weights_file()
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(config.weights, allow_patterns=list(_FILES)))
+        return _download(config.weights)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise FlowgradError(
@@ -87,6 +130,19 @@ def local_folder(config: ModelConfig) -> Path:
             "Check the name and the connection (`hf auth login` for gated models), or download it elsewhere "
             "and give the folder's path as `weights`"
         ) from error
+
+
+def _download(name: str) -> Path:
+    """The hub's files of a model, each weight once: safetensors, and where a part has none, its .bin."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=list(_FILES), ignore_patterns=list(_NOT_NEEDED)))
+    parts = [path.parent for path in folder.rglob("config.json")]
+    older = [part.relative_to(folder).as_posix() for part in parts if not any(part.glob("*.safetensors"))]
+    if older:
+        patterns = [_WEIGHTS + ".bin" if part == "." else f"{part}/*.bin" for part in older]
+        snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_NOT_NEEDED))
+    return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -137,15 +193,6 @@ def load_first_stage(
     scale, shift = (network.config.get(key) for key in ("scaling_factor", "shift_factor"))
     factor = 2 ** (len(network.config["block_out_channels"]) - 1)
     return FirstStage(network, (scale or 1.0) * gain, shift or 0.0, dtype), factor
-
-
-def check_size(config: ModelConfig, states: int, factor: int) -> None:
-    """Raise FlowgradError unless the configuration's images are those of the model's states."""
-    if config.size != states * factor:
-        raise FlowgradError(
-            f"{config.name}: size is {config.size}, and the model's images have {states * factor} pixels "
-            f"({states} times {factor}). Correct the configuration"
-        )
 
 
 def folder_fingerprint(folders: Sequence[Path], *conditions: str) -> str:

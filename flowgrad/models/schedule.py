@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from flowgrad.errors import UsageError
 
 Network = Callable[[Tensor, Tensor], Tensor]  # states (B, *D), the network's own times (B,) -> its output (B, *D)
+TRAIN_TIMESTEPS = 1000
 PREDICTIONS = ("flow", "epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The network's times and shares of noise, (N + 1,) each in float64, at t = k / N.
+    """The network's times and shares of noise, (N + 1,) each, at t = k / N; in float64 where the device has it.
 
     Raises UsageError unless they have one length, above 1, and the shares decrease.
     """
@@ -36,12 +37,15 @@ class Schedule:
 
     def to(self, device: torch.device) -> "Schedule":
         """The same on a device."""
-        return self if self.times.device == device else Schedule(self.times.to(device), self.shares.to(device))
+        if self.times.device == device:
+            return self
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        return Schedule(self.times.to(device, dtype), self.shares.to(device, dtype))
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For t () or (B,): the network's time, the share s, and ds/dt to the right of t (to the left at 1)."""
         steps = len(self.times) - 1
-        position = t.double() * steps
+        position = t.to(self.shares) * steps
         nearest = position.round()
         position = torch.where((position - nearest).abs() < 1e-4, nearest, position)  # k/N in float32 is k/N
         k = position.long().clamp(0, steps - 1)
@@ -58,6 +62,15 @@ def ddim_schedule(alphas: Tensor, timesteps: Sequence[int], final: float, final_
     return Schedule(times, noise / (signal + noise))
 
 
+def rectified(network: Network, steps: int) -> tuple[Network, Schedule, str]:
+    """A network that returns data minus noise at its time 1000 (1 - t), as Rectified Flow's authors train them.
+
+    Turned to noise minus data, as schedules have it; even steps; and the name of that prediction.
+    """
+    shares = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return lambda x, time: -network(x, time), Schedule(TRAIN_TIMESTEPS * shares, shares), "flow"
+
+
 def variance_preserving(share: Tensor) -> Tensor:
     """a + b where a^2 + b^2 = 1 and b / (a + b) is the share."""
     return 1 / (share.square() + (1 - share).square()).sqrt()
@@ -68,7 +81,9 @@ class ScheduledVelocity(nn.Module):
 
     prediction: what the network returns, "flow" (noise minus data), or of a variance-preserving diffusion "epsilon"
     (noise), "v_prediction" (a noise - b data) or "sample" (data). A state at t = 0 is what the sampler starts from;
-    at t = 1 it is what the sampler returns, times `gain`. Raises UsageError for another prediction.
+    at t = 1 it is what the sampler returns, times `gain`. A prediction of the data says nothing of noise where there
+    is none: from the middle of the last step on, that network is asked as if it were there.
+    Raises UsageError for another prediction.
     """
 
     def __init__(self, network: Network, schedule: Schedule, prediction: str, dtype: torch.dtype) -> None:
@@ -78,10 +93,11 @@ class ScheduledVelocity(nn.Module):
         self.network, self.schedule, self.prediction, self.dtype = network, schedule, prediction, dtype
         self.scale = float(variance_preserving(schedule.shares[0])) if prediction != "flow" else 1.0
         self.gain = self.scale / float(variance_preserving(schedule.shares[-1])) if prediction != "flow" else 1.0
+        self.latest = 1 - 0.5 / (len(schedule.shares) - 1) if prediction == "sample" else 1.0
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait
-        time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t))
+        time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t.clamp(max=self.latest)))
         share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
         if self.prediction == "flow":
             return slope * self._output(x, time)

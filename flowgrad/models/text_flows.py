@@ -14,24 +14,23 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.parts import Parts
+from flowgrad.models.parts import Parts, check_size
 from flowgrad.models.pipelines import (
     _FAILURES,
-    check_size,
+    check_channels,
     folder_fingerprint,
     load_first_stage,
     load_scheduler,
     quiet,
     to_schedule,
 )
-from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity
+from flowgrad.models.schedule import TRAIN_TIMESTEPS, Network, Schedule, ScheduledVelocity, rectified
 
 PIPELINES = {
     "UNet2DConditionModel": "StableDiffusionPipeline",
     "SD3Transformer2DModel": "StableDiffusion3Pipeline",
     "FluxTransformer2DModel": "FluxPipeline",
 }
-TRAIN_TIMESTEPS = 1000
 
 
 def load_text_flow(
@@ -53,9 +52,11 @@ def load_text_flow(
     network, channels = _NETWORKS[kind](pipe, config, side)
     if config.checkpointing:
         getattr(pipe, part).enable_gradient_checkpointing()
-    schedule, prediction = _schedule(config, folder, kind, side, pipe)
+    check_channels(getattr(pipe, part).config, folder / part)
     if config.prediction == "velocity":
-        network = _negated(network)
+        network, schedule, prediction = rectified(network, config.steps)
+    else:
+        schedule, prediction = _schedule(config, folder, kind, side, pipe)
     velocity = ScheduledVelocity(network, schedule, prediction, dtype)
     first_stage, _ = load_first_stage(folder / "vae", kinds.get("vae") or "", velocity.gain, device, dtype)
     told = (config.prompt, config.negative_prompt, f"{config.guidance_scale:g}", config.prediction)
@@ -86,16 +87,8 @@ def _load_pipeline(folder: Path, name: str, kinds: Mapping[str, str | None], dty
     return pipe
 
 
-def _negated(network: Network) -> Network:
-    """Data minus noise, as Rectified Flow's authors train, to noise minus data, as diffusers does."""
-    return lambda x, time: -network(x, time)
-
-
 def _schedule(config: ModelConfig, folder: Path, kind: str, side: int, pipe: Any) -> tuple[Schedule, str]:
     """The steps that the pipeline itself would take."""
-    if config.prediction == "velocity":
-        shares = torch.linspace(1, 0, config.steps + 1, dtype=torch.float64)
-        return Schedule(TRAIN_TIMESTEPS * shares, shares), "flow"
     scheduler = load_scheduler(folder)
     patch = 2 if kind == "FluxTransformer2DModel" else int(getattr(pipe, "patch_size", 2) or 2)
     shift = _shift(scheduler.config, (side // patch) ** 2) if scheduler.config.get("use_dynamic_shifting") else None
@@ -162,12 +155,18 @@ def _stable_diffusion_3(pipe: Any, config: ModelConfig, side: int) -> tuple[Netw
 
 @torch.no_grad()
 def _flux(pipe: Any, config: ModelConfig, side: int) -> tuple[Network, int]:
-    """FLUX reads 2x2 patches as tokens; its guidance scale is an input of the network, where it has one."""
+    """FLUX reads 2x2 patches as tokens; its guidance scale is an input of the network, where it has one.
+
+    Raises FlowgradError for options that it does not read.
+    """
+    has_guidance = bool(pipe.transformer.config.get("guidance_embeds"))
+    if config.negative_prompt or (config.guidance_scale != 1 and not has_guidance):
+        option = "negative_prompt" if config.negative_prompt else "guidance_scale"
+        raise FlowgradError(f"{config.name}: this FLUX reads no {option}: remove it from the configuration")
     embedding, pooled, text_ids = pipe.encode_prompt(config.prompt, None, pipe.device)
     transformer, half = pipe.transformer, side // 2
     rows, columns = torch.meshgrid(torch.arange(half), torch.arange(half), indexing="ij")
     image_ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).to(text_ids)
-    has_guidance = bool(transformer.config.get("guidance_embeds"))
 
     def network(x: Tensor, time: Tensor) -> Tensor:
         guidance = torch.full_like(time, config.guidance_scale) if has_guidance else None
