@@ -27,7 +27,7 @@ class Recipe(BaseModel):
     augmentations: int = Field(default=6, ge=1)
     penalty: float = Field(default=0.0, ge=0)
     optimizer: str = "normalized"
-    step_size: float = Field(default=0.02, gt=0)
+    step_size: float = Field(default=0.03, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
     iterations: int = Field(default=8, ge=1)
 

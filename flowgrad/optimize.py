@@ -42,6 +42,7 @@ class Settings:
     optimizer: "sgd" on the gradient of Eq. 13 as in the paper; "normalized", momentum on the gradient per unit
         of time, divided by its root mean square, so that the step is in units of dx/dt whatever the
         objective's scale; "adam" on the gradient per unit of time.
+    step_size: the learning rate; of "normalized" and "adam" the first, which falls linearly to 0.
     mirror: keep the control symmetric about the middle of its last axis, as if every image were there mirrored too;
         for flows that know no left and right.
     penalty: lambda, the weight of sum_k |u_k|^2 over all N steps, |.|^2 averaged over the entries of u.
@@ -217,14 +218,20 @@ def _update(state: State, gradient: Tensor, settings: Settings) -> State:
     return replace(state, control=Control(values.detach(), state.control.grid), moments=moments)
 
 
+def _rate(state: State, settings: Settings) -> float:
+    """Normalised steps do not shrink as the gradient does, so they shrink with time: linearly, to 0 after the last."""
+    left = 1.0 if settings.optimizer == "sgd" else 1 - state.iteration / settings.iterations
+    return state.step_size * left
+
+
 def _optimizer(values: Tensor, state: State, settings: Settings) -> torch.optim.Optimizer:
     moments = [moment.clone() for moment in state.moments]  # torch updates them in place, and states are kept
     if settings.optimizer == "adam":
-        adam = torch.optim.Adam([values], lr=state.step_size, betas=(settings.momentum, 0.99))
+        adam = torch.optim.Adam([values], lr=_rate(state, settings), betas=(settings.momentum, 0.99))
         if moments:
             adam.state[values] = dict(zip(("step", "exp_avg", "exp_avg_sq"), moments, strict=True))
         return adam
-    sgd = torch.optim.SGD([values], lr=state.step_size, momentum=settings.momentum)
+    sgd = torch.optim.SGD([values], lr=_rate(state, settings), momentum=settings.momentum)
     if moments:
         sgd.state[values] = {"momentum_buffer": moments[0]}
     return sgd

@@ -41,7 +41,7 @@ def test_every_optimizer_lowers_the_loss(field, x0, optimizer, step_size, forwar
 
 
 def test_the_best_control_is_one_that_was_evaluated(field, x0):
-    steps = run(field, x0, Settings(iterations=12, step_size=2.0))
+    steps = run(field, x0, Settings(iterations=12, optimizer="sgd", step_size=30.0))
     best = min(steps, key=lambda step: step.loss)
     assert steps[-1].loss > best.loss, "the step size should overshoot for this test to mean anything"
     assert torch.equal(steps[-1].state.best.values, best.control.values)
@@ -49,6 +49,12 @@ def test_the_best_control_is_one_that_was_evaluated(field, x0):
     assert [step.best for step in steps] == [
         s.loss < min([math.inf, *(t.loss for t in steps[:i])]) for i, s in enumerate(steps)
     ]
+
+
+def test_normalised_steps_fall_linearly_to_zero(field, x0):
+    steps = run(field, x0, Settings(iterations=4, step_size=0.4, momentum=0))
+    moved = torch.stack([step.control.values for step in steps]).diff(dim=0).flatten(1).square().mean(1).sqrt()
+    assert moved.tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
 
 def test_a_seed_repeats_a_run_bit_for_bit_and_another_does_not(field, x0):
