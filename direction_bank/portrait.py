@@ -16,7 +16,7 @@ from directions.figures import contact_sheet
 from directions.photos import prepare_faces, save_image, to_tensor
 from flowgrad.models import Model, load_model
 
-SHOWN = (("smiling", 1.0), ("smiling", -0.7), ("old", 1.0), ("old", -1.0))
+SHOWN = (("smiling", 1.0), ("smiling", -0.5), ("old", 1.0), ("old", -1.0))
 HEAD = (82, 0, 382, 300)  # left, top, right, bottom in the portrait: shown at its own resolution
 
 

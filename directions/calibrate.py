@@ -17,7 +17,7 @@ from flowgrad.models import Model
 from flowgrad.models.guide import Guide
 from flowgrad.ode import Control
 
-LEVEL = 9.5  # the effect that strength 1 stands for: mean change of the text's zero-shot log-odds
+LEVEL = 10.2  # the effect that strength 1 stands for: mean change of the text's zero-shot log-odds
 KEPT = 0.9  # share of faces that must stay the same person within the safe range
 TRIED = (-1.5, -1.0, -0.5, 0.0, 0.5, 0.75, 1.0, 1.5)  # multiples of the trained control
 
