@@ -64,16 +64,18 @@ class Batched:
             torch.cuda.empty_cache()
 
     def measure(self, job: Work, x: Tensor, t: Tensor, *more: Tensor) -> Tensor:
-        """Do `job`, which takes gradients; the first time, find out on one image how many fit."""
+        """Do `job`, which takes gradients; the first time, find out on one image how many fit.
+
+        What comes of that image is not kept: a run that is resumed must divide its batches as the first one did.
+        """
         if self.measured or self.limit == 1 or len(x) == 1:
             return self.work(job, x, t, *more)
         first = [x[:1], t[:1] if t.ndim else t, *(tensor[:1] for tensor in more)]
         with ActivationBytes() as counted:
-            done = self.work(job, *first)
+            self.work(job, *first)
         self.measured = True
         self.limit = max(1, min(self.limit, int(SHARE * free_memory(x.device) / max(counted.bytes, 1))))
-        rest = self.work(job, x[1:], t[1:] if t.ndim else t, *(tensor[1:] for tensor in more))
-        return torch.cat([done, rest])
+        return self.work(job, x, t, *more)
 
 
 def _evaluate(velocity: Velocity, x: Tensor, t: Tensor, *_: Tensor) -> Tensor:

@@ -281,6 +281,9 @@ def test_gradients_are_taken_in_batches_that_the_memory_holds(monkeypatch: pytes
     batched = Batched(greedy, 16)
     torch.testing.assert_close(pullback(batched, x, t, span, g), expected)
     assert batched.measured and 1 <= batched.limit < 6 and greedy.asked[0] == 1
+    first, greedy.asked[:] = greedy.asked[1:], []
+    pullback(batched, x, t, span, g)
+    assert greedy.asked == first, "the first batches are divided as all are: a resumed run gives the same bits"
     assert free_memory(torch.device("cpu")) > 1e6
     with pytest.raises(FlowgradError, match="one image does not fit"):
         pullback(Batched(Greedy(0), 16), x, t, span, g)

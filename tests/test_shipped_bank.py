@@ -21,7 +21,7 @@ def bank():
 @pytest.fixture(scope="module")
 def faces():
     model = load_model("faces64")
-    return model, join(sample_images(model, 2, seed=3000))
+    return model, join(sample_images(model, 6, seed=3000))
 
 
 def test_everything_that_ships_is_whole(bank):
@@ -38,8 +38,9 @@ def test_a_shipped_direction_raises_the_score_of_its_text(bank, faces, name):
     guide = load_guide("faces64-guide")
     assert direction.info.guide_fingerprint == guide.fingerprint
     target = Contrast(direction.info.text, direction.info.source_text)
-    edited = steer(model, samples, to_control(direction, model))
-    rise = (log_odds(guide, edited, [target]) - log_odds(guide, samples.images, [target])).mean()
+    lacking = samples.select(log_odds(guide, samples.images, [target])[:, 0].argsort()[:2].tolist())
+    edited = steer(model, lacking, to_control(direction, model))
+    rise = (log_odds(guide, edited, [target]) - log_odds(guide, lacking.images, [target])).mean()
     assert rise > 0.25 * direction.info.calibration.level
 
 
