@@ -15,6 +15,7 @@ from flowgrad.straightness import gradient_grid
 from flowgrad.velocity import Velocity
 
 OPTIMIZERS = ("sgd", "normalized", "adam")
+RETRIES = 3  # of one iteration, with ever smaller steps
 
 
 class Objective(Protocol):
@@ -124,13 +125,14 @@ def optimize(
     for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos. `store`
     says where the trajectories of the fine forward are kept, and in what.
     There are `iterations` updates and one evaluation more. An evaluation that is not finite halves the step size
-    and goes back to the best control. Raises FlowgradError if that happens three times running.
+    and goes back to the best control. Raises FlowgradError if that happens three times running. Until something is
+    better than no control, an update that is not is tried again at half its length, three times at most.
     """
     fine = settings.forward == "fine"
     carrier = Grid.full(grid.steps) if fine else grid
     residual = None if anchor is None else anchor(carrier)
     state = resume or _initial(carrier, x0, shared, settings)
-    failures = 0
+    failures = halvings = 0
     while state.iteration <= settings.iterations:
         rng = torch.Generator(x0.device).manual_seed(settings.seed * 1_000_003 + state.iteration)
         trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
@@ -142,8 +144,13 @@ def optimize(
             state = _backtrack(state, settings, failures)
             continue
         failures = 0
-        used = gradient_grid(trajectory.velocities, settings.xi) if fine else grid
         improved = loss < state.best_loss
+        if not improved and halvings < RETRIES and not state.best.values.any():
+            halvings += 1
+            state = _halve(state)
+            continue
+        halvings = 0
+        used = gradient_grid(trajectory.velocities, settings.xi) if fine else grid
         rate = torch.zeros(())
         after = _keep_best(state, loss, improved)
         if state.iteration < settings.iterations:
@@ -241,9 +248,14 @@ def _keep_best(state: State, loss: float, improved: bool) -> State:
     return replace(state, best=state.control, best_loss=loss) if improved else state
 
 
+def _halve(state: State) -> State:
+    """Half-way to no control, without momentum and with half the step size."""
+    return replace(state, control=state.control * 0.5, moments=(), step_size=state.step_size / 2)
+
+
 def _backtrack(state: State, settings: Settings, failures: int) -> State:
     """The best control again, without momentum and with half the step size."""
-    if failures >= 3 or not isfinite(state.best_loss):
+    if failures >= RETRIES or not isfinite(state.best_loss):
         raise FlowgradError(
             f"the objective is not finite at iteration {state.iteration} with step size {state.step_size:g}: "
             "lower the step size, or use float32"

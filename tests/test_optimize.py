@@ -8,7 +8,7 @@ import torch
 from flowgrad.adjoint import control_gradient
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.ode import Control, Grid, Store, anchor, integrate, invert, restrict
-from flowgrad.optimize import Settings, evaluate, optimize
+from flowgrad.optimize import RETRIES, Settings, evaluate, optimize
 from tests.test_ode import random_control
 
 GRID = Grid((0, 1, 2, 7, 11), 12)
@@ -175,6 +175,35 @@ def test_a_loss_that_is_not_finite_goes_back_to_the_best_with_half_the_step(fiel
     assert [step.iteration for step in steps] == [0, 1, 2, 3, 4]
     assert steps[-1].state.step_size == Settings().step_size / 2
     assert all(math.isfinite(step.loss) for step in steps)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "normalized", "adam"])
+def test_a_first_step_that_is_too_long_is_halved_until_it_helps(field, x0, optimizer):
+    """Three times the least length, among powers of 2, at which one step is no better than none."""
+
+    def best(step_size):
+        return run(field, x0, Settings(iterations=1, optimizer=optimizer, step_size=step_size))[-1].state
+
+    start = best(1e-9).best_loss
+    step_size = 1e-3
+    while best(step_size).step_size == step_size:  # not halved
+        step_size *= 2
+    found = best(3 * step_size)
+    assert found.best.values.any() and found.best_loss < start
+    assert found.step_size in (step_size * 3 / 2, step_size * 3 / 4, step_size * 3 / 8)
+
+
+def test_where_no_step_helps_the_run_still_ends_with_no_control(field, x0):
+    calls = 0
+
+    def objective(x1, rng):  # higher with every call
+        nonlocal calls
+        calls += 1
+        return {"distance": x1.square().flatten(1).mean(1) * 0 + calls}
+
+    steps = list(optimize(field, x0, GRID, objective, Settings(iterations=2)))
+    assert [step.iteration for step in steps] == [0, 1, 2] and calls == 1 + 2 * (1 + RETRIES)
+    assert not steps[-1].state.best.values.any()
 
 
 def test_a_loss_that_stays_infinite_is_reported(field, x0):

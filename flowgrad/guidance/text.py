@@ -46,11 +46,12 @@ def log_odds(guide: Guide, images: Tensor, contrasts: Sequence[Contrast]) -> Ten
 
 @dataclass(frozen=True)
 class TextObjective:
-    """-eta s(x1, T) + (1 - eta) |x1 - original| + keep_weight sum_k (s(x1, T_k) - s(original, T_k))^2, for each image.
+    """-eta ds(T) + (1 - eta) |x1 - original| + keep_weight sum_k ds(T_k)^2, ds = s(x1) - s(original), for each image.
 
     The score s is the mean over `copies` augmented views of the cosine with T minus that with its source. The
-    original is seen through the same augmentations. What is kept is squared, since at the start an absolute value has
-    the gradient of its rounding errors. `decode` maps states to images in [-1, 1].
+    original is seen through the same views, so that 0 is no change whatever views are drawn; the gradient is that of
+    the score alone. What is kept is squared, since at the start an absolute value has the gradient of its rounding
+    errors. `decode` maps states to images in [-1, 1].
     Raises UsageError unless eta lies in [0, 1].
     """
 
@@ -75,14 +76,15 @@ class TextObjective:
         vectors = contrast_vectors(self.guide, [self.target, *self.keep])
         seen = rng.get_state()
         scores = self._scores(images, vectors, rng)
+        with torch.no_grad():
+            before = self._scores(self.originals, vectors, rng.set_state(seen))
+        change = scores - before
         terms = {
-            "text": -self.eta * scores[:, 0],
+            "text": -self.eta * change[:, 0],
             "preserve": (1 - self.eta) * self.distance(images, self.originals),
         }
         if self.keep:
-            with torch.no_grad():
-                before = self._scores(self.originals, vectors, rng.set_state(seen))
-            terms["keep"] = self.keep_weight * (scores - before)[:, 1:].square().sum(1)
+            terms["keep"] = self.keep_weight * change[:, 1:].square().sum(1)
         return terms
 
     def _scores(self, images: Tensor, vectors: Tensor, rng: torch.Generator) -> Tensor:
