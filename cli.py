@@ -684,14 +684,15 @@ def train_guide(
     Then: flowgrad train-direction photos/ --guide my-guide/model.safetensors --text ...
     """
     from directions import show
-    from directions.guides import GuideJob, find_guide_config, run_guide_job
+    from directions.guides import GuideJob, run_guide_job
+    from flowgrad.training.config import load_guide_config
 
     if part not in ("all", "even", "odd"):
         raise UsageError(f"--part must be all, even or odd; got {part!r}")
     refuse_existing(output / "model.safetensors", overwrite)
     limit = 10.0 if minutes is None and steps is None else minutes
     chosen: Any = part
-    job = GuideJob(images, table, find_guide_config(config), output, chosen, steps, limit, seed, device, resume, start)
+    job = GuideJob(images, table, load_guide_config(config), output, chosen, steps, limit, seed, device, resume, start)
     path, areas = run_guide_job(job, Terminal(as_json))
     rows = [(question, f"{area:.3f}") for question, area in areas.items()]
     _tell(as_json, {"guide": path, "auc": areas}, *([show.plain_table(("question", "AUC"), rows)] if rows else []))

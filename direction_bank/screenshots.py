@@ -22,20 +22,21 @@ from directions.latents import join, sample_images
 from directions.photos import save_image, to_images
 from directions.studio import Studio
 from directions.ui import in_thread
-from flowgrad.models import Model, load_model
+from flowgrad.models import load_model
 
 WINDOW = {"width": 1280, "height": 900}
 MOVED = (("smiling", "1"), ("old", "-0.8"))
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 600  # seconds for a page or a training on a slow machine
 
 
 @contextmanager
-def served(model: Model, folder: Path) -> Iterator[str]:
-    """The address of the page, with the shipped bank and an empty one of its own."""
+def served(studio: Studio) -> Iterator[str]:
+    """The address of the page."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    stop = in_thread(Studio(model, Bank.default(folder)), port)
+    stop = in_thread(studio, port)
     address = f"http://127.0.0.1:{port}"
     try:
         until(lambda: answers(address))
@@ -107,9 +108,9 @@ def main(folder: Path, kept: Path | None) -> None:
     photos = [folder / f"{i}.png" for i in range(4)]
     for path, image in zip(photos, to_images(join(sample_images(model, len(photos), 0)).images), strict=True):
         image.save(path)
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with served(model, folder / "bank") as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    studio = Studio(model, Bank.default(folder / "bank"))  # the shipped bank, and an empty one of its own
+    with served(studio) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport=WINDOW)
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(address)

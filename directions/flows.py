@@ -7,7 +7,6 @@ from pathlib import Path
 from directions.report import Reporter
 from flowgrad.errors import UsageError
 from flowgrad.models.config import load_config
-from flowgrad.resources import resource
 from flowgrad.training.flow import Budget, FlowStep
 from flowgrad.training.flow_config import FlowConfig, load_flow_config
 from flowgrad.training.flow_run import (
@@ -70,7 +69,7 @@ class FlowJob:
     @property
     def config(self) -> FlowConfig:
         """The recipe with its changes, and with the network's sizes of the model it begins with."""
-        config = find_flow_config(self.recipe)
+        config = load_flow_config(self.recipe)
         if self.origin is not None:
             config = config_of(self.origin, config)
             self._refuse_other_size(config)
@@ -93,18 +92,6 @@ class FlowJob:
             raise UsageError(
                 f"{self.reflow} draws {drawn} pixels, and {self.origin} {config.network.size}: leave --from out"
             )
-
-
-def find_flow_config(name: str) -> FlowConfig:
-    """Read the recipe of a shipped name or a YAML file. Raises UsageError for an unknown name."""
-    if name.endswith((".yaml", ".yml")):
-        return load_flow_config(Path(name))
-    folder = resource("configs") / "flows"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
-        raise UsageError(f"no recipe called {name!r} for a flow; there is {known}, or give a .yaml file")
-    return load_flow_config(path)
 
 
 def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Workers | None = None) -> FlowResult:

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from directions.report import Reporter
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError
 from flowgrad.files import file_fingerprint
 from flowgrad.models.guide import guide_file, load_guide
-from flowgrad.resources import resource
 from flowgrad.training.card import write_card
-from flowgrad.training.config import GuideConfig, load_guide_config
+from flowgrad.training.config import GuideConfig
 from flowgrad.training.evaluation import guide_auc, questions
 from flowgrad.training.guide import GuideTrainer, export_guide, train_guide
 from flowgrad.training.images import read_images, to_model_range
@@ -39,18 +38,6 @@ class GuideJob:
     device: str = "cpu"
     resume: bool = True
     start: str | None = None
-
-
-def find_guide_config(name: str) -> GuideConfig:
-    """Read the config of a shipped name or a YAML file. Raises UsageError for an unknown name."""
-    if name.endswith((".yaml", ".yml")):
-        return load_guide_config(Path(name))
-    folder = resource("configs") / "guides"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
-        raise UsageError(f"no guide config called {name!r}; there is {known}, or give a .yaml file")
-    return load_guide_config(path)
 
 
 def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, float]]:

@@ -1,14 +1,10 @@
 """Recipes: how a direction is trained, as one commented YAML file each."""
 
-import difflib
-from pathlib import Path
-
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError
 from flowgrad.optimize import Settings
-from flowgrad.resources import resource
+from flowgrad.resources import read_config
 
 
 class Recipe(BaseModel):
@@ -37,21 +33,12 @@ class Recipe(BaseModel):
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
 
 
-def recipe_names() -> list[str]:
-    """The recipes that ship."""
-    return sorted(path.stem for path in (resource("configs") / "recipes").glob("*.yaml"))
-
-
 def load_recipe(name: str = "default", **changes: object) -> Recipe:
     """The recipe of a shipped name or a YAML file, with some values changed.
 
-    Raises UsageError for an unknown name, FlowgradError for a wrong key or value.
+    Raises UsageError for an unknown name or no YAML file, FlowgradError for a wrong key or value.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else resource("configs") / "recipes" / f"{name}.yaml"
-    if not path.is_file():
-        near = difflib.get_close_matches(name, recipe_names(), n=3) or recipe_names()
-        raise UsageError(f"no recipe called {name!r}; there is {', '.join(near)}, or give a .yaml file")
-    return parse_recipe({**yaml.safe_load(path.read_text(encoding="utf-8")), **changes}, str(path))
+    return parse_recipe({**read_config("recipes", name), **changes}, name)
 
 
 def parse_recipe(values: dict[str, object], where: str) -> Recipe:

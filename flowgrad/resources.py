@@ -1,9 +1,13 @@
 """Where files lie: those that ship with the package, and the user's own."""
 
+import difflib
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from flowgrad.errors import UsageError
 
 FOLDER_CONFIG = "flowgrad.yaml"  # of a model that has a folder of its own
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model on the Hugging Face hub
@@ -20,6 +24,27 @@ def resource(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"{name}/ is missing from this installation of flowgrad: install it again")
+
+
+def read_config(kind: str, name: str | Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file: what ships in configs/`kind` under this name, or any by its path.
+
+    Raises UsageError for an unknown name, with the nearest ones, and for a file that is no table in YAML.
+    """
+    import yaml  # which commands that only look into a bank do without
+
+    known = {path.stem: path for path in sorted((resource("configs") / kind).glob("*.yaml"))}
+    path = known.get(str(name), Path(name))
+    if path.suffix not in (".yaml", ".yml"):
+        near = difflib.get_close_matches(str(name), known, n=3) or known
+        raise UsageError(f"no {str(name)!r} in configs/{kind}; there is {', '.join(near)}, or give a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not a readable YAML file ({str(error).splitlines()[0]}): correct it.") from error
+    if not isinstance(values, dict | None):
+        raise UsageError(f"{path} must be a table of keys and values; got {type(values).__name__}")
+    return values or {}
 
 
 def user_folder(name: str) -> Path:

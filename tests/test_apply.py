@@ -13,7 +13,7 @@ from directions.calibrate import Effects, reach, safe_range
 from directions.direction import read_direction, write_direction
 from directions.latents import invert_images, join, sample_images
 from directions.photos import read_photo, to_tensor
-from directions.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from directions.recipe import Recipe, load_recipe, parse_recipe
 from directions.train import Task, finish, held_out, train_direction
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.text import Contrast, log_odds
@@ -207,11 +207,12 @@ def test_no_photo_is_refused(model, images):
 
 
 def test_recipes_are_checked():
-    assert "default" in recipe_names()
     assert load_recipe("default") == Recipe(), "the defaults in the code and in the file must agree"
     assert load_recipe("default", eta=0.2).eta == 0.2
-    with pytest.raises(UsageError, match="no recipe called 'defualt'; there is default"):
+    with pytest.raises(UsageError, match="no 'defualt' in configs/recipes; there is default"):
         load_recipe("defualt")
+    with pytest.raises(UsageError, match=r"absent.yaml is not a readable YAML file"):
+        load_recipe("absent.yaml")
     with pytest.raises(FlowgradError, match=r"mine: eta: .*less than or equal to 1.*The keys are inversion"):
         parse_recipe({"eta": 3}, "mine")
     with pytest.raises(FlowgradError, match="stepsize: Extra inputs"):

@@ -7,7 +7,6 @@ import torch
 import yaml
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import resource
 from flowgrad.training.captions import Caption, Grammar, pair_targets, tidy, truth
 from flowgrad.training.config import GuideConfig, NumberConfig, load_guide_config
 from flowgrad.training.labels import (
@@ -196,7 +195,7 @@ def test_an_unreadable_config_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_shipped_config_speaks_of_faces() -> None:
-    config = load_guide_config(resource("configs") / "guides" / "faces64.yaml")
+    config = load_guide_config("faces64")
     grammar = Grammar(config)
     found: list[Caption] = grammar.sample(300, torch.Generator().manual_seed(0))
     assert len({caption.text for caption in found}) > 150

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models.guide import Guide, load_guide, to_network, words_of
-from flowgrad.resources import resource
 from flowgrad.training.augment import augment
 from flowgrad.training.card import write_card
 from flowgrad.training.config import GuideConfig, load_guide_config
@@ -300,7 +299,7 @@ def test_the_shipped_guide_knows_which_texts_agree(shipped: Guide) -> None:
 
 
 def test_the_shipped_guide_on_held_out_photos(shipped: Guide, shared: Path) -> None:
-    config = load_guide_config(resource("configs") / "guides" / "faces64.yaml")
+    config = load_guide_config("faces64")
     table = read_table(shared / "faces" / "labels.csv")
     labels = read_labels(table, config).rows(split_rows(table, config.table, config.table.test)[::3])
     images = torch.stack(list(read_images(shared / "faces" / "utkface_aligned.zip", labels.files, 64)))

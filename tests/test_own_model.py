@@ -20,7 +20,7 @@ from flowgrad.models.diffusers_unet import WEIGHTS
 from flowgrad.training import flow_run
 from flowgrad.training.flow_run import FlowRun
 from tests.flow_process import TINY
-from tests.tiny import Tiny, make_guide, make_model, make_tiny
+from tests.tiny import Tiny, guide_recipe, make_guide, make_model, make_tiny
 
 SIZES = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items() if key != "precision"}
 RECIPE = {"network": SIZES, "training": {"batch": 8, "held_out": 0.25, "precision": "fp32", "warmup": 2}}
@@ -173,7 +173,7 @@ def test_wrong_calls_are_refused_before_anything_is_read(squares: Path, tmp_path
     failed(call("train-flow", squares, "--size", 20), 2, "multiple of 8")
     failed(call("train-flow", squares, "--schedule", "linear"), 2, "schedule", "linear")
     failed(call("train-flow", squares, "--name", "My Shoes"), 2, "lower-case letters")
-    failed(call("train-flow", squares, "--recipe", "shoes"), 2, "no recipe called 'shoes'")
+    failed(call("train-flow", squares, "--recipe", "shoes"), 2, "no 'shoes' in configs/flows")
     failed(call("train-flow", "nowhere"), 2, "nowhere does not exist")
     failed(call("train-flow", "empty"), 1, "holds no pictures")
     failed(call("train-flow", "hf://shoes"), 2, "hf://owner/name")
@@ -270,14 +270,6 @@ def test_frechet_distance_of_known_normals() -> None:
 
 # from end to end
 
-GUIDE = """
-attributes: {colour: {kind: category, column: colour, values: [red, blue]}}
-slots: {colour: [{words: [red], means: {colour: [red]}}, {words: [blue], means: {colour: [blue]}}]}
-templates: ["a {colour} square"]
-network: {embed_dim: 16, resolution: 32, vision_layers: [1, 1, 1, 1], vision_width: 8, text_layers: 1}
-training: {batch_size: 16, captions: 16, pool: 32, bfloat16: false}
-"""
-
 
 @pytest.mark.slow
 def test_from_pictures_to_an_edited_photo(tmp_path: Path) -> None:
@@ -285,7 +277,7 @@ def test_from_pictures_to_an_edited_photo(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     fill(pictures, 200)
-    (tmp_path / "guide.yaml").write_text(GUIDE)
+    (tmp_path / "guide.yaml").write_text(guide_recipe("colour", ("red", "blue"), "a {colour} square"))
     rows = [f"{i:03d}.png,{('blue', 'red')[i % 2]}" for i in range(200)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,colour", *rows]))
     said = passed(

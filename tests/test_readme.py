@@ -13,17 +13,12 @@ from directions.latents import join, sample_images
 from directions.photos import to_images
 from flowgrad.models import load_model
 
+from .tiny import guide_recipe
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SET_UP = "pip install"
 SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2"}  # nobody waits for hours in a test
-GUIDE = """
-attributes: {kind: {kind: category, column: kind, values: [boot, sandal]}}
-slots: {kind: [{words: [boot], means: {kind: [boot]}}, {words: [sandal], means: {kind: [sandal]}}]}
-templates: ["a {kind}"]
-network: {embed_dim: 16, resolution: 32, vision_layers: [1, 1, 1, 1], vision_width: 4, text_layers: 1}
-training: {batch_size: 8, captions: 8, pool: 16, bfloat16: false}
-"""
 
 
 def blocks(language):
@@ -67,7 +62,7 @@ def folder(tmp_path_factory):
         pictures[i].save(place / "unseen-shoes" / f"{i}.png")
     rows = [f"{i}.png,{('boot', 'sandal')[i % 2]}" for i in range(20)]
     (place / "shoes.csv").write_text("\n".join(["file,kind", *rows]))
-    (place / "shoes.yaml").write_text(GUIDE)
+    (place / "shoes.yaml").write_text(guide_recipe("kind", ("boot", "sandal"), "a {kind}"))
     return place
 
 

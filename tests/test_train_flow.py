@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from torch import Generator, Tensor
 
-from directions.flows import FlowJob, find_flow_config, run_flow_job
+from directions.flows import FlowJob, run_flow_job
 from directions.report import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import load_config, load_model
@@ -579,11 +579,11 @@ def test_jobs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         FlowJob(tmp_path, budget, tmp_path, reflow="faces64")
     with pytest.raises(UsageError, match="--splits is for pictures"):
         FlowJob(tmp_path, budget, reflow="faces64", splits=tmp_path)
-    with pytest.raises(UsageError, match="no recipe called 'shoes'"):
-        find_flow_config("shoes")
+    with pytest.raises(UsageError, match="no 'shoes' in configs/flows"):
+        load_flow_config("shoes")
     with pytest.raises(UsageError, match="is of size 64, not 32"):
         _ = FlowJob(tmp_path, budget, tmp_path, start="faces64", changes={"size": 32}).config
 
 
 def test_the_shipped_recipe_is_the_default() -> None:
-    assert find_flow_config("faces64") == FlowConfig()
+    assert load_flow_config("faces64") == FlowConfig()

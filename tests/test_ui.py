@@ -3,11 +3,8 @@
 import asyncio
 import io
 import os
-import shutil
-import socket
 import struct
 import sys
-import time
 import urllib.error
 import urllib.request
 import zlib
@@ -19,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from direction_bank import screenshots
 from directions import studio as studio_module
 from directions.bank import Bank
 from directions.direction import Direction, DirectionInfo
@@ -31,8 +29,6 @@ from flowgrad.models import Model, load_model
 
 from .tiny import Tiny, make_tiny
 
-PATIENCE = 300  # seconds, on a slow machine
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<img src=x onerror=alert(1)>${alert(2)} {{value}}"
 
 
@@ -262,20 +258,8 @@ def address(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         patch.setattr(studio_module, "load_recipe", text_alone)
-        yield from serve(Studio(model, bank))
-
-
-def serve(studio: Studio) -> Iterator[str]:
-    from directions.ui import in_thread
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    stop = in_thread(studio, port)
-    url = f"http://127.0.0.1:{port}"
-    wait(lambda: status(url) == 200, 600)
-    yield url
-    stop()
+        with screenshots.served(Studio(model, bank)) as url:
+            yield url
 
 
 def status(url: str, content: bytes | None = None, **headers: str) -> int:
@@ -286,13 +270,6 @@ def status(url: str, content: bytes | None = None, **headers: str) -> int:
         return error.code
     except OSError:
         return 0
-
-
-def wait(holds: Any, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -314,16 +291,16 @@ def test_the_server_reaches_nothing_but_the_bank(address: str) -> None:
 def test_the_page_in_a_browser(address: str, tiny: Tiny, tmp_path: Path) -> None:
     """Browse, search, drop a photo, move two sliders, download, train, and find the new direction."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
+    if screenshots.CHROMIUM is None:
         pytest.skip("needs a Chromium, as in Debian's package chromium")
     (tmp_path / "0.png").write_bytes(photo(60, 40))
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=screenshots.CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         outside: list[str] = []
         page.on("request", lambda request: None if is_ours(request.url, address) else outside.append(request.url))
         page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
-        page.set_default_timeout(PATIENCE * 1000)
+        page.set_default_timeout(screenshots.PATIENCE * 1000)
         page.goto(address)
         browse(page)
         page.screenshot(path=tmp_path / "browse.png")
@@ -337,15 +314,15 @@ def test_the_page_in_a_browser(address: str, tiny: Tiny, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_the_gallery_opens_from_the_disk_and_works_by_keyboard(model: Model, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
+    if screenshots.CHROMIUM is None:
         pytest.skip("needs a Chromium, as in Debian's package chromium")
     bank = Bank(tmp_path / "bank")
     fill(bank, model)
     write_gallery(bank.list(), tmp_path / "gallery.html")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=screenshots.CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(PATIENCE * 1000)
+        page.set_default_timeout(screenshots.PATIENCE * 1000)
         page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
         page.goto((tmp_path / "gallery.html").as_uri())
         cards = page.locator(".fg-card:visible")
@@ -370,27 +347,16 @@ def browse(page: Any) -> None:
     cards.first.wait_for()
     assert cards.count() == 3 and page.get_by_text(EVIL, exact=True).count() == 1
     page.locator("#fg-search textarea, #fg-search input").first.fill("smile")
-    wait(lambda: cards.count() == 1)
+    screenshots.until(lambda: cards.count() == 1)
     page.locator("#fg-search textarea, #fg-search input").first.fill("")
-    wait(lambda: cards.count() == 3)
+    screenshots.until(lambda: cards.count() == 3)
 
 
 def try_on(page: Any, photo: Path, folder: Path) -> None:
-    page.get_by_role("tab", name="Try").click()
-    page.locator("#fg-drop input[type=file]").set_input_files(str(photo))
-    images = page.locator("#fg-view img")
-    images.nth(1).wait_for()
-    for name in ("smiling", "old"):
-        page.locator("#fg-choice input").click()
-        page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")
-    for i, strength in enumerate(("1", "-0.8")):
-        before = images.nth(1).get_attribute("src")
-        number = page.locator(f"#fg-slider-{i} input[type=number]")
-        number.fill(strength)
-        number.press("Enter")
-        wait(lambda before=before: images.nth(1).get_attribute("src") != before)
-    wait(lambda: "smiling:1+old:-0.8 0.png" in page.locator("#fg-command textarea, #fg-command input").input_value())
+    screenshots.try_on(page, photo)
+    screenshots.until(
+        lambda: "smiling:1+old:-0.8 0.png" in page.locator("#fg-command textarea, #fg-command input").input_value()
+    )
     with page.expect_download() as download:
         page.get_by_text("Download at full size").click()
     download.value.save_as(folder / "edited.png")
@@ -399,17 +365,8 @@ def try_on(page: Any, photo: Path, folder: Path) -> None:
 
 
 def train(page: Any, photos: list[Path], folder: Path) -> None:
-    page.get_by_role("tab", name="Train").click()
-    page.locator(".fg-drop input[multiple]").set_input_files([str(each) for each in photos])
-    page.get_by_text("4 photos").wait_for()
-    for box, text in (("text", "a smiling face"), ("source", "a serious face"), ("name", "new-one")):
-        page.locator(f"#fg-{box} textarea, #fg-{box} input").fill(text)
-    number = page.locator("#fg-iterations input[type=number]")
-    number.fill("3")
-    number.press("Enter")
-    page.locator("#fg-start").click()
-    page.get_by_text("saved as new-one").wait_for()
+    screenshots.train(page, photos)
     assert page.locator("#fg-training svg").count() == 1
     page.screenshot(path=folder / "train.png")
     page.get_by_role("tab", name="Browse").click()
-    page.get_by_text("tiny / new-one").wait_for()
+    page.get_by_text("tiny / my-smile").wait_for()

@@ -86,6 +86,18 @@ def make_guide(path: Path) -> Path:
     return path
 
 
+def guide_recipe(column: str, values: tuple[str, str], template: str) -> str:
+    """The YAML of a training of a small guide that tells two values of a column apart."""
+    words = ", ".join(f"{{words: [{value}], means: {{{column}: [{value}]}}}}" for value in values)
+    return f"""\
+attributes: {{{column}: {{kind: category, column: {column}, values: [{", ".join(values)}]}}}}
+slots: {{{column}: [{words}]}}
+templates: ["{template}"]
+network: {{embed_dim: 16, resolution: 32, vision_layers: [1, 1, 1, 1], vision_width: 8, text_layers: 1}}
+training: {{batch_size: 16, captions: 16, pool: 32, bfloat16: false}}
+"""
+
+
 def make_judge(path: Path) -> Path:
     """Write a randomly initialised judge of one question, happy or sad; its file."""
     sizes = JudgeSizes(SIZE, (4, 8), (1, 1))

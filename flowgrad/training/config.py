@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowgrad.errors import UsageError
+from flowgrad.resources import read_config
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -206,16 +206,15 @@ class GuideConfig(CaptionConfig):
         return self
 
 
-def load_guide_config(path: Path) -> GuideConfig:
-    """Read a YAML file; UsageError names the first thing wrong with it and, for an unknown key, the nearest one."""
+def load_guide_config(name: str | Path) -> GuideConfig:
+    """Read the config of a shipped name or a YAML file.
+
+    UsageError names the first thing wrong with it and, for an unknown key or name, the nearest one.
+    """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not a readable YAML file ({str(error).splitlines()[0]}): correct it.") from error
-    try:
-        return GuideConfig.model_validate(raw)
+        return GuideConfig.model_validate(read_config("guides", name))
     except ValidationError as error:
-        raise UsageError(f"{path}: {_explain(error)}") from error
+        raise UsageError(f"{name}: {_explain(error)}") from error
 
 
 def _explain(error: ValidationError) -> str:

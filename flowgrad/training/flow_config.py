@@ -4,10 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowgrad.errors import UsageError
+from flowgrad.resources import read_config
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
@@ -92,13 +92,12 @@ class FlowConfig(Section):
         return _validated(parts, "the recipe")
 
 
-def load_flow_config(path: Path) -> FlowConfig:
-    """Read a recipe (YAML). Raises UsageError naming the first wrong key or value and, for a key, the nearest."""
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not a readable YAML file ({str(error).splitlines()[0]}): correct it.") from error
-    return _validated(raw if raw is not None else {}, str(path))
+def load_flow_config(name: str | Path) -> FlowConfig:
+    """Read the recipe of a shipped name or a YAML file.
+
+    Raises UsageError naming the first wrong key or value and, for an unknown key or name, the nearest.
+    """
+    return _validated(read_config("flows", name), str(name))
 
 
 def _validated(raw: object, what: str) -> FlowConfig:
