@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from directions.apply import sweep
@@ -52,8 +53,9 @@ def measure(
 
 def _distances(before: Tensor, edited: Tensor) -> np.ndarray:
     """(S, B) dlib descriptor distances of edited images (S, B, 3, H, W) from what they were."""
-    original = identity_descriptors(to_images(before))
-    return np.stack([identity_distance(identity_descriptors(to_images(images)), original) for images in edited])
+    images = torch.cat([before.unsqueeze(0), edited])
+    found = identity_descriptors(to_images(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
+    return identity_distance(found[1:], found[0])
 
 
 def calibrate(

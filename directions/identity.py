@@ -1,7 +1,12 @@
 """Whether two faces are the same person: dlib's 128-d descriptor of aligned photos. Needs the extra `faces`."""
 
+import os
+import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +27,7 @@ SAME_PERSON = 0.6  # dlib's own threshold on the distance of two descriptors
 # landmarks 0.12 (0.18), against the mirrored photo 0.18 (0.28); two people 0.85, one pair in a hundred below 0.6.
 _INPUT_SIDE, _INPUT_PADDING = 150, 0.25
 _INNER_SIDE = round(_INPUT_SIDE * (1 + 2 * CHIP_PADDING) / (1 + 2 * _INPUT_PADDING))
-_BATCH = 32
+_BATCH = 8
 
 
 def has_faces() -> bool:
@@ -31,10 +36,7 @@ def has_faces() -> bool:
 
 
 def distances(before: "torch.Tensor", after: "torch.Tensor") -> np.ndarray:
-    """Return the descriptor distances (B,) of two batches (B, 3, S, S) in [-1, 1], pair by pair.
-
-    For several batches against one, take `identity_descriptors` of that one once: they cost most of the time.
-    """
+    """Return the descriptor distances (B,) of two batches (B, 3, S, S) in [-1, 1], pair by pair."""
     both = identity_descriptors(to_images(before) + to_images(after))
     return identity_distance(both[: len(before)], both[len(before) :])
 
@@ -46,8 +48,34 @@ def identity_descriptors(images: Sequence[Image.Image | np.ndarray]) -> np.ndarr
     """
     require()
     chips = [_to_chip(image) for image in images]
-    batches = [_network().compute_face_descriptor(chips[i : i + _BATCH]) for i in range(0, len(chips), _BATCH)]
-    return np.array([each for batch in batches for each in batch], dtype=np.float64).reshape(len(chips), 128)
+    batches = [chips[i : i + _BATCH] for i in range(0, len(chips), _BATCH)]
+    described = [row for rows in _each(batches) for row in rows]
+    return np.array(described, dtype=np.float64).reshape(len(chips), 128)
+
+
+def _each(batches: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Describe batches of chips, on all cores where that is safe: dlib's network uses one, and holds Python's lock."""
+    workers = min(len(batches), _cores())
+    if workers < 2 or not _can_fork():
+        return [_describe(batch) for batch in batches]
+    _network()  # which the processes share
+    with ProcessPoolExecutor(workers, get_context("fork")) as pool:
+        return list(pool.map(_describe, batches))
+
+
+def _can_fork() -> bool:
+    import dlib
+
+    alone = threading.current_thread() is threading.main_thread()  # else another may hold a lock, which would stay
+    return sys.platform == "linux" and alone and not dlib.DLIB_USE_CUDA
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _describe(chips: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array(_network().compute_face_descriptor(list(chips)))
 
 
 def identity_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -327,6 +327,20 @@ def test_identity_tells_people_apart(crops: list[Image.Image]) -> None:
         identity_descriptors([gradient()])
 
 
+@needs_dlib
+def test_many_faces_are_described_as_one_by_one() -> None:
+    """By several processes, unless another thread than the main one asks."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from directions.identity import _BATCH, identity_descriptors
+
+    chips = list(np.random.default_rng(0).integers(0, 256, (2 * _BATCH + 1, 8, 8, 3), dtype=np.uint8))
+    with ThreadPoolExecutor(1) as thread:
+        alone = thread.submit(identity_descriptors, chips).result()
+    assert np.array_equal(identity_descriptors(chips), alone)
+    assert np.array_equal(np.concatenate([identity_descriptors([chip]) for chip in chips[:3]]), alone[:3])
+
+
 def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) -> None:
     """In a fresh interpreter, since it forks only while torch is not imported."""
     Image.new("RGB", (70, 50), "teal").save(tmp_path / "photo.png")
