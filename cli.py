@@ -609,7 +609,8 @@ def ui(
     from flowgrad.models import load_model
 
     page.require()
-    studio = Studio(load_model(model, device, precision), Bank.default(bank))
+    told = (*(("--model", model) if model != "faces64" else ()), *(("--bank", str(bank)) if bank else ()))
+    studio = Studio(load_model(model, device, precision), Bank.default(bank), told)
     if host not in page.LOCAL:
         Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")
     _say(f"http://{host}:{port}/  (Ctrl-C stops it)")
@@ -713,8 +714,8 @@ def train_flow(
     recipe: Annotated[str, typer.Option("--recipe", help="Name or .yaml file: network and training.")] = "faces64",
     start: Annotated[str | None, typer.Option("--from", help="Model to begin with: name or folder.")] = None,
     reflow: Annotated[str | None, typer.Option(help="Straighten this model on pairs drawn from it.")] = None,
-    pairs: Annotated[int, typer.Option(help="How many pairs for --reflow.")] = 20_000,
-    pair_steps: Annotated[int, typer.Option(help="Euler steps of each pair.")] = 50,
+    pairs: Annotated[int | None, typer.Option(help="How many pairs for --reflow (default 20000).")] = None,
+    pair_steps: Annotated[int | None, typer.Option(help="Euler steps of each pair (default 50).")] = None,
     splits: Annotated[Path | None, typer.Option(help="CSV with columns file and split (train or test).")] = None,
     held_out: Annotated[float | None, typer.Option(help="Else this share is held out.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,

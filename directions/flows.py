@@ -38,8 +38,8 @@ class FlowJob:
     budget: Budget
     images: str | Path | None = None
     reflow: str | None = None
-    pairs: int = 20_000
-    pair_steps: int = 50
+    pairs: int | None = None
+    pair_steps: int | None = None
     splits: Path | None = None
     start: str | None = None
     recipe: str = "faces64"
@@ -60,6 +60,13 @@ class FlowJob:
             raise UsageError("give either pictures to train on, or --reflow with a model to straighten")
         if self.reflow is not None and self.splits is not None:
             raise UsageError("--splits is for pictures; --reflow trains on pairs that it draws")
+        if self.reflow is None and (self.pairs, self.pair_steps) != (None, None):
+            raise UsageError("--pairs and --pair-steps are of what --reflow draws: name the model to straighten by it")
+
+    @property
+    def drawn(self) -> tuple[int, int]:
+        """How many pairs --reflow draws, and Euler steps of each."""
+        return (20_000 if self.pairs is None else self.pairs), (50 if self.pair_steps is None else self.pair_steps)
 
     @property
     def origin(self) -> str | None:
@@ -123,7 +130,7 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
 def _data(job: FlowJob, config: FlowConfig, options: RunOptions, reporter: Reporter, workers: Workers) -> FlowData:
     if job.reflow is not None:
         seed = config.training.seed
-        drawn = prepare_reflow_data(job.reflow, job.pairs, job.pair_steps, seed, options, workers)
+        drawn = prepare_reflow_data(job.reflow, *job.drawn, seed, options, workers)
         for _ in reporter.track(drawn, "drawing pairs"):
             pass
         return reflow_data(job.reflow, config, job.output)

@@ -120,10 +120,13 @@ class Progress:
 
 
 class Studio:
-    """One model, one bank, and the photos that the page is working on."""
+    """One model, one bank, and the photos that the page is working on.
 
-    def __init__(self, model: Model, bank: Bank) -> None:
-        self.model, self.bank = model, bank
+    options: what a command line must say to find both again, as ("--bank", "mine"); see `command`.
+    """
+
+    def __init__(self, model: Model, bank: Bank, options: Sequence[str] = ()) -> None:
+        self.model, self.bank, self.options = model, bank, tuple(options)
         self.subjects: Shelf[Subject] = Shelf()
         self.uploads: Shelf[Image.Image] = Shelf(KEPT_FACES)
         self.decoding = Lock()  # for whatever has a photo at full size in memory
@@ -150,6 +153,11 @@ class Studio:
         return "safe from {:g} to {:g}".format(*info.calibration.safe) if info and info.calibration else ""
 
     # --- try ---
+
+    def command(self, name: str, mixture: Mapping[str, float]) -> str:
+        """The command line that does to a photo what the page did."""
+        told = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
+        return shlex.join(["flowgrad", "apply-direction", told, name, *self.options]) if told else ""
 
     def receive(self, name: str, content: bytes) -> str:
         """Decode, align and invert a photo that was sent; its token.
@@ -272,12 +280,6 @@ class Studio:
         entry, direction = add_illustrated(self.model, direction, Labels(name), self.bank, samples.select(range(4)))
         after = tuple(to_images(steer(self.model, shown, to_control(direction, self.model))))
         return Progress(tuple(losses), tuple(to_images(shown.images)), after, entry)
-
-
-def command(name: str, mixture: Mapping[str, float]) -> str:
-    """The command line that does to a photo what the page did."""
-    told = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
-    return shlex.join(["flowgrad", "apply-direction", told, name]) if told else ""
 
 
 def _decoded(name: str, content: bytes) -> Picture:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlencode
 
 from directions.figures import strength_label, strip
 from directions.gallery import STYLE, image_url, to_cards
-from directions.studio import CHOSEN, STRIP, TRAINING_PHOTOS, UPLOAD_LIMIT, Progress, Studio, command
+from directions.studio import CHOSEN, STRIP, TRAINING_PHOTOS, UPLOAD_LIMIT, Progress, Studio
 from flowgrad.errors import FlowgradError, UsageError
 
 _JSON_LIMIT = 1 << 20  # bytes of any other request
@@ -362,7 +362,7 @@ def _edited(studio: Studio, token: str, mixture: dict[str, float]) -> tuple[str,
     size = "{} x {}".format(*subject.size)
     download = f'<p><a class="fg-button" href="{link}" download>Download at full size ({size})</a></p>'
     note = f'<p class="fg-note">Note: {told}.</p>' if told else ""
-    return f"{figures}{note}{download}", command(subject.name, mixture)
+    return f"{figures}{note}{download}", studio.command(subject.name, mixture)
 
 
 def _figures(pairs: Any) -> str:

@@ -579,6 +579,9 @@ def test_jobs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         FlowJob(tmp_path, budget, tmp_path, reflow="faces64")
     with pytest.raises(UsageError, match="--splits is for pictures"):
         FlowJob(tmp_path, budget, reflow="faces64", splits=tmp_path)
+    for drawn in ({"pairs": 100}, {"pair_steps": 20}):
+        with pytest.raises(UsageError, match="are of what --reflow draws"):
+            FlowJob(tmp_path, budget, tmp_path, **drawn)
     with pytest.raises(UsageError, match="no 'shoes' in configs/flows"):
         load_flow_config("shoes")
     with pytest.raises(UsageError, match="is of size 64, not 32"):

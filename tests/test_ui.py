@@ -22,7 +22,7 @@ from directions.bank import Bank
 from directions.direction import Direction, DirectionInfo
 from directions.gallery import write_gallery
 from directions.recipe import Recipe, load_recipe
-from directions.studio import Shelf, Studio, command
+from directions.studio import Shelf, Studio
 from directions.ui import _edited, _labelled, _refusal, guarded, loss_curve
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model, load_model
@@ -138,11 +138,12 @@ def test_training_yields_every_evaluation_and_saves(
             next(studio.train(*wrong))
 
 
-def test_the_command_line_that_does_the_same() -> None:
-    assert command("my photo.jpg", {"smiling": 0.8, "old": 0.0, "wide": -0.3}) == (
-        "flowgrad apply-direction smiling:0.8+wide:-0.3 'my photo.jpg'"
+def test_the_command_line_that_does_the_same(model: Model) -> None:
+    studio = Studio(model, Bank.default(None), ("--bank", "my bank"))
+    assert studio.command("my photo.jpg", {"smiling": 0.8, "old": 0.0, "wide": -0.3}) == (
+        "flowgrad apply-direction smiling:0.8+wide:-0.3 'my photo.jpg' --bank 'my bank'"
     )
-    assert command("x.jpg", {}) == ""
+    assert studio.command("x.jpg", {}) == ""
 
 
 def test_browsing_finds_words_and_tags(studio: Studio) -> None:
