@@ -18,7 +18,7 @@ from flowgrad.ode import Control, Grid
 from flowgrad.optimize import State, Step
 
 KEY = "flowgrad.checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

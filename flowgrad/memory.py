@@ -1,6 +1,7 @@
 """Batches that fit: velocities evaluated on as many images at a time as there is memory for."""
 
 import os
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -10,6 +11,7 @@ from flowgrad.errors import FlowgradError, is_out_of_memory
 from flowgrad.velocity import Velocity
 
 SHARE = 0.6  # of the free memory that the activations of a batch may take
+UNLIMITED = 1 << 62  # bytes
 
 
 class Work(Protocol):
@@ -54,7 +56,7 @@ class Batched:
             if len(x) == 1:
                 raise FlowgradError(
                     "one image does not fit into the memory. Set checkpointing: true or dtype: bf16 in the model's "
-                    "configuration, trajectories: host, or use --device cpu"
+                    f"configuration, trajectories: host{'' if x.device.type == 'cpu' else ', or use --device cpu'}"
                 ) from error
         return None
 
@@ -115,8 +117,9 @@ def free_memory(device: torch.device) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device.type == "cpu" and hasattr(os, "sysconf"):
-        return _available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 1 << 62
+        free = _available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return min(free, allowed_memory())
+    return UNLIMITED
 
 
 def _available() -> int:
@@ -127,3 +130,38 @@ def _available() -> int:
         return int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 0
+
+
+def allowed_memory(mount: Path = Path("/sys/fs/cgroup"), told: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that Linux' control groups (of a container, or a batch job) leave this process below their limits.
+
+    Beyond them a process is killed, without an error that could be caught. UNLIMITED where there is no limit.
+    """
+    try:
+        rows = [line.split(":", 2) for line in told.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return UNLIMITED
+    found = [UNLIMITED]
+    for _, kinds, path in rows:  # kinds: empty in version 2, else what a hierarchy of version 1 is for
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base = mount / "memory" if kinds else mount
+        group = base / path.lstrip("/")
+        found += [_left(folder, *_GROUP_FILES[bool(kinds)]) for folder in (group, *group.parents)]
+    return min(found)
+
+
+_GROUP_FILES = {
+    False: ("memory.max", "memory.current", "inactive_file"),
+    True: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _left(folder: Path, limit: str, used: str, cached: str) -> int:
+    """A group's limit less what it uses, but for files in the cache, which can be dropped."""
+    try:
+        top, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+        rows = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        return top - now + int(rows.get(cached, 0))
+    except (OSError, ValueError):
+        return UNLIMITED

@@ -259,7 +259,16 @@ def _invert_rk45(velocity: Velocity, x1: Tensor, trajectory: Trajectory, toleran
     from torchdiffeq import odeint
 
     times = trajectory.grid.times(x1)
-    states = odeint(lambda t, x: velocity(x, t), x1, times.flip(0), rtol=tolerance, atol=tolerance, method="dopri5")
+    # it ends exactly at t = 0; only the solver's first probe may reach beyond
+    states = odeint(
+        lambda t, x: velocity(x, t.clamp(0, 1)),
+        x1,
+        times.flip(0),
+        rtol=tolerance,
+        atol=tolerance,
+        method="dopri5",
+        options={"step_t": times[:1]},
+    )
     trajectory.states.copy_(states.flip(0))
     for k in range(len(trajectory.grid)):
         trajectory.velocities[k].copy_(checked(velocity, trajectory.states[k].to(x1), times[k]))

@@ -15,7 +15,7 @@ from flowgrad.straightness import gradient_grid
 from flowgrad.velocity import Velocity
 
 OPTIMIZERS = ("sgd", "normalized", "adam")
-RETRIES = 3  # of one iteration, with ever smaller steps
+RETRIES = 3  # of one evaluation, with ever smaller controls
 
 
 class Objective(Protocol):
@@ -125,8 +125,9 @@ def optimize(
     for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos. `store`
     says where the trajectories of the fine forward are kept, and in what.
     There are `iterations` updates and one evaluation more. An evaluation that is not finite halves the step size
-    and goes back to the best control. Raises FlowgradError if that happens three times running. Until something is
-    better than no control, an update that is not is tried again at half its length, three times at most.
+    and goes back to the best control. Raises FlowgradError if that happens three times running. If nothing was better
+    than no control, the last one is tried again at half its length, three times at most: where momentum still climbs,
+    the loss may rise first, and a step that is too long is seen at the end alone.
     """
     fine = settings.forward == "fine"
     carrier = Grid.full(grid.steps) if fine else grid
@@ -145,15 +146,15 @@ def optimize(
             continue
         failures = 0
         improved = loss < state.best_loss
-        if not improved and halvings < RETRIES and not state.best.values.any():
+        last = state.iteration == settings.iterations
+        if last and not improved and halvings < RETRIES and not state.best.values.any():
             halvings += 1
-            state = _halve(state)
+            state = replace(state, control=state.control * 0.5)
             continue
-        halvings = 0
         used = gradient_grid(trajectory.velocities, settings.xi) if fine else grid
         rate = torch.zeros(())
         after = _keep_best(state, loss, improved)
-        if state.iteration < settings.iterations:
+        if not last:
             gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings)
             rate = _rms(gradient)
             after = _update(after, gradient, settings)
@@ -246,11 +247,6 @@ def _optimizer(values: Tensor, state: State, settings: Settings) -> torch.optim.
 
 def _keep_best(state: State, loss: float, improved: bool) -> State:
     return replace(state, best=state.control, best_loss=loss) if improved else state
-
-
-def _halve(state: State) -> State:
-    """Half-way to no control, without momentum and with half the step size."""
-    return replace(state, control=state.control * 0.5, moments=(), step_size=state.step_size / 2)
 
 
 def _backtrack(state: State, settings: Settings, failures: int) -> State:

@@ -117,7 +117,7 @@ def test_a_configuration_that_is_no_table_is_refused(tmp_path):
 
 
 def test_missing_weights_say_which(tmp_path):
-    with pytest.raises(FlowgradError, match=r"weights are missing: .*nowhere"):
+    with pytest.raises(FlowgradError, match=r"the weights of faces64 are missing: put them at .*nowhere"):
         load_model(str(write_config(tmp_path, weights="nowhere")), "cpu")
 
 

@@ -13,7 +13,7 @@ from flowgrad.memory import ActivationBytes
 from flowgrad.models import Model, load_model
 from flowgrad.models.config import NCSNppSizes
 from flowgrad.models.ncsnpp import NCSNpp, fir_down, fir_up
-from flowgrad.ode import Grid, integrate
+from flowgrad.ode import Grid, integrate, invert
 from flowgrad.velocity import checked
 
 CONFIG = """\
@@ -57,6 +57,12 @@ def test_velocity_and_trajectory_are_the_published_ones(model: Model, reference:
     trajectory = integrate(model.velocity, expected["z0"], Grid.full(100))
     assert (trajectory.x1 - expected["x1"]).abs().max() < 1e-5
     torch.testing.assert_close(trajectory.states[::10], expected["trajectory_every_10"], atol=1e-5, rtol=1e-4)
+
+
+def test_rk45_inverts_what_was_sampled(model: Model, reference: Path):
+    expected = load_file(reference / "expected.safetensors")
+    back = invert(model.velocity, expected["x1"], 4, "rk45").x0
+    assert (back - expected["z0"]).norm() < 0.05 * expected["z0"].norm()
 
 
 def test_the_averaged_weights_are_the_ones_used(model: Model, reference: Path):

@@ -85,6 +85,17 @@ def test_rk45_inverts_the_exact_flow(x0):
     assert (trajectory.x0 - x0).abs().max() < 1e-4
 
 
+def test_rk45_asks_at_no_time_beyond_0_and_1(x0):
+    asked = []
+
+    def recording(x, t):
+        asked.append(float(t))
+        return -x
+
+    invert(recording, x0, 4, "rk45")
+    assert min(asked) == 0 and max(asked) == 1
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("method", ["euler", "fixed-point", "rk45"])
 def test_an_anchored_trajectory_returns_on_any_grid(field, x0, grid, method):

@@ -163,13 +163,15 @@ def test_an_anchored_run_starts_at_the_photos(field, x0):
     torch.testing.assert_close(steps[0].x1, x0)
 
 
-def test_a_loss_that_is_not_finite_goes_back_to_the_best_with_half_the_step(field, x0):
+@pytest.mark.parametrize("broken", [2, 3])
+def test_a_loss_that_is_not_finite_goes_back_to_the_best_with_half_the_step(field, x0, broken):
+    """Also when the best is still no control at all."""
     calls = 0
 
     def objective(x1, rng):
         nonlocal calls
         calls += 1
-        return {"distance": x1.square().flatten(1).mean(1) * (math.nan if calls == 3 else 1)}
+        return {"distance": x1.square().flatten(1).mean(1) * (math.nan if calls == broken else 1)}
 
     steps = list(optimize(field, x0, GRID, objective, Settings(iterations=4)))
     assert [step.iteration for step in steps] == [0, 1, 2, 3, 4]
@@ -178,31 +180,47 @@ def test_a_loss_that_is_not_finite_goes_back_to_the_best_with_half_the_step(fiel
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "normalized", "adam"])
-def test_a_first_step_that_is_too_long_is_halved_until_it_helps(field, x0, optimizer):
+def test_a_run_that_went_too_far_ends_with_a_part_of_it(field, x0, optimizer):
     """Three times the least length, among powers of 2, at which one step is no better than none."""
 
-    def best(step_size):
-        return run(field, x0, Settings(iterations=1, optimizer=optimizer, step_size=step_size))[-1].state
+    def taken(step_size):
+        return run(field, x0, Settings(iterations=1, optimizer=optimizer, step_size=step_size))[-1]
 
-    start = best(1e-9).best_loss
+    def length(step):
+        return step.control.values.norm().item()
+
     step_size = 1e-3
-    while best(step_size).step_size == step_size:  # not halved
+    unit = length(taken(step_size)) / step_size
+    while length(taken(step_size)) == pytest.approx(unit * step_size):  # not halved
         step_size *= 2
-    found = best(3 * step_size)
-    assert found.best.values.any() and found.best_loss < start
-    assert found.step_size in (step_size * 3 / 2, step_size * 3 / 4, step_size * 3 / 8)
+    found = taken(3 * step_size)
+    assert torch.equal(found.state.best.values, found.control.values) and found.control.values.any()
+    assert round(math.log2(unit * 3 * step_size / length(found)), 3) in (1, 2, 3)
 
 
-def test_where_no_step_helps_the_run_still_ends_with_no_control(field, x0):
+def test_a_loss_that_rises_before_it_falls_is_left_alone(field, x0):
+    calls = 0
+
+    def objective(x1, rng):  # as momentum may make it: up twice, then down
+        nonlocal calls
+        calls += 1
+        return {"distance": x1.square().flatten(1).mean(1) * 0 + (0, 2, 1, -1)[calls - 1]}
+
+    steps = list(optimize(field, x0, GRID, objective, Settings(iterations=3)))
+    assert calls == 4 and steps[-1].state.best_loss == -2  # of two images
+    assert steps[-1].state.step_size == Settings().step_size
+
+
+def test_where_nothing_helps_the_run_still_ends_with_no_control(field, x0):
     calls = 0
 
     def objective(x1, rng):  # higher with every call
         nonlocal calls
         calls += 1
-        return {"distance": x1.square().flatten(1).mean(1) * 0 + calls}
+        return {"distance": x1.square().flatten(1).mean(1) + calls}
 
     steps = list(optimize(field, x0, GRID, objective, Settings(iterations=2)))
-    assert [step.iteration for step in steps] == [0, 1, 2] and calls == 1 + 2 * (1 + RETRIES)
+    assert [step.iteration for step in steps] == [0, 1, 2] and calls == 3 + RETRIES
     assert not steps[-1].state.best.values.any()
 
 

@@ -20,6 +20,11 @@ class FirstStage(nn.Module):
         self.network: Any = network
         self.scale, self.shift, self.dtype = scale, shift, dtype
 
+    @property
+    def told(self) -> str:
+        """How its latents become states, for the fingerprint of the flow in them."""
+        return f"{self.scale:g} {self.shift:g}"
+
     def encode(self, images: Tensor) -> Tensor:
         """Images -> states (B, *D) in float32, differentiably."""
         with self._precision(images):

@@ -1,5 +1,6 @@
 """Latent diffusion models as CompVis published them, config.yaml and model.ckpt, in diffusers' networks."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_unet import unet_class
-from flowgrad.models.parts import Parts, check_size
+from flowgrad.models.parts import Parts, check_size, joint_fingerprint
 from flowgrad.models.schedule import Schedule, ScheduledVelocity, ddim_schedule
 
 CONFIG, WEIGHTS = "config.yaml", "model.ckpt"
@@ -62,6 +63,8 @@ def load_ldm(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> P
     velocity = ScheduledVelocity(lambda x, t: network(x, t, return_dict=False)[0], schedule, "epsilon", dtype)
     first_stage = FirstStage(stage.to(device), float(state["scale_factor"]) * velocity.gain, 0.0, dtype)
     shape = (int(params["channels"]), side, side)
+    told = json.dumps(params["unet_config"]["params"], sort_keys=True, default=str)
+    fingerprint = joint_fingerprint(fingerprint, told, velocity.told, first_stage.told)
     return Parts(velocity, shape, first_stage.encode, first_stage.decode, fingerprint)
 
 

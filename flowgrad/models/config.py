@@ -68,6 +68,8 @@ class ModelConfig(BaseModel):
                 raise ValueError(
                     f"{key} belongs to the family {FAMILY_KEYS[key]}, and this is {self.family}: remove it"
                 )
+        if self.sha256 and self.family == "diffusers":
+            raise ValueError("sha256 is of one file, and this family has a folder of several: remove it")
         return self
 
     @property

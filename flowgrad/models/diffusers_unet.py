@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError
-from flowgrad.files import atomic_path, file_fingerprint
+from flowgrad.files import atomic_path
+from flowgrad.models.checkpoints import verified_fingerprint
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.parts import Parts, identity
+from flowgrad.models.parts import Parts, check_size, identity, joint_fingerprint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -43,15 +44,20 @@ class UNetVelocity(nn.Module):
 def load_diffusers_unet(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load a folder with a UNet2DModel that was trained as a rectified flow with the clock `time_scale` t.
 
-    Raises FlowgradError if its weights are missing, damaged, or do not fit its config.json.
+    Raises FlowgradError if its weights are missing, damaged, not those of `sha256`, or do not fit its config.json.
     """
-    network: Any = load_unet(config.weights_path)
+    folder = config.weights_file()
+    network: Any = load_unet(folder)
+    if network.config["sample_size"]:
+        check_size(config, int(network.config["sample_size"]), config.patch)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     velocity = UNetVelocity(network, config.patch, config.time_scale, dtype)
     velocity.to(device).to(memory_format=torch.channels_last)  # the network's own to() imports half of diffusers
     shape = (int(network.config["in_channels"]) // config.patch**2, config.size, config.size)
-    return Parts(velocity, shape, identity, identity, file_fingerprint(config.weights_path / WEIGHTS))
+    clock = () if config.time_scale == 1000 else (f"time_scale {config.time_scale:g}",)
+    fingerprint = joint_fingerprint(verified_fingerprint(folder / WEIGHTS, config.sha256), *clock)
+    return Parts(velocity, shape, identity, identity, fingerprint)
 
 
 def load_unet(folder: Path) -> nn.Module:
@@ -62,7 +68,7 @@ def load_unet(folder: Path) -> nn.Module:
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise FlowgradError(
-                f"weights are missing: {folder / name} is not there. Install flowgrad again, or mend the path"
+                f"weights are missing: {folder / name} is not there. Get the model again, or mend the path"
             )
     network_class = unet_class()
     try:

@@ -1,11 +1,13 @@
 """What a loader of any family returns: the pieces of a model, before they have its name and device."""
 
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError
+from flowgrad.files import FINGERPRINT
 from flowgrad.models.config import ModelConfig
 from flowgrad.velocity import Velocity
 
@@ -23,6 +25,11 @@ class Parts(NamedTuple):
 def identity(x: Tensor) -> Tensor:
     """States that are images."""
     return x
+
+
+def joint_fingerprint(*told: str) -> str:
+    """Hexadecimal digits of everything that a field depends on; of one thing alone, that itself."""
+    return told[0] if len(told) == 1 else hashlib.sha256("\n".join(told).encode()).hexdigest()[:FINGERPRINT]
 
 
 def check_size(config: ModelConfig, states: int, factor: int) -> None:

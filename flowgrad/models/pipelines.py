@@ -1,7 +1,7 @@
 """Models as diffusers saves them, by folder or by name on the Hugging Face hub, and their samplers as schedules."""
 
-import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,18 +16,20 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.utils import logging
 from torch import Tensor, nn
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_unet import unet_class
-from flowgrad.models.parts import Parts, check_size, identity
+from flowgrad.models.parts import Parts, check_size, identity, joint_fingerprint
 from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, ddim_schedule, rectified
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 _WEIGHTS = "diffusion_pytorch_model*"  # of a network alone; other files beside an index are whole models once more
 _FILES = ("*.json", "*.txt", "*.model", "*/*.safetensors", _WEIGHTS + ".safetensors")
 _NOT_NEEDED = ("*.fp16.*", "*.bf16.*", "*.non_ema.*", "safety_checker/*")
+_LIBRARIES = ("diffusers", "transformers")
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of pipelines that no field depends on
 _FAILURES = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
 
 
@@ -38,12 +40,27 @@ def load_diffusers(config: ModelConfig, device: torch.device, dtype: torch.dtype
     """
     folder = local_folder(config)
     index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
-    kinds = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
+    kinds = part_kinds(folder, index)
     if kinds.get("transformer") or (kinds.get("unet") or "UNet2DModel") != "UNet2DModel":
         from flowgrad.models.text_flows import load_text_flow
 
         return load_text_flow(config, folder, kinds, device, dtype)
     return load_unconditional(config, folder, kinds, device, dtype)
+
+
+def part_kinds(folder: Path, index: Mapping[str, Any]) -> dict[str, str | None]:
+    """The classes of a pipeline's parts by name, None for those it has not.
+
+    Raises FlowgradError for a class of neither diffusers nor transformers: code in the folder, which is never run.
+    """
+    parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
+    for name, (library, kind) in parts.items():
+        if library not in (None, *_LIBRARIES) and name not in UNUSED:
+            raise FlowgradError(
+                f"the {name} of {folder} is {library}.{kind}, code of its own, which is not run: use a model of "
+                "diffusers' and transformers' classes"
+            )
+    return {name: kind for name, (_, kind) in parts.items()}
 
 
 def load_unconditional(
@@ -54,18 +71,18 @@ def load_unconditional(
     Raises FlowgradError if it is damaged, asks for more than states and times, or is told of a prompt.
     """
     _refuse_texts(config, folder)
-    inner = folder / "unet" if kinds.get("unet") else folder
+    inner = folder / "unet" if (folder / "unet").is_dir() else folder  # as diffusers itself looks
     network = load_component(unet_class(), inner).to(device).to(memory_format=torch.channels_last)
     check_channels(network.config, inner)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     velocity = ScheduledVelocity(*_unconditional(network, config, folder), dtype)
-    told = [config.prediction] if config.prediction != "scheduler" else []
     stage = next((name for name in ("vqvae", "vae") if kinds.get(name)), None)
     if stage is None:
-        return Parts(velocity, _shape(network, config, 1), identity, identity, folder_fingerprint([inner], *told))
+        fingerprint = folder_fingerprint([inner], velocity.told)
+        return Parts(velocity, _shape(network, config, 1), identity, identity, fingerprint)
     first_stage, factor = load_first_stage(folder / stage, kinds[stage] or "", velocity.gain, device, dtype)
-    fingerprint = folder_fingerprint([inner, folder / stage], *told)
+    fingerprint = folder_fingerprint([inner, folder / stage], velocity.told, first_stage.told)
     return Parts(velocity, _shape(network, config, factor), first_stage.encode, first_stage.decode, fingerprint)
 
 
@@ -191,15 +208,23 @@ def load_first_stage(
         raise FlowgradError(f"{folder} holds {kind}: only {' and '.join(classes)} can be read")
     network = load_component(classes[kind], folder).to(device)
     scale, shift = (network.config.get(key) for key in ("scaling_factor", "shift_factor"))
-    factor = 2 ** (len(network.config["block_out_channels"]) - 1)
-    return FirstStage(network, (scale or 1.0) * gain, shift or 0.0, dtype), factor
+    return FirstStage(network, (scale or 1.0) * gain, shift or 0.0, dtype), first_stage_factor(network.config)
+
+
+def first_stage_factor(told: Mapping[str, Any]) -> int:
+    """By how much an autoencoder's latents are smaller than images, from its config.json."""
+    return 2 ** (len(told.get("block_out_channels", (64,))) - 1)
 
 
 def folder_fingerprint(folders: Sequence[Path], *conditions: str) -> str:
-    """16 hexadecimal digits of the weights in some folders, and of what else the field depends on."""
-    files = [file for folder in folders for file in sorted(folder.glob("*")) if file.suffix in (".safetensors", ".bin")]
-    told = [*map(file_fingerprint, files), *conditions]
-    return told[0] if len(told) == 1 else hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    """16 hexadecimal digits of the weights loaded from some folders, and of what else the field depends on."""
+    return joint_fingerprint(*(file_fingerprint(file) for folder in folders for file in _loaded(folder)), *conditions)
+
+
+def _loaded(folder: Path) -> list[Path]:
+    """The files of weights that are read where there are several forms of them."""
+    plain = [file for file in sorted(folder.glob("*")) if not re.search(r"\.(fp16|bf16|non_ema)\.", file.name)]
+    return [f for f in plain if f.suffix == ".safetensors"] or [f for f in plain if f.suffix == ".bin"]
 
 
 # --- samplers ----------------------------------------------------------------------------------------------------
@@ -229,7 +254,18 @@ def to_schedule(
 
     Clipping and thresholding of a diffusion scheduler are left out: they are no part of the ODE. A last step that
     would do nothing (`set_alpha_to_one: false` without `steps_offset`) goes to clean data instead.
+    Raises FlowgradError for steps that it cannot give.
     """
+    try:
+        return _steps_of(scheduler, steps, shares, shift)
+    except (ValueError, IndexError, UsageError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise FlowgradError(
+            f"the scheduler does not give {steps} steps ({reason}): change `steps`, or its {SCHEDULER}"
+        ) from error
+
+
+def _steps_of(scheduler: Any, steps: int, shares: Sequence[float] | None, shift: float | None) -> tuple[Schedule, str]:
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         scheduler.set_timesteps(None if shares else steps, sigmas=list(shares) if shares else None, mu=shift)
         times = torch.cat([scheduler.timesteps.double(), torch.zeros(1, dtype=torch.float64)])

@@ -83,17 +83,28 @@ class ScheduledVelocity(nn.Module):
     (noise), "v_prediction" (a noise - b data) or "sample" (data). A state at t = 0 is what the sampler starts from;
     at t = 1 it is what the sampler returns, times `gain`. A prediction of the data says nothing of noise where there
     is none: from the middle of the last step on, that network is asked as if it were there.
-    Raises UsageError for another prediction.
+    Raises UsageError for another prediction, or one that cannot begin where the schedule does.
     """
 
     def __init__(self, network: Network, schedule: Schedule, prediction: str, dtype: torch.dtype) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
             raise UsageError(f"a network must predict one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+        if prediction == "epsilon" and float(schedule.shares[0]) >= 1:
+            raise UsageError(
+                "a network that predicts noise (epsilon) says nothing of data where there is no signal: its scheduler "
+                "must not begin at pure noise (rescale_betas_zero_snr)"
+            )
         self.network, self.schedule, self.prediction, self.dtype = network, schedule, prediction, dtype
         self.scale = float(variance_preserving(schedule.shares[0])) if prediction != "flow" else 1.0
         self.gain = self.scale / float(variance_preserving(schedule.shares[-1])) if prediction != "flow" else 1.0
         self.latest = 1 - 0.5 / (len(schedule.shares) - 1) if prediction == "sample" else 1.0
+
+    @property
+    def told(self) -> str:
+        """What the field depends on beside the network, for its fingerprint."""
+        rows = zip(self.schedule.times.tolist(), self.schedule.shares.tolist(), strict=True)
+        return f"{self.prediction} {' '.join(f'{time:.3f}/{share:.6f}' for time, share in rows)}"
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait

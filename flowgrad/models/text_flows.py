@@ -17,11 +17,14 @@ from flowgrad.models.config import ModelConfig
 from flowgrad.models.parts import Parts, check_size
 from flowgrad.models.pipelines import (
     _FAILURES,
+    UNUSED,
     check_channels,
+    first_stage_factor,
     folder_fingerprint,
     load_first_stage,
     load_scheduler,
     quiet,
+    read_json,
     to_schedule,
 )
 from flowgrad.models.schedule import TRAIN_TIMESTEPS, Network, Schedule, ScheduledVelocity, rectified
@@ -45,11 +48,18 @@ def load_text_flow(
     kind = kinds[part] or ""
     if kind not in PIPELINES:
         raise FlowgradError(f"{folder} has a {kind}: only {', '.join(PIPELINES)} can be read")
-    pipe = _load_pipeline(folder, PIPELINES[kind], kinds, dtype).to(device)
-    factor = 2 ** (len(pipe.vae.config["block_out_channels"]) - 1)
+    factor = first_stage_factor(read_json(folder / "vae" / "config.json"))
     side = config.size // factor
     check_size(config, side, factor)
-    network, channels = _NETWORKS[kind](pipe, config, side)
+    if part == "transformer" and side % 2:
+        raise FlowgradError(f"{config.name}: size must be a multiple of {2 * factor}; got {config.size}")
+    pipe = _load_pipeline(folder, PIPELINES[kind], kinds, dtype)
+    encoders = [name for name in pipe.components if name.startswith("text_encoder")]
+    for name in encoders:  # which need not fit on the device beside the network
+        _place(pipe, name, device)
+    network, channels = _NETWORKS[kind](pipe, config, side, device)
+    pipe.register_modules(**dict.fromkeys(encoders))
+    _place(pipe, part, device)
     if config.checkpointing:
         getattr(pipe, part).enable_gradient_checkpointing()
     check_channels(getattr(pipe, part).config, folder / part)
@@ -59,21 +69,30 @@ def load_text_flow(
         schedule, prediction = _schedule(config, folder, kind, side, pipe)
     velocity = ScheduledVelocity(network, schedule, prediction, dtype)
     first_stage, _ = load_first_stage(folder / "vae", kinds.get("vae") or "", velocity.gain, device, dtype)
-    told = (config.prompt, config.negative_prompt, f"{config.guidance_scale:g}", config.prediction)
-    fingerprint = folder_fingerprint([folder / part, folder / "vae"], *told)
+    folders = [folder / name for name in (part, "vae", *encoders)]
+    fingerprint = folder_fingerprint(folders, *_conditions(config), velocity.told, first_stage.told)
     return Parts(velocity, (channels, side, side), first_stage.encode, first_stage.decode, fingerprint)
 
 
+def _place(pipe: Any, name: str, device: torch.device) -> None:
+    if (module := pipe.components[name]) is not None:
+        module.to(device)
+
+
+def _conditions(config: ModelConfig) -> tuple[str, ...]:
+    """What the field is at; without guidance there is no negative prompt."""
+    negative = config.negative_prompt if config.guidance_scale > 1 else ""
+    return config.prompt, negative, f"{config.guidance_scale:g}"
+
+
 def _load_pipeline(folder: Path, name: str, kinds: Mapping[str, str | None], dtype: torch.dtype) -> Any:
-    """A diffusers pipeline with frozen networks, without what it was saved without.
+    """A diffusers pipeline with frozen networks, without its autoencoder and what it was saved without.
 
     Raises FlowgradError if it does not load.
     """
     import diffusers
 
-    absent = {part: None for part, kind in kinds.items() if kind is None}
-    if name == "StableDiffusionPipeline":
-        absent |= {"safety_checker": None, "feature_extractor": None}
+    absent = {part: None for part, kind in kinds.items() if kind is None or part in ("vae", *UNUSED)}
     try:
         with quiet():
             pipe = getattr(diffusers, name).from_pretrained(folder, torch_dtype=dtype, **absent)
@@ -119,11 +138,11 @@ def _rows(embedding: Tensor, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _stable_diffusion(pipe: Any, config: ModelConfig, side: int) -> tuple[Network, int]:
+def _stable_diffusion(pipe: Any, config: ModelConfig, side: int, device: torch.device) -> tuple[Network, int]:
     if pipe.unet.config.get("addition_embed_type"):
         raise FlowgradError("SDXL's U-Net, which also asks for sizes, cannot be read: use a model of SD 1.5's kind")
     free = config.guidance_scale > 1
-    texts = pipe.encode_prompt(config.prompt, pipe.device, 1, free, config.negative_prompt or None)
+    texts = pipe.encode_prompt(config.prompt, device, 1, free, config.negative_prompt or None)
     unet = pipe.unet
 
     def at(embedding: Tensor) -> Network:
@@ -134,10 +153,10 @@ def _stable_diffusion(pipe: Any, config: ModelConfig, side: int) -> tuple[Networ
 
 
 @torch.no_grad()
-def _stable_diffusion_3(pipe: Any, config: ModelConfig, side: int) -> tuple[Network, int]:
+def _stable_diffusion_3(pipe: Any, config: ModelConfig, side: int, device: torch.device) -> tuple[Network, int]:
     free = config.guidance_scale > 1
     prompts, negatives = (config.prompt,) * 3, (config.negative_prompt,) * 3
-    texts = pipe.encode_prompt(*prompts, pipe.device, 1, free, *negatives)
+    texts = pipe.encode_prompt(*prompts, device, 1, free, *negatives)
     transformer = pipe.transformer
 
     def at(embedding: Tensor, pooled: Tensor) -> Network:
@@ -154,7 +173,7 @@ def _stable_diffusion_3(pipe: Any, config: ModelConfig, side: int) -> tuple[Netw
 
 
 @torch.no_grad()
-def _flux(pipe: Any, config: ModelConfig, side: int) -> tuple[Network, int]:
+def _flux(pipe: Any, config: ModelConfig, side: int, device: torch.device) -> tuple[Network, int]:
     """FLUX reads 2x2 patches as tokens; its guidance scale is an input of the network, where it has one.
 
     Raises FlowgradError for options that it does not read.
@@ -163,7 +182,7 @@ def _flux(pipe: Any, config: ModelConfig, side: int) -> tuple[Network, int]:
     if config.negative_prompt or (config.guidance_scale != 1 and not has_guidance):
         option = "negative_prompt" if config.negative_prompt else "guidance_scale"
         raise FlowgradError(f"{config.name}: this FLUX reads no {option}: remove it from the configuration")
-    embedding, pooled, text_ids = pipe.encode_prompt(config.prompt, None, pipe.device)
+    embedding, pooled, text_ids = pipe.encode_prompt(config.prompt, None, device)
     transformer, half = pipe.transformer, side // 2
     rows, columns = torch.meshgrid(torch.arange(half), torch.arange(half), indexing="ij")
     image_ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).to(text_ids)
@@ -186,7 +205,7 @@ def _flux(pipe: Any, config: ModelConfig, side: int) -> tuple[Network, int]:
     return network, int(transformer.config["in_channels"]) // 4
 
 
-_NETWORKS: dict[str, Callable[[Any, ModelConfig, int], tuple[Network, int]]] = {
+_NETWORKS: dict[str, Callable[[Any, ModelConfig, int, torch.device], tuple[Network, int]]] = {
     "UNet2DConditionModel": _stable_diffusion,
     "SD3Transformer2DModel": _stable_diffusion_3,
     "FluxTransformer2DModel": _flux,
