@@ -1,6 +1,7 @@
 """CompVis' latent diffusion: the published code's outputs, latents and images, and its DDIM as an exact Euler flow."""
 
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -144,13 +145,17 @@ def test_another_config_is_another_conversion(reference: Path, tmp_path: Path, k
     def attended(config: str) -> torch.Tensor:
         (folder / "config.yaml").write_text(config)
         model = load(folder, tmp_path, kind)
+        fingerprints.append(model.fingerprint)
         with torch.no_grad():
             return model.velocity(model.noise(1, seed=0), torch.tensor(0.5))
 
+    fingerprints: list[str] = []
     first = attended(text)
     assert not torch.equal(attended(text.replace("num_head_channels: 16", "num_head_channels: 8")), first)
-    torch.testing.assert_close(attended(text), first)
-    assert len(list(Path(os.environ["FLOWGRAD_CACHE"]).glob("model-*"))) == 2
+    torch.testing.assert_close(attended(f"# a comment\n{text}"), first)
+    attended(re.sub(r"linear_end: .*", "linear_end: 0.03", text))
+    assert fingerprints[0] == fingerprints[2] and len(set(fingerprints)) == 3
+    assert len(list(Path(os.environ["FLOWGRAD_CACHE"]).glob("model-*"))) == 4
 
 
 def test_a_trainers_bookkeeping_is_ignored_and_its_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -166,6 +166,55 @@ def test_instaflow_steps_as_its_authors_do(tmp_path: Path):
     torch.testing.assert_close(integrate(model.velocity, start(model), Grid.full(4)).x1, x, atol=1e-5, rtol=1e-5)
 
 
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_the_field_depends_on_is_in_the_fingerprint(tmp_path: Path):
+    stage = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=3, scaling_factor=0.7)
+    LDMPipeline(stage, make_unet(), DDIMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "vae").mkdir(exist_ok=True)
+    places = {name: next((tmp_path / "model").glob(f"{name}/*.json")) for name in ("scheduler", "vqvae")}
+    found = [load(tmp_path / "model").fingerprint]
+    rewrite(places["scheduler"], beta_end=0.03)
+    found.append(load(tmp_path / "model").fingerprint)
+    rewrite(places["scheduler"], prediction_type="sample")
+    found.append(load(tmp_path / "model").fingerprint)
+    rewrite(places["vqvae"], scaling_factor=0.1)
+    found.append(load(tmp_path / "model").fingerprint)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    scheduler.save_pretrained(tmp_path / "model" / "scheduler")
+    found.append(load(tmp_path / "model").fingerprint)
+    rewrite(places["scheduler"], shift=3.0)
+    found.append(load(tmp_path / "model").fingerprint)
+    assert len(set(found)) == len(found)
+    rewrite(places["scheduler"], _diffusers_version="0.0.1")
+    unet = tmp_path / "model" / "unet"
+    torch.save({}, unet / "diffusion_pytorch_model.bin")  # other forms of the weights, which are not read
+    (unet / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
+    assert load(tmp_path / "model").fingerprint == found[-1]
+
+
+@has_transformers
+def test_a_prompt_that_is_not_used_is_not_in_the_fingerprint_and_its_encoder_is(tmp_path: Path):
+    make_pipeline("stable-diffusion").save_pretrained(tmp_path / "model")
+    first = load(tmp_path / "model", size=32, prompt="a cat").fingerprint
+    assert load(tmp_path / "model", size=32, prompt="a cat", negative_prompt="a dog").fingerprint == first
+    pipe = make_pipeline("stable-diffusion")
+    pipe.text_encoder.text_model.final_layer_norm.weight.data.mul_(2)
+    pipe.save_pretrained(tmp_path / "other")
+    assert load(tmp_path / "other", size=32, prompt="a cat").fingerprint != first
+
+
+def test_a_network_beside_the_index_is_found_as_diffusers_finds_it(tmp_path: Path):
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(tmp_path / "model")
+    expected = load(tmp_path / "model").fingerprint
+    for path in (tmp_path / "model" / "unet").iterdir():
+        path.rename(tmp_path / "model" / path.name)
+    (tmp_path / "model" / "unet").rmdir()
+    assert load(tmp_path / "model").fingerprint == expected
+
+
 def test_what_cannot_be_had_or_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -193,6 +242,17 @@ def test_what_cannot_be_had_or_read_says_so(tmp_path: Path, monkeypatch: pytest.
     ):
         UNet2DModel.from_config({**sizes, key: value}).save_pretrained(tmp_path / "alone")
         assert message in told(tmp_path / "alone", prediction="velocity")
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "steps")
+    assert "does not give 2000 steps" in told(tmp_path / "steps", steps=2000)
+    rewrite(
+        tmp_path / "steps" / "scheduler" / "scheduler_config.json",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    assert "must not begin at pure noise" in told(tmp_path / "steps")
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(tmp_path / "steps" / "scheduler")
+    assert "does not give 4 steps" in told(tmp_path / "steps")
+    assert "sha256 is of one file" in told(tmp_path / "steps", sha256="0" * 64)
     UNet2DModel.from_config({**sizes, "sample_size": None}).save_pretrained(tmp_path / "alone")
     assert load(tmp_path / "alone", size=32, prediction="velocity").shape == (3, 32, 32)
     weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
@@ -202,6 +262,9 @@ def test_what_cannot_be_had_or_read_says_so(tmp_path: Path, monkeypatch: pytest.
     index["unet"] = ["diffusers", "UNet3DConditionModel"]
     (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
     assert "has a UNet3DConditionModel: only" in told(tmp_path / "model")
+    evil = {**index, "unet": ["diffusers", "UNet2DModel"], "vae": ["evil", "Evil"]}
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(evil))
+    assert "is evil.Evil, code of its own, which is not run" in told(tmp_path / "model")
     (tmp_path / "model" / "model_index.json").write_text("{")
     assert "missing or damaged" in told(tmp_path / "model")
 

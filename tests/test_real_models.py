@@ -18,7 +18,7 @@ from directions.fitness import check_model, problems
 from directions.latents import invert_images, join
 from flowgrad.adjoint import pullback
 from flowgrad.errors import FlowgradError
-from flowgrad.memory import ActivationBytes, Batched, free_memory
+from flowgrad.memory import UNLIMITED, ActivationBytes, Batched, allowed_memory, free_memory
 from flowgrad.models import load_config, load_model, model_names
 from flowgrad.models.config import FAMILY_KEYS
 from flowgrad.ode import Grid, integrate
@@ -283,3 +283,29 @@ def test_gradients_are_taken_in_batches_that_the_memory_holds(monkeypatch: pytes
     assert free_memory(torch.device("cpu")) > 1e6
     with pytest.raises(FlowgradError, match="one image does not fit"):
         pullback(Batched(Greedy(0), 16), x, t, span, g)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "folder", "names", "cached"),
+    [
+        ("", ".", ("memory.max", "memory.current"), "inactive_file"),
+        ("cpu,memory", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"),
+    ],
+)
+def test_the_limits_of_control_groups_are_kept(
+    tmp_path: Path, kinds: str, folder: str, names: tuple[str, str], cached: str
+):
+    """The nearest of all groups that this process is in; what is cached can be dropped."""
+    told = tmp_path / "told"
+    told.write_text(f"7:pids:/job\n1:{kinds}:/job/step\n")
+    for place, limit, used in (
+        ("job", "2000", "1500"),
+        ("job/step", "max" if not kinds else "9223372036854771712", "7"),
+    ):
+        group = tmp_path / folder / place
+        group.mkdir(parents=True)
+        for name, value in zip(names, (limit, used), strict=True):
+            (group / name).write_text(value + "\n")
+        (group / "memory.stat").write_text(f"anon 5\n{cached} 100\n")
+    assert allowed_memory(tmp_path, told) == 2000 - 1500 + 100
+    assert allowed_memory(tmp_path / "elsewhere", told) == allowed_memory(tmp_path, tmp_path / "absent") == UNLIMITED
