@@ -295,7 +295,7 @@ def test_gradients_are_taken_in_batches_that_the_memory_holds(monkeypatch: pytes
 def test_the_limits_of_control_groups_are_kept(
     tmp_path: Path, kinds: str, folder: str, names: tuple[str, str], cached: str
 ):
-    """The nearest of all groups that this process is in; what is cached can be dropped."""
+    """The tightest of all groups that this process is in; what is cached can be dropped."""
     told = tmp_path / "told"
     told.write_text(f"7:pids:/job\n1:{kinds}:/job/step\n")
     for place, limit, used in (
