@@ -366,6 +366,24 @@ def test_a_model_is_not_overwritten_by_resuming_a_run_that_is_not_there(source: 
         open_run(source, tmp_path, tiny(), resume=True)
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "samples.png"])
+def test_files_of_others_are_not_overwritten(source: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"has a {name} that no run left there: choose another"):
+        open_run(source, tmp_path, tiny())
+
+
+def test_a_run_that_is_killed_before_its_first_checkpoint_leaves_nothing_in_the_way(
+    source: Path, flow: str, tmp_path: Path
+) -> None:
+    next(open_run(source, tmp_path, tiny(), start=flow).steps())
+    assert [path.name for path in tmp_path.iterdir()] == ["training"]
+    run = open_run(source, tmp_path, tiny(), start=flow)
+    list(run.steps())
+    run.finish(model_config(tmp_path, tiny(), flow), "")
+    assert open_run(source, tmp_path, tiny(), start=flow, resume=True).trainer.step == 4  # as if killed in finishing
+
+
 def test_resuming_removes_what_a_killed_save_left_and_compiles_as_told(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ from flowgrad.training.model_folder import Card, write_card, write_curve, write_
 from flowgrad.training.pictures import ImageStep, load_images, prepare_images, read_splits
 from flowgrad.training.reflow import PairPlan, PairStep, curvature, draw_pairs, drawn_plan, load_pairs, sample
 from flowgrad.training.workers import Workers
+from flowgrad.velocity import Velocity
 
 FAMILY = "diffusers-unet"  # of the models that are trained here
 NOT_INHERITED = {"folder", "source", "download", "sha256"}  # what belongs to the weights that training began with
@@ -44,6 +45,7 @@ LOG_EVERY = 25  # steps whose mean loss is one record of the log
 LONG_STEPS, LONG_MINUTES = 20_000, 120  # from here on, compiling pays
 SHEET_STEPS = 25  # Euler steps for the pictures
 BEFORE = "samples-before.png"
+WRITTEN = ("README.md", "config.json", "*.safetensors", "samples.png", BEFORE, "curve.png")  # after the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class RunOptions:
         return self.state / "checkpoint.pt"
 
     def refuse_unwanted(self) -> None:
-        """Raise UsageError if the folder has a run, and it is not to go on, or a model that is not of such a run."""
+        """Raise UsageError if the folder has a run that is not to go on, or files that a run would overwrite."""
         if self.checkpoint.exists():
             if self.resume:
                 return
@@ -94,6 +96,8 @@ class RunOptions:
             raise UsageError(f"{self.output} has a run already: {remedy}.")
         if (self.output / FOLDER_CONFIG).exists():
             raise UsageError(f"{self.output} has a model already, and no run that goes on: choose another folder.")
+        if taken := sorted(path.name for name in WRITTEN for path in self.output.glob(name)):
+            raise UsageError(f"{self.output} has a {taken[0]} that no run left there: choose another folder.")
 
     def __post_init__(self) -> None:
         if self.evaluate_every < 1 or self.samples < 1 or self.checkpoint_minutes < 0:
@@ -293,8 +297,6 @@ class FlowRun:
         self.log.append({**record.as_dict(), "loss": mean})
         if record.held_out is not None and self.workers.leads:
             write_sheet(self._sheet_path(record.step), self.samples(min(self.options.samples, 16)), 8)
-        if record.step == 0 and self.options.start is not None and self.workers.leads:
-            write_sheet(self.options.output / BEFORE, self.samples(self.options.samples), 8)
 
     def save(self) -> None:
         """Write the checkpoint and the log."""
@@ -315,8 +317,10 @@ class FlowRun:
     def samples(self, count: int) -> Tensor:
         """(count, 3, H, W) samples of the averaged weights, uncurated."""
         with self.trainer.averaged():
-            parts = [sample(self.trainer.still, part, Grid.full(SHEET_STEPS)) for part in self.noise(count).split(16)]
-        return torch.cat(parts)
+            return self._draw(self.trainer.still, count)
+
+    def _draw(self, velocity: Velocity, count: int) -> Tensor:
+        return torch.cat([sample(velocity, part, Grid.full(SHEET_STEPS)) for part in self.noise(count).split(16)])
 
     def finish(self, model: ModelConfig, command: str) -> FlowResult:
         """Write the model's folder with its card and pictures, in the leading process."""
@@ -332,16 +336,18 @@ class FlowRun:
     def _write(self, model: ModelConfig, command: str, result: FlowResult) -> None:
         folder = self.options.output
         pictures = {"samples.png": f"{self.options.samples} samples, uncurated"}
-        if self.options.start is not None:
-            pictures[BEFORE] = "The same noise before this training"
+        origin = None if self.options.start is None else load_model(self.options.start, self.options.device).velocity
         write_sheet(folder / "samples.png", self.samples(self.options.samples), 8)
+        if origin is not None:
+            write_sheet(folder / BEFORE, self._draw(origin, self.options.samples), 8)
+            pictures[BEFORE] = "The same noise before this training"
         write_curve(folder / "curve.png", self.log)
         pictures["curve.png"] = "Loss over the images seen"
-        results = self._results(result)
+        results = self._results(result, origin)
         write_card(folder, Card(model, self.data.description, self._recipe(), results, command, pictures))
         write_model(folder, self.trainer.network, self.trainer.average, model, self.options.half)
 
-    def _results(self, result: FlowResult) -> dict[str, str]:
+    def _results(self, result: FlowResult, origin: Velocity | None) -> dict[str, str]:
         with self.trainer.averaged():
             now = curvature(self.trainer.still, self.noise(16), SHEET_STEPS)
         results = {
@@ -350,11 +356,9 @@ class FlowRun:
             "held-out loss at the end": f"{result.held_out_end:.5f}",
             "curvature (0 is straight)": f"{now:.4f}",
         }
-        if self.options.start is not None:
-            origin = load_model(self.options.start, self.options.device)
-            results["curvature of the model it began with"] = (
-                f"{curvature(origin.velocity, self.noise(16), SHEET_STEPS):.4f}"
-            )
+        if origin is not None:
+            bent = curvature(origin, self.noise(16), SHEET_STEPS)
+            results["curvature of the model it began with"] = f"{bent:.4f}"
         return results
 
     def _recipe(self) -> dict[str, str]:
