@@ -675,7 +675,7 @@ def train_guide(
     part: Annotated[str, typer.Option(help="Rows to train on: all, even or odd.")] = "all",
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -691,11 +691,10 @@ def train_guide(
 
     if part not in ("all", "even", "odd"):
         raise UsageError(f"--part must be all, even or odd; got {part!r}")
-    refuse_existing(output / "model.safetensors", overwrite)
     limit = 10.0 if minutes is None and steps is None else minutes
     chosen: Any = part
     job = GuideJob(images, table, load_guide_config(config), output, chosen, steps, limit, seed, device, resume, start)
-    path, areas = run_guide_job(job, Terminal(as_json))
+    path, areas = run_guide_job(job, Terminal(as_json), overwrite)
     rows = [(question, f"{area:.3f}") for question, area in areas.items()]
     _tell(as_json, {"guide": path, "auc": areas}, *([show.plain_table(("question", "AUC"), rows)] if rows else []))
     if not as_json:

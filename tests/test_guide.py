@@ -4,6 +4,7 @@ import json
 import math
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from directions.guides import GuideJob, run_guide_job
+from directions.report import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models.guide import Guide, load_guide, to_network, words_of
 from flowgrad.training.augment import augment
@@ -164,6 +167,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
 
 
+def test_a_run_interrupted_within_a_step_goes_on_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut, steps = _trainer(), _trainer(), iter(range(1, 10))
+    list(train_guide(whole, steps=6))
+
+    def interrupt() -> None:  # the numbers are drawn and the weights changed, their average is not
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cut, "_limit_scale", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_guide(cut, steps=6, checkpoint=tmp_path / "run.pt", save_every=0))
+    resumed = _trainer()
+    assert [step.step for step in train_guide(resumed, steps=6, checkpoint=tmp_path / "run.pt")] == [4, 5, 6]
+    assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
+
+
 def test_checkpoints_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     path.write_bytes(b"not a checkpoint")
@@ -174,8 +195,65 @@ def test_checkpoints_are_checked(tmp_path: Path) -> None:
         _trainer().restore(path)
     _trainer().save(path)
     other = GuideTrainer(*_data(), CONFIG.model_copy(update={"fill": 0.1}), 0, "cpu")
-    with pytest.raises(UsageError, match="another config"):
+    with pytest.raises(UsageError, match=r"another config.*--no-resume"):
         other.restore(path)
+
+
+def test_a_run_of_other_data_seed_or_start_is_not_gone_on_with(exported: Path, tmp_path: Path) -> None:
+    path, (images, labels) = tmp_path / "run.pt", _data()
+    _trainer().save(path)
+    changed = Labels(labels.files, labels.probabilities.flip(0))
+    for other in (
+        _trainer(seed=1),
+        GuideTrainer(images.flip(0), labels, CONFIG, 0, "cpu"),
+        GuideTrainer(images, changed, CONFIG, 0, "cpu"),
+        GuideTrainer(images[::2], labels.rows(range(0, 16, 2)), CONFIG, 0, "cpu"),
+    ):
+        with pytest.raises(UsageError, match=r"other images, labels or rows, or another seed.*--no-resume"):
+            other.restore(path)
+    onward = _trainer()
+    onward.start_from(exported)
+    with pytest.raises(UsageError, match=r"another guide to begin with.*--no-resume"):
+        onward.restore(path)
+    onward.save(path)
+    onward.restore(path)
+
+
+def _job(tmp_path: Path, **options: object) -> GuideJob:
+    """Training on four pictures of two colours."""
+    photos = tmp_path / "photos"
+    photos.mkdir(exist_ok=True)
+    for i, colour in enumerate(["red", "blue"] * 2):
+        Image.new("RGB", (40, 32), colour).save(photos / f"{i}.png")
+    rows = [f"{i}.png,{('red', 'blue')[i % 2]}" for i in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,colour", *rows]))
+    return GuideJob(photos, tmp_path / "labels.csv", CONFIG, tmp_path / "out", **{"steps": 1, **options})
+
+
+def test_files_of_others_are_not_overwritten_or_deleted(tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "README.md"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match=r"README.md exists already"):
+        run_guide_job(_job(tmp_path), Silent())
+    torch.save({"mine": 1}, mine.with_name("checkpoint.pt"))
+    for resume in (True, False):
+        with pytest.raises(FlowgradError, match="not a checkpoint of a guide's training: move it away"):
+            run_guide_job(_job(tmp_path, resume=resume), Silent())
+    assert {path.name for path in mine.parent.iterdir()} == {"README.md", "checkpoint.pt"}
+
+
+def test_a_run_interrupted_after_its_export_is_finished_by_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("directions.guides.write_card", Mock(side_effect=KeyboardInterrupt))
+        run_guide_job(_job(tmp_path), Silent())
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    run_guide_job(_job(tmp_path, device="auto"), Silent())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "README.md"}
+    with pytest.raises(UsageError, match="exists already"):
+        run_guide_job(_job(tmp_path), Silent())
 
 
 @pytest.mark.parametrize("limits", [{}, {"steps": 1, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}])
