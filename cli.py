@@ -713,7 +713,7 @@ def train_flow(
     recipe: Annotated[str, typer.Option("--recipe", help="Name or .yaml file: network and training.")] = "faces64",
     start: Annotated[str | None, typer.Option("--from", help="Model to begin with: name or folder.")] = None,
     reflow: Annotated[str | None, typer.Option(help="Straighten this model on pairs drawn from it.")] = None,
-    pairs: Annotated[int | None, typer.Option(help="How many pairs for --reflow (default 20000).")] = None,
+    pairs: Annotated[int | None, typer.Option(help="How many to draw for --reflow first (default 20000).")] = None,
     pair_steps: Annotated[int | None, typer.Option(help="Euler steps of each pair (default 50).")] = None,
     splits: Annotated[Path | None, typer.Option(help="CSV with columns file and split (train or test).")] = None,
     held_out: Annotated[float | None, typer.Option(help="Else this share is held out.")] = None,

@@ -7,20 +7,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from directions.flows import FlowJob, run_flow_job
 from directions.report import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import load_config, load_model
+from flowgrad.models.diffusers_unet import WEIGHTS
 from flowgrad.ode import Grid
 from flowgrad.training.flow import (
     Budget,
@@ -39,6 +42,7 @@ from flowgrad.training.flow import (
 )
 from flowgrad.training.flow_config import FlowConfig, load_flow_config
 from flowgrad.training.flow_run import (
+    FlowResult,
     FlowRun,
     RunOptions,
     config_of,
@@ -52,6 +56,7 @@ from flowgrad.training.reflow import PairPlan, curvature, draw_pairs, load_pairs
 from flowgrad.training.workers import Workers
 from tests.flow_process import TINY
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("flow_process.py")
 
@@ -357,6 +362,17 @@ def test_an_unfinished_run_is_not_overwritten_nor_mixed_with_another(source: Pat
     (source / "zz.png").unlink()
 
 
+def test_a_run_that_began_with_other_weights_is_not_gone_on_with(source: Path, flow: str, tmp_path: Path) -> None:
+    list(open_run(source, tmp_path / "out", tiny(), start=flow).steps())
+    other = shutil.copytree(flow, tmp_path / "other", ignore=shutil.ignore_patterns("training"))
+    assert open_run(source, tmp_path / "out", tiny(), start=str(other), resume=True).trainer.step == 4  # moved
+    state = load_file(other / WEIGHTS)
+    save_file({name: value + 1 for name, value in state.items()}, other / WEIGHTS, {"format": "pt"})
+    for start in (str(other), None):
+        with pytest.raises(UsageError, match="began with other weights: resume with the same --from"):
+            open_run(source, tmp_path / "out", tiny(), start=start, resume=True)
+
+
 def test_a_model_is_not_overwritten_by_resuming_a_run_that_is_not_there(source: Path, tmp_path: Path) -> None:
     run = open_run(source, tmp_path, tiny(), steps=1)
     list(run.steps())
@@ -575,6 +591,58 @@ def test_a_job_goes_from_pictures_to_a_model(source: Path, tmp_path: Path) -> No
     assert seen == [0, 1, 2]
     assert load_model(str(result.folder), device="cpu").shape == (3, 16, 16)
     assert reporter.warnings == [f"left out of {source}: 1 unreadable"]
+
+
+def tiny_job(tmp_path: Path, images: Path | None, **options: object) -> FlowJob:
+    """A job of two steps that writes into `out`."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(tiny().model_dump_json())))
+    settings = {"recipe": str(recipe), "device": "cpu", "compiled": False}
+    return FlowJob(tmp_path / "out", Budget(steps=2), images, **{**settings, **options})
+
+
+def run_tiny(job: FlowJob, workers: Workers | None = None) -> FlowResult:
+    return run_flow_job(job, Silent(), lambda steps: steps, workers)
+
+
+def test_resuming_with_other_pictures_keeps_those_that_are_there(source: Path, tmp_path: Path) -> None:
+    run_tiny(tiny_job(tmp_path, source))
+    files = [tmp_path / "out" / "training" / name for name in ("images.npy", "images.json")]
+    before = [file.read_bytes() for file in files]
+    other = shutil.copytree(source, tmp_path / "other")
+    Image.new("RGB", (20, 20)).save(other / "zz.png")
+    with pytest.raises(UsageError, match="of a run with other pictures"):
+        run_tiny(tiny_job(tmp_path, other, resume=True))
+    with pytest.raises(UsageError, match="another recipe"):
+        run_tiny(tiny_job(tmp_path, source, resume=True, changes={"size": 8}))
+    assert [file.read_bytes() for file in files] == before
+    (other / "zz.png").unlink()
+    for path in other.iterdir():
+        path.touch()  # a copy has the same pictures, and other dates
+    assert run_tiny(tiny_job(tmp_path, other, resume=True)).steps == 2
+
+
+def test_wrong_calls_are_refused_before_data_are_prepared(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="multiple of the 3 processes"):
+        run_tiny(tiny_job(tmp_path, source), Workers(0, 3))
+    monkeypatch.setattr("flowgrad.training.flow_run.shutil.which", lambda _: None)
+    with pytest.raises(UsageError, match="give --no-compile"):
+        run_tiny(tiny_job(tmp_path, source, compiled=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_drawing_of_pairs_tells_how_far_it_is(flow: str, tmp_path: Path) -> None:
+    class Told(Silent):
+        def track(self, items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
+            kept = list(items)
+            found.append((label, total, len(kept)))
+            return kept
+
+    found: list[tuple[str, int | None, int]] = []
+    run_flow_job(tiny_job(tmp_path, None, reflow=flow, pairs=300, pair_steps=1), Told(), lambda steps: steps)
+    assert found == [("drawing pairs, 256 at a time", 2, 2)]
 
 
 def test_pairs_must_fit_the_network_they_train(flow: str, tmp_path: Path) -> None:

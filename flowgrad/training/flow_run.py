@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
-from flowgrad.files import remove_leftovers
+from flowgrad.files import file_fingerprint, remove_leftovers
 from flowgrad.models import ModelConfig, load_config, load_model, resolve_device
 from flowgrad.models.config import check_model_name
-from flowgrad.models.diffusers_unet import load_unet
+from flowgrad.models.diffusers_unet import WEIGHTS, load_unet
 from flowgrad.ode import Grid
 from flowgrad.resources import FOLDER_CONFIG
 from flowgrad.training.flow import (
@@ -29,6 +29,7 @@ from flowgrad.training.flow import (
     Pairs,
     new_unet,
     read_checkpoint,
+    refuse_other_recipe,
     save_checkpoint,
     train_flow,
 )
@@ -87,6 +88,11 @@ class RunOptions:
         """The file from which the run goes on."""
         return self.state / "checkpoint.pt"
 
+    @property
+    def start_fingerprint(self) -> str:
+        """Of the weights that training begins with; empty if they are random."""
+        return "" if self.start is None else file_fingerprint(load_config(self.start).weights_path / WEIGHTS)
+
     def refuse_unwanted(self) -> None:
         """Raise UsageError if the folder has a run that is not to go on, or files that a run would overwrite."""
         if self.checkpoint.exists():
@@ -118,10 +124,34 @@ class FlowResult:
     held_out_end: float
 
 
-def prepare_image_data(source: str | Path, size: int, output: Path, workers: Workers) -> Iterator[ImageStep]:
-    """Bring a source's pictures to one size, in the leading process; see `prepare_images`."""
+def read_run(config: FlowConfig, options: RunOptions) -> dict[str, Any] | None:
+    """The state of the run in the folder, which is to go on; None if there is none.
+
+    Raises UsageError if it is not to go on, has another recipe or began with other weights, or if files would be
+    overwritten; FlowgradError if its checkpoint is damaged.
+    """
+    options.refuse_unwanted()
+    if not options.checkpoint.exists():
+        return None
+    saved = read_checkpoint(options.checkpoint)
+    refuse_other_recipe(saved, config)
+    if "start" in saved and saved["start"] != options.start_fingerprint:  # checkpoints of old do not say
+        raise UsageError(
+            f"the run in {options.output} began with other weights: resume with the same --from or --reflow, or choose "
+            "another folder."
+        )
+    return saved
+
+
+def prepare_image_data(
+    source: str | Path, size: int, output: Path, workers: Workers, key: str = ""
+) -> Iterator[ImageStep]:
+    """Bring a source's pictures to one size, in the leading process; see `prepare_images`.
+
+    key: that of the data of the run that goes on.
+    """
     if workers.leads:
-        yield from prepare_images(source, size, output / "training")
+        yield from prepare_images(source, size, output / "training", key.partition(" ")[0])
     workers.wait()
 
 
@@ -239,16 +269,15 @@ class FlowRun:
     def __init__(self, data: FlowData, config: FlowConfig, options: RunOptions, workers: Workers | None = None) -> None:
         """Set up a new run, or go on with the one in the folder.
 
-        Raises UsageError if the folder has an unfinished run and `resume` is not set, or if it was of another recipe
-        or other data; FlowgradError if its checkpoint is damaged.
+        Raises UsageError if the folder's run had other data, and what `read_run` does.
         """
         self.data, self.config, self.options = data, config, options
         self.workers = workers or Workers()
-        self.checkpoint = options.checkpoint
+        self.checkpoint, self.start = options.checkpoint, options.start_fingerprint
         saved = self._saved()
         self.log: list[dict[str, Any]] = saved["log"] if saved else []
         as_before = saved["compiled"] if saved and options.compiled is None else options.compiled
-        self.compiled = _worth_compiling(replace(options, compiled=as_before))
+        self.compiled = worth_compiling(replace(options, compiled=as_before))
         device = resolve_device(self.workers.device(options.device))
         self.trainer = FlowTrainer(
             self._network(), data.train, data.held_out, config, self.workers, str(device), self.compiled
@@ -262,11 +291,8 @@ class FlowRun:
         self.written = monotonic()
 
     def _saved(self) -> dict[str, Any] | None:
-        self.options.refuse_unwanted()
-        if not self.checkpoint.exists():
-            return None
-        saved = read_checkpoint(self.checkpoint)
-        if saved["data"] != self.data.key:
+        saved = read_run(self.config, self.options)
+        if saved and saved["data"] != self.data.key:
             raise UsageError(f"the run in {self.options.output} had other pictures or pairs: choose another folder.")
         return saved
 
@@ -300,7 +326,7 @@ class FlowRun:
 
     def save(self) -> None:
         """Write the checkpoint and the log."""
-        state = {**self.trainer.state(), "compiled": self.compiled, "losses": self.losses}
+        state = {**self.trainer.state(), "compiled": self.compiled, "losses": self.losses, "start": self.start}
         save_checkpoint(self.checkpoint, state, self.data.key, self.log)
         write_log(self.options.state / "log.jsonl", self.log)
         self.written = monotonic()
@@ -368,7 +394,7 @@ class FlowRun:
         return {**begins, **{key.replace("_", " "): str(value) for key, value in parts.items()}}
 
 
-def _worth_compiling(options: RunOptions) -> bool:
+def worth_compiling(options: RunOptions) -> bool:
     """Whether to compile: as told, else if the run is long. Raises UsageError if that was told and is impossible."""
     possible = resolve_device(options.device).type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     if options.compiled and not possible:

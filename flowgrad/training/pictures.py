@@ -115,21 +115,22 @@ def read_splits(table: Path) -> dict[str, str]:
         ) from error
 
 
-def prepare_images(source: str | Path, size: int, folder: Path) -> Iterator[ImageStep]:
+def prepare_images(source: str | Path, size: int, folder: Path, wanted: str = "") -> Iterator[ImageStep]:
     """Write `images.npy` and `images.json` of a source's pictures into `folder`, yielding each picture looked at.
 
-    Yields nothing if they are there already. Raises UsageError for a source that is not there or of no known kind,
+    Yields nothing if they are there already. With the key `wanted` of what must come out, other pictures raise
+    UsageError, and those in the folder stay. Raises UsageError for a source that is not there or of no known kind,
     FlowgradError if too few of its pictures can be used (with the reasons), the hub does not answer or the disk is
     full.
     """
     source = find_source(source)
     entries = list_images(source)
-    key = _key(source, size, [name for name, _ in entries])
-    if _listing(folder).get("source") == key:
+    told = _key(source, size, [name for name, _ in entries])
+    if _listing(folder).get("source") == told:
         return
     if not entries:
         raise FlowgradError(f"{source} holds no pictures: give some ending in {', '.join(sorted(SUFFIXES))}.")
-    yield from _write(entries, size, folder, key, source)
+    yield from _write(entries, size, folder, told, source, wanted)
 
 
 def load_images(folder: Path) -> ImageSet:
@@ -308,10 +309,11 @@ def _listing(folder: Path) -> dict[str, Any]:
     return listing if isinstance(listing, dict) else {}
 
 
-def _write(entries: list[tuple[str, Read]], size: int, folder: Path, key: str, source: Path) -> Iterator[ImageStep]:
+def _write(
+    entries: list[tuple[str, Read]], size: int, folder: Path, told: str, source: Path, wanted: str
+) -> Iterator[ImageStep]:
     names: list[str] = []
     skipped: Counter[str] = Counter()
-    (Path(folder) / LISTING).unlink(missing_ok=True)  # names the pictures of another source, if any
     remove_leftovers(Path(folder) / PIXELS)
     with atomic_path(Path(folder) / PIXELS) as temporary:
         with temporary.open("wb") as file:  # written row by row: a full disk is an error here, and a crash in a mapping
@@ -330,8 +332,13 @@ def _write(entries: list[tuple[str, Read]], size: int, folder: Path, key: str, s
             if len(names) < FEWEST:
                 raise FlowgradError(_too_few(source, len(names), skipped))
             _write_header(file, len(names), size)
-        content = hashlib.sha256(f"{file_fingerprint(temporary)} {names}".encode()).hexdigest()[:16]
-    listing = {"source": key, "key": content, "names": names, "skipped": dict(skipped)}
+        key = hashlib.sha256(f"{file_fingerprint(temporary)} {names}".encode()).hexdigest()[:16]
+        if wanted not in ("", key):
+            raise UsageError(
+                f"{folder} is of a run with other pictures than {source} has: resume with those, or choose another one."
+            )
+        (Path(folder) / LISTING).unlink(missing_ok=True)  # names the pictures that are replaced now
+    listing = {"source": told, "key": key, "names": names, "skipped": dict(skipped)}
     with atomic_path(Path(folder) / LISTING) as temporary:
         temporary.write_text(json.dumps(listing), encoding="utf-8")
 
