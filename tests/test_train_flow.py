@@ -24,6 +24,7 @@ from directions.report import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import load_config, load_model
 from flowgrad.models.diffusers_unet import WEIGHTS
+from flowgrad.models.guide import load_guide
 from flowgrad.ode import Grid
 from flowgrad.training.flow import (
     Budget,
@@ -55,6 +56,7 @@ from flowgrad.training.flow_run import (
 from flowgrad.training.reflow import PairPlan, curvature, draw_pairs, load_pairs, sample
 from flowgrad.training.workers import Workers
 from tests.flow_process import TINY
+from tests.tiny import make_guide
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
@@ -345,6 +347,26 @@ def test_wrong_names_show_before_training(tmp_path: Path) -> None:
     assert onward.mirror and onward.aligned_faces and onward.guide == "faces64-guide"
     assert onward.licence == load_config("faces64").licence
     assert model_config(tmp_path, tiny(), "faces64", licence="CC0").licence == "CC0"
+
+
+def test_another_subject_has_no_face_models_settings(tmp_path: Path) -> None:
+    own = model_config(tmp_path, tiny(), "faces64", subject="a shoe")
+    assert (own.subject, own.guide, own.mirror, own.aligned_faces, own.probes) == ("a shoe", "", False, False, ())
+    assert load_config("faces64").gate and not model_config(tmp_path, tiny(), "faces64").gate
+
+
+def test_a_guide_beside_the_model_it_began_with_is_copied(source: Path, flow: str, tmp_path: Path) -> None:
+    first = shutil.copytree(flow, tmp_path / "first", ignore=shutil.ignore_patterns("training"))
+    make_guide(first / "own-guide.safetensors")
+    with (first / "flowgrad.yaml").open("a") as file:
+        file.write("guide: own-guide.safetensors\n")
+    out = tmp_path / "second"
+    run = open_run(source, out, tiny(), steps=1, start=str(first))
+    list(run.steps())
+    run.finish(model_config(out, tiny(), str(first)), "")
+    shutil.rmtree(first)
+    assert yaml.safe_load((out / "flowgrad.yaml").read_text())["guide"] == "own-guide.safetensors"
+    assert load_guide(load_config(str(out)).guide).name == "own-guide"
 
 
 # kills and resumptions
