@@ -665,7 +665,9 @@ def benchmark(
 
 @app.command("train-guide")
 def train_guide(
-    images: Annotated[Path, typer.Argument(help="Folder or .zip of images.", show_default=False)],
+    images: Annotated[
+        str, typer.Argument(help="Folder, zip, tar, or data set (hf://owner/name) of images.", show_default=False)
+    ],
     table: Annotated[Path, typer.Argument(help="CSV file: one row per image.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the guide to.", show_default=False)],
     config: Annotated[str, typer.Option(help="Name or .yaml file: attributes, captions, network.")] = "faces64",

@@ -23,12 +23,12 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class GuideJob:
-    """Images (a folder or a zip), their table (CSV), a config, and how long to train: `steps` or `minutes`.
+    """Images (as `flowgrad.training.pictures` reads), their table (CSV), a config, and how long: `steps` or `minutes`.
 
     start: a guide to begin with, by name or file, of the config's sizes; random weights without one.
     """
 
-    images: Path
+    images: str | Path
     table: Path
     config: GuideConfig
     folder: Path

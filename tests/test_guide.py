@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import zipfile
 from pathlib import Path
 from unittest.mock import Mock
@@ -25,6 +26,7 @@ from flowgrad.training.evaluation import area_under_curve, guide_auc, questions
 from flowgrad.training.guide import GuideTrainer, export_guide, schedule, train_guide
 from flowgrad.training.images import read_images, to_model_range
 from flowgrad.training.labels import Labels, read_labels, read_table, split_rows
+from flowgrad.training.pictures import to_square
 
 CONFIG = GuideConfig.model_validate(
     {
@@ -343,18 +345,46 @@ def test_images_from_a_folder_and_a_zip_agree(tmp_path: Path) -> None:
     assert abs(folder.float().mean().item() - pixels[:, 10:50].mean()) < 3
 
 
-def test_missing_and_damaged_images(tmp_path: Path) -> None:
+def test_images_are_read_as_train_flow_reads_pictures(tmp_path: Path) -> None:
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    turned, exif = np.zeros((40, 40, 3), np.uint8), Image.Exif()
+    turned[:20] = 255
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(turned).save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGB", (9, 8), "red").save(tmp_path / "small.png")
+    archive = shutil.make_archive(str(tmp_path.parent / "packed"), "gztar", tmp_path)
+    names = ["clear.png", "deep.png", "turned.png", "small.png"]
+    found = list(read_images(tmp_path, names, 16))
+    for image, name in zip(found[:3], names, strict=False):
+        expected = to_square((tmp_path / name).read_bytes(), 16)
+        assert torch.equal(image, torch.from_numpy(expected.copy()).permute(2, 0, 1))
+    assert [int(image[0, 2, 8]) for image in found] == [255, 155, 0, 255]
+    assert found[3].shape == (3, 16, 16)  # enlarged
+    assert all(map(torch.equal, read_images(archive, names, 16), found))
+
+
+def test_missing_and_damaged_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(FlowgradError, match=r"bad.png is not a readable image"):
-        list(read_images(tmp_path, ["bad.png"], 8))
-    with pytest.raises(FlowgradError, match=r"names .*none.png, which cannot be read"):
+    Image.new("RGB", (8, 8)).save(tmp_path / "script.png", "EPS")
+    for name in ("bad.png", "script.png"):
+        with pytest.raises(FlowgradError, match=rf"{name} is no usable image \(unreadable\)"):
+            list(read_images(tmp_path, [name], 8))
+    with pytest.raises(FlowgradError, match=r"names 'none.png', which .* does not hold"):
         list(read_images(tmp_path, ["none.png"], 8))
-    with pytest.raises(FlowgradError, match="neither a folder nor a readable zip"):
+    with pytest.raises(UsageError, match="neither a folder nor a zip or tar"):
         list(read_images(tmp_path / "bad.png", ["x"], 8))
-    with zipfile.ZipFile(tmp_path / "a.zip", "w"):
-        pass
-    with pytest.raises(FlowgradError, match=r"names 'x', which .*a.zip does not hold"):
-        list(read_images(tmp_path / "a.zip", ["x"], 8))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "bad.png", "locked.png")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[6] |= 1  # it needs a password, say its header and the archive's list
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(FlowgradError, match=r"locked.png is no usable image \(unreadable\)"):
+        list(read_images(tmp_path / "a.zip", ["locked.png"], 8))
+    monkeypatch.setattr("flowgrad.training.pictures.LARGEST", 5)
+    with pytest.raises(FlowgradError, match=r"bad.png is no usable image \(too large\)"):
+        list(read_images(tmp_path, ["bad.png"], 8))
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ def list_images(source: Path) -> list[tuple[str, Read]]:
             return _list_zip(source)
         if tarfile.is_tarfile(source):
             return _list_tar(source)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except ENCODING as error:
         raise FlowgradError(f"{source} is a damaged archive ({error}): make it again.") from error
     raise UsageError(f"{source} is neither a folder nor a zip or tar archive of pictures: give one of these.")
 
@@ -231,6 +231,7 @@ def _list_zip(source: Path) -> list[tuple[str, Read]]:
 def _list_tar(source: Path) -> list[tuple[str, Read]]:
     archive = tarfile.open(source)  # noqa: SIM115 (its members are read later)
     members = [member for member in archive if member.isfile() and _is_image(member.name)]
+    _refuse_damaged_header(archive)
 
     def reader(member: tarfile.TarInfo) -> Read:
         def read() -> bytes:
@@ -241,6 +242,13 @@ def _list_tar(source: Path) -> list[tuple[str, Read]]:
 
     # in the archive's order: a compressed one can only be read forwards without starting again for each file
     return [(member.name, reader(member)) for member in members]
+
+
+def _refuse_damaged_header(archive: Any) -> None:
+    """Raise TarError if what was listed ends before a header that cannot be read, where tarfile stops silently."""
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # an archive ends with zeros
+        raise tarfile.ReadError("bad header")
 
 
 def _list_tables(source: Path, tables: list[Path]) -> list[tuple[str, Read]]:
@@ -365,23 +373,27 @@ def read_square(read: Read, size: int) -> np.ndarray:
 
     Raises UnusableImageError if it cannot be read either.
     """
+    return to_square(read_bytes(read), size)
+
+
+def read_bytes(read: Read) -> bytes:
+    """Read the file of a picture of `list_images`. Raises UnusableImageError if that fails."""
     try:
-        data = read()
+        return read()
     except ENCODING as error:  # RuntimeError: zip files that need a password
         raise UnusableImageError("unreadable") from error
-    return to_square(data, size)
 
 
-def to_square(data: bytes, size: int) -> np.ndarray:
+def to_square(data: bytes, size: int, enlarge: bool = False) -> np.ndarray:
     """Bring an encoded picture to (size, size, 3) uint8: upright, on white, its central square, Lanczos.
 
-    Raises UnusableImageError if it is not a picture, is truncated, too large, or smaller than `size`.
+    Raises UnusableImageError if it is not a picture, is truncated, too large, or smaller than `size`, unless `enlarge`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=KINDS) as picture:
-                if min(picture.size) < size:
+                if min(picture.size) < size and not enlarge:
                     raise UnusableImageError(f"smaller than {size} pixels")
                 image = to_rgb(ImageOps.exif_transpose(picture))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
