@@ -528,6 +528,18 @@ def test_a_batch_must_divide_among_the_processes() -> None:
         Workers(0, 3).share(8)
 
 
+def test_a_process_that_waits_for_one_that_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1024")
+
+    for name in ("barrier", "broadcast", "all_reduce"):
+        monkeypatch.setattr(f"torch.distributed.{name}", closed)
+    workers = Workers(1, 2)
+    for exchange in (workers.wait, lambda: workers.agree(1.0), lambda: workers.mean([torch.ones(1)])):
+        with pytest.raises(FlowgradError, match="another process of this run ended"):
+            exchange()
+
+
 # reflow
 
 
