@@ -1206,7 +1206,8 @@ def models_convert(
     from flowgrad.models.diffusers_unet import WEIGHTS
     from flowgrad.resources import resource
 
-    target = resource("weights") / destination if Path(destination).name == destination else Path(destination)
+    shipped = resource("weights") / destination
+    target = shipped if Path(destination).name == destination and shipped.is_dir() else Path(destination)
     refuse_existing(target / WEIGHTS, overwrite)
     terminal, job = Terminal(as_json), PortraitJob(before, photos, splits, log, count, device)
     config = load_config(destination) if before or photos or log else None

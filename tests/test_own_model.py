@@ -220,8 +220,21 @@ def test_conversion_measures_what_it_replaces(tiny: Tiny, tmp_path: Path) -> Non
     found = json.loads(passed("models", "convert", new, target, *options))
     assert found["before"]["held_out"] != pytest.approx(found["now"]["held_out"], rel=1e-3)
     assert "_name_or_path" not in json.loads((target / "config.json").read_text())
-    again = json.loads(passed("models", "measure", target, "--photos", tiny.photos, "--count", 2, "--json"))
+    again = json.loads(passed("models", "measure", target, "--photos", tiny.photos, "--count", 2, "--device", "cpu", "--json"))
     assert again["now"]["held_out"] == pytest.approx(found["now"]["held_out"], rel=1e-5)
+
+
+def test_conversion_writes_among_the_shipped_weights_only_those_that_ship(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = make_model(tmp_path / "package" / "faces64", tiny.guide, seed=1).parent
+    monkeypatch.setattr("flowgrad.resources.resource", lambda _: shipped)
+    passed("models", "convert", tiny.model, "out-here")
+    assert (tmp_path / "out-here" / WEIGHTS).is_file()
+    failed(call("models", "convert", tiny.model, "faces64"), 2, "exists already")
+    passed("models", "convert", tiny.model, "faces64", "--overwrite")
+    assert (shipped / "faces64" / WEIGHTS).read_bytes() == (tmp_path / "out-here" / WEIGHTS).read_bytes()
+    assert [path.name for path in shipped.iterdir()] == ["faces64"]
 
 
 def test_nothing_is_replaced_where_measuring_would_fail(tiny: Tiny, tmp_path: Path) -> None:
