@@ -220,7 +220,7 @@ def test_conversion_measures_what_it_replaces(tiny: Tiny, tmp_path: Path) -> Non
     found = json.loads(passed("models", "convert", new, target, *options))
     assert found["before"]["held_out"] != pytest.approx(found["now"]["held_out"], rel=1e-3)
     assert "_name_or_path" not in json.loads((target / "config.json").read_text())
-    again = json.loads(passed("models", "measure", target, "--photos", tiny.photos, "--count", 2, "--device", "cpu", "--json"))
+    again = json.loads(passed("models", "measure", target, *options[2:-2], "--json"))
     assert again["now"]["held_out"] == pytest.approx(found["now"]["held_out"], rel=1e-5)
 
 
@@ -286,16 +286,15 @@ def test_frechet_distance_of_known_normals() -> None:
 
 @pytest.mark.slow
 def test_from_pictures_to_an_edited_photo(tmp_path: Path) -> None:
-    """Two minutes of train-flow on two hundred pictures, then the main job on what it made."""
+    """A short train-flow on two hundred pictures, then the main job on what it made."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     fill(pictures, 200)
     (tmp_path / "guide.yaml").write_text(guide_recipe("colour", ("red", "blue"), "a {colour} square"))
     rows = [f"{i:03d}.png,{('blue', 'red')[i % 2]}" for i in range(200)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,colour", *rows]))
-    said = passed(
-        "train-flow", pictures, "--recipe", "tiny.yaml", "--learning-rate", 0.003, "--minutes", 2, "-o", "flow"
-    )
+    trained = ("--recipe", "tiny.yaml", "--learning-rate", 0.003, "--steps", 1000, "--device", "cpu")
+    said = passed("train-flow", pictures, *trained, "--output", "flow")
     start, end = (float(part) for part in said[said.index("held-out loss") :].split()[2:5:2])
     assert end < 0.5 * start
     passed("train-guide", pictures, "labels.csv", "--config", "guide.yaml", "--output", "guide", "--steps", 60)
