@@ -740,7 +740,7 @@ def train_flow(
 
     flowgrad train-flow shoes/ --size 64 --minutes 120 --output my-shoes
 
-    With several processes: torchrun --nproc-per-node 4 cli.py train-flow ...
+    With several processes: torchrun --nproc-per-node 4 -m cli train-flow ...
     """
     import dataclasses
     import shlex
