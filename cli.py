@@ -665,7 +665,9 @@ def benchmark(
 
 @app.command("train-guide")
 def train_guide(
-    images: Annotated[Path, typer.Argument(help="Folder or .zip of images.", show_default=False)],
+    images: Annotated[
+        str, typer.Argument(help="Folder, zip, tar, or data set (hf://owner/name) of images.", show_default=False)
+    ],
     table: Annotated[Path, typer.Argument(help="CSV file: one row per image.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the guide to.", show_default=False)],
     config: Annotated[str, typer.Option(help="Name or .yaml file: attributes, captions, network.")] = "faces64",
@@ -675,7 +677,7 @@ def train_guide(
     part: Annotated[str, typer.Option(help="Rows to train on: all, even or odd.")] = "all",
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -691,11 +693,10 @@ def train_guide(
 
     if part not in ("all", "even", "odd"):
         raise UsageError(f"--part must be all, even or odd; got {part!r}")
-    refuse_existing(output / "model.safetensors", overwrite)
     limit = 10.0 if minutes is None and steps is None else minutes
     chosen: Any = part
     job = GuideJob(images, table, load_guide_config(config), output, chosen, steps, limit, seed, device, resume, start)
-    path, areas = run_guide_job(job, Terminal(as_json))
+    path, areas = run_guide_job(job, Terminal(as_json), overwrite)
     rows = [(question, f"{area:.3f}") for question, area in areas.items()]
     _tell(as_json, {"guide": path, "auc": areas}, *([show.plain_table(("question", "AUC"), rows)] if rows else []))
     if not as_json:
@@ -714,7 +715,7 @@ def train_flow(
     recipe: Annotated[str, typer.Option("--recipe", help="Name or .yaml file: network and training.")] = "faces64",
     start: Annotated[str | None, typer.Option("--from", help="Model to begin with: name or folder.")] = None,
     reflow: Annotated[str | None, typer.Option(help="Straighten this model on pairs drawn from it.")] = None,
-    pairs: Annotated[int | None, typer.Option(help="How many pairs for --reflow (default 20000).")] = None,
+    pairs: Annotated[int | None, typer.Option(help="How many to draw for --reflow first (default 20000).")] = None,
     pair_steps: Annotated[int | None, typer.Option(help="Euler steps of each pair (default 50).")] = None,
     splits: Annotated[Path | None, typer.Option(help="CSV with columns file and split (train or test).")] = None,
     held_out: Annotated[float | None, typer.Option(help="Else this share is held out.")] = None,
@@ -739,7 +740,7 @@ def train_flow(
 
     flowgrad train-flow shoes/ --size 64 --minutes 120 --output my-shoes
 
-    With several processes: torchrun --nproc-per-node 4 cli.py train-flow ...
+    With several processes: torchrun --nproc-per-node 4 -m cli train-flow ...
     """
     import dataclasses
     import shlex
@@ -1205,7 +1206,8 @@ def models_convert(
     from flowgrad.models.diffusers_unet import WEIGHTS
     from flowgrad.resources import resource
 
-    target = resource("weights") / destination if Path(destination).name == destination else Path(destination)
+    shipped = resource("weights") / destination
+    target = shipped if Path(destination).name == destination and shipped.is_dir() else Path(destination)
     refuse_existing(target / WEIGHTS, overwrite)
     terminal, job = Terminal(as_json), PortraitJob(before, photos, splits, log, count, device)
     config = load_config(destination) if before or photos or log else None

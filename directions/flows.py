@@ -19,8 +19,11 @@ from flowgrad.training.flow_run import (
     model_config,
     prepare_image_data,
     prepare_reflow_data,
+    read_run,
     reflow_data,
+    worth_compiling,
 )
+from flowgrad.training.reflow import SHARD, own_shards
 from flowgrad.training.workers import Workers
 
 Follow = Callable[[Iterator[FlowStep]], Iterable[FlowStep]]
@@ -104,7 +107,7 @@ class FlowJob:
 def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Workers | None = None) -> FlowResult:
     """Prepare the data, train, and write the model's folder; `follow` passes the steps on and may show them.
 
-    Raises UsageError for what is wrong in the call before anything is trained.
+    Raises UsageError for what is wrong in the call before data are prepared.
     """
     workers = workers or Workers()
     job.refuse_output_among_images()
@@ -120,22 +123,30 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
         evaluate_every=job.evaluate_every,
         half=job.half,
     )
-    options.refuse_unwanted()
-    run = FlowRun(_data(job, config, options, reporter, workers), config, options, workers)
+    workers.share(config.training.batch)
+    worth_compiling(options)
+    saved = read_run(config, options)
+    data = _data(job, config, options, saved["data"] if saved else "", reporter, workers)
+    run = FlowRun(data, config, options, workers)
     for _ in follow(run.steps()):
         pass
     return run.finish(model, job.command)
 
 
-def _data(job: FlowJob, config: FlowConfig, options: RunOptions, reporter: Reporter, workers: Workers) -> FlowData:
+def _data(
+    job: FlowJob, config: FlowConfig, options: RunOptions, key: str, reporter: Reporter, workers: Workers
+) -> FlowData:
+    """Pictures or pairs, brought to where training reads them; `key` is that of the run that goes on."""
     if job.reflow is not None:
         seed = config.training.seed
         drawn = prepare_reflow_data(job.reflow, *job.drawn, seed, options, workers)
-        for _ in reporter.track(drawn, "drawing pairs"):
+        total = len(own_shards(job.drawn[0], workers))
+        for _ in reporter.track(drawn, f"drawing pairs, {SHARD} at a time", total):
             pass
         return reflow_data(job.reflow, config, job.output)
     source = job.images or ""
-    for _ in reporter.track(prepare_image_data(source, config.network.size, job.output, workers), "preparing pictures"):
+    prepared = prepare_image_data(source, config.network.size, job.output, workers, key)
+    for _ in reporter.track(prepared, "preparing pictures"):
         pass
     data = image_data(source, config, job.output, job.splits)
     if workers.leads and data.description["left out"] != "none":

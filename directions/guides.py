@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from directions.direction import refuse_existing
 from directions.report import Reporter
 from flowgrad.errors import FlowgradError
 from flowgrad.files import file_fingerprint
@@ -13,7 +14,7 @@ from flowgrad.models.guide import guide_file, load_guide
 from flowgrad.training.card import write_card
 from flowgrad.training.config import GuideConfig
 from flowgrad.training.evaluation import guide_auc, questions
-from flowgrad.training.guide import GuideTrainer, export_guide, train_guide
+from flowgrad.training.guide import GuideTrainer, export_guide, read_checkpoint, train_guide
 from flowgrad.training.images import read_images, to_model_range
 from flowgrad.training.labels import Part, read_labels, read_table, split_rows
 
@@ -22,12 +23,12 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class GuideJob:
-    """Images (a folder or a zip), their table (CSV), a config, and how long to train: `steps` or `minutes`.
+    """Images (as `flowgrad.training.pictures` reads), their table (CSV), a config, and how long: `steps` or `minutes`.
 
     start: a guide to begin with, by name or file, of the config's sizes; random weights without one.
     """
 
-    images: Path
+    images: str | Path
     table: Path
     config: GuideConfig
     folder: Path
@@ -35,16 +36,35 @@ class GuideJob:
     steps: int | None = None
     minutes: float | None = None
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     resume: bool = True
     start: str | None = None
 
+    @property
+    def checkpoint(self) -> Path:
+        """The file from which the run goes on."""
+        return self.folder / CHECKPOINT
 
-def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, float]]:
+    def refuse_unwanted(self, overwrite: bool) -> None:
+        """Raise UsageError if the folder has files that may not be overwritten, unless they are of a run that goes on.
+
+        Raises FlowgradError if a checkpoint that would be deleted is not of a guide's training.
+        """
+        if self.checkpoint.exists():
+            read_checkpoint(self.checkpoint)
+            if self.resume:
+                return
+        for name in ("model.safetensors", "README.md"):
+            refuse_existing(self.folder / name, overwrite)
+
+
+def run_guide_job(job: GuideJob, reporter: Reporter, overwrite: bool = False) -> tuple[Path, dict[str, float]]:
     """Train, export to the job's folder, measure on the table's test split; the weights' path and the AUC figures.
 
-    It goes on from an interrupted run's checkpoint in the folder, which is removed at the end.
+    It goes on from an interrupted run's checkpoint in the folder, which is removed at the end. Raises UsageError if
+    that was another run, or if there are files that may not be overwritten.
     """
+    job.refuse_unwanted(overwrite)
     table = read_table(job.table)
     labels = read_labels(table, job.config)
     rows = split_rows(table, job.config.table, job.config.table.train, job.part)
@@ -53,11 +73,10 @@ def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, fl
     trainer = GuideTrainer(_images(job, chosen.files, reporter), chosen, job.config, job.seed, job.device)
     if start:
         trainer.start_from(start)
-    checkpoint = job.folder / CHECKPOINT
     if not job.resume:
-        checkpoint.unlink(missing_ok=True)
+        job.checkpoint.unlink(missing_ok=True)
     for _ in reporter.track(
-        train_guide(trainer, steps=job.steps, minutes=job.minutes, checkpoint=checkpoint), "training", job.steps
+        train_guide(trainer, steps=job.steps, minutes=job.minutes, checkpoint=job.checkpoint), "training", job.steps
     ):
         pass
     recipe = {"images": f"{len(rows)} of {job.table.name}", "part": job.part, "seed": str(job.seed)}
@@ -65,7 +84,7 @@ def run_guide_job(job: GuideJob, reporter: Reporter) -> tuple[Path, dict[str, fl
     path = export_guide(trainer, job.folder, recipe)
     areas = _measure(job, table, path, reporter)
     write_card(job.folder, job.config.card, recipe, {"AUC": areas} if areas else {})
-    checkpoint.unlink(missing_ok=True)
+    job.checkpoint.unlink(missing_ok=True)
     return path, areas
 
 

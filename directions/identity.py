@@ -83,11 +83,6 @@ def identity_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.linalg.norm(a - b, axis=-1)
 
 
-def same_person(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return, pair by pair, whether descriptors (n, 128) are of one person: (n,) bool."""
-    return identity_distance(a, b) < SAME_PERSON
-
-
 @lru_cache(maxsize=1)
 def _network() -> Any:
     import dlib

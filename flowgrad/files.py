@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flowgrad.errors import FlowgradError
 
+TORCH_WRITER = "inline_container"  # where torch's errors say that they come from when a write fails
 FINGERPRINT = 16  # hexadecimal digits of a SHA-256 that tell weights apart
 
 
@@ -31,11 +32,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
+    except Exception as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
         remedy = "Free some space or choose another folder; nothing was changed."
-        raise FlowgradError(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
+        raise FlowgradError(f"cannot write {path}: {reason}. {remedy}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _refusal(error: Exception) -> str | None:
+    """Why the file system refused a write, as Python, safetensors or torch tell it; None for any other error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if type(error).__name__ == "SafetensorError":  # by its name: importing it would slow the start of every command
+        return str(error)
+    return "the disk may be full" if TORCH_WRITER in str(error) else None
 
 
 def remove_leftovers(path: Path) -> None:

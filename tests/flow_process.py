@@ -30,7 +30,8 @@ def train(source: Path, output: Path, steps: int, batch: int, workers: Workers) 
     config = FlowConfig().change(**TINY, batch=batch, warmup=2, flips=True, augment=True, held_out=0.25)
     for _ in prepare_image_data(source, 16, output, workers):
         pass
-    options = RunOptions(output, Budget(steps=steps), resume=True, evaluate_every=5, checkpoint_minutes=0, samples=2)
+    often = {"evaluate_every": 5, "checkpoint_minutes": 0, "samples": 2}
+    options = RunOptions(output, Budget(steps=steps), resume=True, device="cpu", **often)
     run = FlowRun(image_data(source, config, output), config, options, workers)
     for record in run.steps():
         if workers.leads:

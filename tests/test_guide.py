@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from directions.guides import GuideJob, run_guide_job
+from directions.report import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models.guide import Guide, load_guide, to_network, words_of
 from flowgrad.training.augment import augment
@@ -22,6 +26,7 @@ from flowgrad.training.evaluation import area_under_curve, guide_auc, questions
 from flowgrad.training.guide import GuideTrainer, export_guide, schedule, train_guide
 from flowgrad.training.images import read_images, to_model_range
 from flowgrad.training.labels import Labels, read_labels, read_table, split_rows
+from flowgrad.training.pictures import to_square
 
 CONFIG = GuideConfig.model_validate(
     {
@@ -164,6 +169,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
 
 
+def test_a_run_interrupted_within_a_step_goes_on_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut, steps = _trainer(), _trainer(), iter(range(1, 10))
+    list(train_guide(whole, steps=6))
+
+    def interrupt() -> None:  # the numbers are drawn and the weights changed, their average is not
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cut, "_limit_scale", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_guide(cut, steps=6, checkpoint=tmp_path / "run.pt", save_every=0))
+    resumed = _trainer()
+    assert [step.step for step in train_guide(resumed, steps=6, checkpoint=tmp_path / "run.pt")] == [4, 5, 6]
+    assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
+
+
 def test_checkpoints_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     path.write_bytes(b"not a checkpoint")
@@ -174,8 +197,65 @@ def test_checkpoints_are_checked(tmp_path: Path) -> None:
         _trainer().restore(path)
     _trainer().save(path)
     other = GuideTrainer(*_data(), CONFIG.model_copy(update={"fill": 0.1}), 0, "cpu")
-    with pytest.raises(UsageError, match="another config"):
+    with pytest.raises(UsageError, match=r"another config.*--no-resume"):
         other.restore(path)
+
+
+def test_a_run_of_other_data_seed_or_start_is_not_gone_on_with(exported: Path, tmp_path: Path) -> None:
+    path, (images, labels) = tmp_path / "run.pt", _data()
+    _trainer().save(path)
+    changed = Labels(labels.files, labels.probabilities.flip(0))
+    for other in (
+        _trainer(seed=1),
+        GuideTrainer(images.flip(0), labels, CONFIG, 0, "cpu"),
+        GuideTrainer(images, changed, CONFIG, 0, "cpu"),
+        GuideTrainer(images[::2], labels.rows(range(0, 16, 2)), CONFIG, 0, "cpu"),
+    ):
+        with pytest.raises(UsageError, match=r"other images, labels or rows, or another seed.*--no-resume"):
+            other.restore(path)
+    onward = _trainer()
+    onward.start_from(exported)
+    with pytest.raises(UsageError, match=r"another guide to begin with.*--no-resume"):
+        onward.restore(path)
+    onward.save(path)
+    onward.restore(path)
+
+
+def _job(tmp_path: Path, **options: object) -> GuideJob:
+    """Training on four pictures of two colours."""
+    photos = tmp_path / "photos"
+    photos.mkdir(exist_ok=True)
+    for i, colour in enumerate(["red", "blue"] * 2):
+        Image.new("RGB", (40, 32), colour).save(photos / f"{i}.png")
+    rows = [f"{i}.png,{('red', 'blue')[i % 2]}" for i in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,colour", *rows]))
+    return GuideJob(photos, tmp_path / "labels.csv", CONFIG, tmp_path / "out", **{"steps": 1, **options})
+
+
+def test_files_of_others_are_not_overwritten_or_deleted(tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "README.md"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match=r"README.md exists already"):
+        run_guide_job(_job(tmp_path), Silent())
+    torch.save({"mine": 1}, mine.with_name("checkpoint.pt"))
+    for resume in (True, False):
+        with pytest.raises(FlowgradError, match="not a checkpoint of a guide's training: move it away"):
+            run_guide_job(_job(tmp_path, resume=resume), Silent())
+    assert {path.name for path in mine.parent.iterdir()} == {"README.md", "checkpoint.pt"}
+
+
+def test_a_run_interrupted_after_its_export_is_finished_by_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("directions.guides.write_card", Mock(side_effect=KeyboardInterrupt))
+        run_guide_job(_job(tmp_path), Silent())
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    run_guide_job(_job(tmp_path, device="auto"), Silent())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "README.md"}
+    with pytest.raises(UsageError, match="exists already"):
+        run_guide_job(_job(tmp_path), Silent())
 
 
 @pytest.mark.parametrize("limits", [{}, {"steps": 1, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}])
@@ -265,18 +345,46 @@ def test_images_from_a_folder_and_a_zip_agree(tmp_path: Path) -> None:
     assert abs(folder.float().mean().item() - pixels[:, 10:50].mean()) < 3
 
 
-def test_missing_and_damaged_images(tmp_path: Path) -> None:
+def test_images_are_read_as_train_flow_reads_pictures(tmp_path: Path) -> None:
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    turned, exif = np.zeros((40, 40, 3), np.uint8), Image.Exif()
+    turned[:20] = 255
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(turned).save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGB", (9, 8), "red").save(tmp_path / "small.png")
+    archive = shutil.make_archive(str(tmp_path.parent / "packed"), "gztar", tmp_path)
+    names = ["clear.png", "deep.png", "turned.png", "small.png"]
+    found = list(read_images(tmp_path, names, 16))
+    for image, name in zip(found[:3], names, strict=False):
+        expected = to_square((tmp_path / name).read_bytes(), 16)
+        assert torch.equal(image, torch.from_numpy(expected.copy()).permute(2, 0, 1))
+    assert [int(image[0, 2, 8]) for image in found] == [255, 155, 0, 255]
+    assert found[3].shape == (3, 16, 16)  # enlarged
+    assert all(map(torch.equal, read_images(archive, names, 16), found))
+
+
+def test_missing_and_damaged_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(FlowgradError, match=r"bad.png is not a readable image"):
-        list(read_images(tmp_path, ["bad.png"], 8))
-    with pytest.raises(FlowgradError, match=r"names .*none.png, which cannot be read"):
+    Image.new("RGB", (8, 8)).save(tmp_path / "script.png", "EPS")
+    for name in ("bad.png", "script.png"):
+        with pytest.raises(FlowgradError, match=rf"{name} is no usable image \(unreadable\)"):
+            list(read_images(tmp_path, [name], 8))
+    with pytest.raises(FlowgradError, match=r"names 'none.png', which .* does not hold"):
         list(read_images(tmp_path, ["none.png"], 8))
-    with pytest.raises(FlowgradError, match="neither a folder nor a readable zip"):
+    with pytest.raises(UsageError, match="neither a folder nor a zip or tar"):
         list(read_images(tmp_path / "bad.png", ["x"], 8))
-    with zipfile.ZipFile(tmp_path / "a.zip", "w"):
-        pass
-    with pytest.raises(FlowgradError, match=r"names 'x', which .*a.zip does not hold"):
-        list(read_images(tmp_path / "a.zip", ["x"], 8))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "bad.png", "locked.png")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[6] |= 1  # it needs a password, say its header and the archive's list
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(FlowgradError, match=r"locked.png is no usable image \(unreadable\)"):
+        list(read_images(tmp_path / "a.zip", ["locked.png"], 8))
+    monkeypatch.setattr("flowgrad.training.pictures.LARGEST", 5)
+    with pytest.raises(FlowgradError, match=r"bad.png is no usable image \(too large\)"):
+        list(read_images(tmp_path, ["bad.png"], 8))
 
 
 @pytest.fixture(scope="module")

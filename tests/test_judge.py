@@ -1,16 +1,20 @@
 """The judge: its answers, its weights' errors, and its training."""
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models.judge import Judge, JudgeSizes, judge_metadata, load_judge
+from flowgrad.resources import resource
 from flowgrad.training.images import read_images, to_model_range
 from flowgrad.training.judge import (
+    EXPRESSIONS,
     FACE_HEADS,
     JudgeTrainer,
     answers,
@@ -106,6 +110,21 @@ def test_missing_and_damaged_weights(exported: Path, tmp_path: Path) -> None:
 def shipped() -> Judge:
     """The judge that travels with the package."""
     return load_judge()
+
+
+def test_the_card_says_how_a_judge_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [["file", "split", "age", "gender", *EXPRESSIONS]]
+    with ZipFile("utkface_aligned.zip", "w") as archive:
+        for i in range(4):
+            Image.new("RGB", (64, 64), (60 * i, 0, 0)).save("face.png")
+            archive.write("face.png", f"{i}.png")
+            rows.append([f"{i}.png", "train", str(20 * i), ("female", "male")[i % 2], "1", *"000000"])
+    Path("labels.csv").write_text("\n".join(map(",".join, rows)))
+    card = (resource("weights") / "faces64-judge" / "README.md").read_text()
+    script = card.split("```python\n")[1].split("```")[0].replace("minutes=6.5", "steps=1")
+    exec(script, {})  # the card's own words
+    assert load_judge("my-judge/model.safetensors").heads == load_judge().heads
 
 
 def test_the_shipped_judge_answers_every_question(shipped: Judge) -> None:

@@ -220,8 +220,21 @@ def test_conversion_measures_what_it_replaces(tiny: Tiny, tmp_path: Path) -> Non
     found = json.loads(passed("models", "convert", new, target, *options))
     assert found["before"]["held_out"] != pytest.approx(found["now"]["held_out"], rel=1e-3)
     assert "_name_or_path" not in json.loads((target / "config.json").read_text())
-    again = json.loads(passed("models", "measure", target, "--photos", tiny.photos, "--count", 2, "--json"))
+    again = json.loads(passed("models", "measure", target, *options[2:-2], "--json"))
     assert again["now"]["held_out"] == pytest.approx(found["now"]["held_out"], rel=1e-5)
+
+
+def test_conversion_writes_among_the_shipped_weights_only_those_that_ship(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = make_model(tmp_path / "package" / "faces64", tiny.guide, seed=1).parent
+    monkeypatch.setattr("flowgrad.resources.resource", lambda _: shipped)
+    passed("models", "convert", tiny.model, "out-here")
+    assert (tmp_path / "out-here" / WEIGHTS).is_file()
+    failed(call("models", "convert", tiny.model, "faces64"), 2, "exists already")
+    passed("models", "convert", tiny.model, "faces64", "--overwrite")
+    assert (shipped / "faces64" / WEIGHTS).read_bytes() == (tmp_path / "out-here" / WEIGHTS).read_bytes()
+    assert [path.name for path in shipped.iterdir()] == ["faces64"]
 
 
 def test_nothing_is_replaced_where_measuring_would_fail(tiny: Tiny, tmp_path: Path) -> None:
@@ -273,16 +286,15 @@ def test_frechet_distance_of_known_normals() -> None:
 
 @pytest.mark.slow
 def test_from_pictures_to_an_edited_photo(tmp_path: Path) -> None:
-    """Two minutes of train-flow on two hundred pictures, then the main job on what it made."""
+    """A short train-flow on two hundred pictures, then the main job on what it made."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     fill(pictures, 200)
     (tmp_path / "guide.yaml").write_text(guide_recipe("colour", ("red", "blue"), "a {colour} square"))
     rows = [f"{i:03d}.png,{('blue', 'red')[i % 2]}" for i in range(200)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,colour", *rows]))
-    said = passed(
-        "train-flow", pictures, "--recipe", "tiny.yaml", "--learning-rate", 0.003, "--minutes", 2, "-o", "flow"
-    )
+    trained = ("--recipe", "tiny.yaml", "--learning-rate", 0.003, "--steps", 1000, "--device", "cpu")
+    said = passed("train-flow", pictures, *trained, "--output", "flow")
     start, end = (float(part) for part in said[said.index("held-out loss") :].split()[2:5:2])
     assert end < 0.5 * start
     passed("train-guide", pictures, "labels.csv", "--config", "guide.yaml", "--output", "guide", "--steps", 60)

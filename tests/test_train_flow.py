@@ -6,21 +6,24 @@ import random
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from directions.flows import FlowJob, run_flow_job
 from directions.report import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import load_config, load_model
+from flowgrad.models.diffusers_unet import WEIGHTS
+from flowgrad.models.guide import load_guide
 from flowgrad.ode import Grid
 from flowgrad.training.flow import (
     Budget,
@@ -39,6 +42,7 @@ from flowgrad.training.flow import (
 )
 from flowgrad.training.flow_config import FlowConfig, load_flow_config
 from flowgrad.training.flow_run import (
+    FlowResult,
     FlowRun,
     RunOptions,
     config_of,
@@ -51,7 +55,9 @@ from flowgrad.training.flow_run import (
 from flowgrad.training.reflow import PairPlan, curvature, draw_pairs, load_pairs, sample
 from flowgrad.training.workers import Workers
 from tests.flow_process import TINY
+from tests.tiny import make_guide
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("flow_process.py")
 
@@ -73,6 +79,7 @@ def tiny(**changes: object) -> FlowConfig:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty-two pictures; tests that change them copy the folder."""
     folder = tmp_path_factory.mktemp("pictures")
     for i in range(32):
         pixels = np.full((18, 18, 3), 60 + 5 * i, np.uint8)
@@ -342,6 +349,26 @@ def test_wrong_names_show_before_training(tmp_path: Path) -> None:
     assert model_config(tmp_path, tiny(), "faces64", licence="CC0").licence == "CC0"
 
 
+def test_another_subject_has_no_face_models_settings(tmp_path: Path) -> None:
+    own = model_config(tmp_path, tiny(), "faces64", subject="a shoe")
+    assert (own.subject, own.guide, own.mirror, own.aligned_faces, own.probes) == ("a shoe", "", False, False, ())
+    assert load_config("faces64").gate and not model_config(tmp_path, tiny(), "faces64").gate
+
+
+def test_a_guide_beside_the_model_it_began_with_is_copied(source: Path, flow: str, tmp_path: Path) -> None:
+    first = shutil.copytree(flow, tmp_path / "first", ignore=shutil.ignore_patterns("training"))
+    make_guide(first / "own-guide.safetensors")
+    with (first / "flowgrad.yaml").open("a") as file:
+        file.write("guide: own-guide.safetensors\n")
+    out = tmp_path / "second"
+    run = open_run(source, out, tiny(), steps=1, start=str(first))
+    list(run.steps())
+    run.finish(model_config(out, tiny(), str(first)), "")
+    shutil.rmtree(first)
+    assert yaml.safe_load((out / "flowgrad.yaml").read_text())["guide"] == "own-guide.safetensors"
+    assert load_guide(load_config(str(out)).guide).name == "own-guide"
+
+
 # kills and resumptions
 
 
@@ -351,10 +378,21 @@ def test_an_unfinished_run_is_not_overwritten_nor_mixed_with_another(source: Pat
         open_run(source, tmp_path, tiny())
     with pytest.raises(UsageError, match="another recipe"):
         open_run(source, tmp_path, tiny(learning_rate=1e-5), resume=True)
-    Image.new("RGB", (20, 20)).save(source / "zz.png")
+    other = shutil.copytree(source, tmp_path / "other")
+    Image.new("RGB", (20, 20)).save(other / "zz.png")
     with pytest.raises(UsageError, match="other pictures"):
-        open_run(source, tmp_path, tiny(), resume=True)
-    (source / "zz.png").unlink()
+        open_run(other, tmp_path, tiny(), resume=True)
+
+
+def test_a_run_that_began_with_other_weights_is_not_gone_on_with(source: Path, flow: str, tmp_path: Path) -> None:
+    list(open_run(source, tmp_path / "out", tiny(), start=flow).steps())
+    other = shutil.copytree(flow, tmp_path / "other", ignore=shutil.ignore_patterns("training"))
+    assert open_run(source, tmp_path / "out", tiny(), start=str(other), resume=True).trainer.step == 4  # moved
+    state = load_file(other / WEIGHTS)
+    save_file({name: value + 1 for name, value in state.items()}, other / WEIGHTS, {"format": "pt"})
+    for start in (str(other), None):
+        with pytest.raises(UsageError, match="began with other weights: resume with the same --from"):
+            open_run(source, tmp_path / "out", tiny(), start=start, resume=True)
 
 
 def test_a_model_is_not_overwritten_by_resuming_a_run_that_is_not_there(source: Path, tmp_path: Path) -> None:
@@ -364,6 +402,24 @@ def test_a_model_is_not_overwritten_by_resuming_a_run_that_is_not_there(source: 
     shutil.rmtree(tmp_path / "training")
     with pytest.raises(UsageError, match="has a model already, and no run"):
         open_run(source, tmp_path, tiny(), resume=True)
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "samples.png"])
+def test_files_of_others_are_not_overwritten(source: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"has a {name} that no run left there: choose another"):
+        open_run(source, tmp_path, tiny())
+
+
+def test_a_run_that_is_killed_before_its_first_checkpoint_leaves_nothing_in_the_way(
+    source: Path, flow: str, tmp_path: Path
+) -> None:
+    next(open_run(source, tmp_path, tiny(), start=flow).steps())
+    assert [path.name for path in tmp_path.iterdir()] == ["training"]
+    run = open_run(source, tmp_path, tiny(), start=flow)
+    list(run.steps())
+    run.finish(model_config(tmp_path, tiny(), flow), "")
+    assert open_run(source, tmp_path, tiny(), start=flow, resume=True).trainer.step == 4  # as if killed in finishing
 
 
 def test_resuming_removes_what_a_killed_save_left_and_compiles_as_told(
@@ -441,11 +497,11 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(source: Pat
             command(source, tmp_path / "cut", steps), env=environment(), stdout=subprocess.PIPE
         ) as run:
             assert run.stdout is not None
-            run.stdout.readline()  # it has started to train
-            time.sleep(kills.uniform(0.0, 0.4))
-            killed += run.poll() is None
+            for _ in range(kills.randint(1, 9)):  # steps; then it is somewhere in the next one
+                run.stdout.readline()
             run.kill()  # SIGKILL
-    assert killed >= 2
+            killed += run.wait() != 0
+    assert killed
     found = finished(command(source, tmp_path / "cut", steps))
     assert found[-1] == expected[-1]
     assert found[-2] == expected[-2]
@@ -470,6 +526,18 @@ def test_a_batch_must_divide_among_the_processes() -> None:
     assert [Workers(rank, 2).share(8) for rank in range(2)] == [slice(0, 4), slice(4, 8)]
     with pytest.raises(UsageError, match="multiple of the 3 processes"):
         Workers(0, 3).share(8)
+
+
+def test_a_process_that_waits_for_one_that_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1024")
+
+    for name in ("barrier", "broadcast", "all_reduce"):
+        monkeypatch.setattr(f"torch.distributed.{name}", closed)
+    workers = Workers(1, 2)
+    for exchange in (workers.wait, lambda: workers.agree(1.0), lambda: workers.mean([torch.ones(1)])):
+        with pytest.raises(FlowgradError, match="another process of this run ended"):
+            exchange()
 
 
 # reflow
@@ -539,6 +607,7 @@ def test_reflow_straightens(flow: str, tmp_path: Path) -> None:
 
 def test_a_job_goes_from_pictures_to_a_model(source: Path, tmp_path: Path) -> None:
     recipe, out, reporter = tmp_path / "tiny.yaml", tmp_path / "squares", Silent()
+    source = shutil.copytree(source, tmp_path / "source")
     sizes = {
         key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items() if key != "precision"
     }
@@ -553,10 +622,61 @@ def test_a_job_goes_from_pictures_to_a_model(source: Path, tmp_path: Path) -> No
             yield step
 
     result = run_flow_job(job, reporter, follow)
-    (source / "broken.jpg").unlink()
     assert seen == [0, 1, 2]
     assert load_model(str(result.folder), device="cpu").shape == (3, 16, 16)
     assert reporter.warnings == [f"left out of {source}: 1 unreadable"]
+
+
+def tiny_job(tmp_path: Path, images: Path | None, **options: object) -> FlowJob:
+    """A job of two steps that writes into `out`."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(tiny().model_dump_json())))
+    settings = {"recipe": str(recipe), "device": "cpu", "compiled": False}
+    return FlowJob(tmp_path / "out", Budget(steps=2), images, **{**settings, **options})
+
+
+def run_tiny(job: FlowJob, workers: Workers | None = None) -> FlowResult:
+    return run_flow_job(job, Silent(), lambda steps: steps, workers)
+
+
+def test_resuming_with_other_pictures_keeps_those_that_are_there(source: Path, tmp_path: Path) -> None:
+    run_tiny(tiny_job(tmp_path, source))
+    files = [tmp_path / "out" / "training" / name for name in ("images.npy", "images.json")]
+    before = [file.read_bytes() for file in files]
+    other = shutil.copytree(source, tmp_path / "other")
+    Image.new("RGB", (20, 20)).save(other / "zz.png")
+    with pytest.raises(UsageError, match="of a run with other pictures"):
+        run_tiny(tiny_job(tmp_path, other, resume=True))
+    with pytest.raises(UsageError, match="another recipe"):
+        run_tiny(tiny_job(tmp_path, source, resume=True, changes={"size": 8}))
+    assert [file.read_bytes() for file in files] == before
+    (other / "zz.png").unlink()
+    for path in other.iterdir():
+        path.touch()  # a copy has the same pictures, and other dates
+    assert run_tiny(tiny_job(tmp_path, other, resume=True)).steps == 2
+
+
+def test_wrong_calls_are_refused_before_data_are_prepared(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="multiple of the 3 processes"):
+        run_tiny(tiny_job(tmp_path, source), Workers(0, 3))
+    monkeypatch.setattr("flowgrad.training.flow_run.shutil.which", lambda _: None)
+    with pytest.raises(UsageError, match="give --no-compile"):
+        run_tiny(tiny_job(tmp_path, source, compiled=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_drawing_of_pairs_tells_how_far_it_is(flow: str, tmp_path: Path) -> None:
+    class Told(Silent):
+        def track(self, items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
+            kept = list(items)
+            found.append((label, total, len(kept)))
+            return kept
+
+    found: list[tuple[str, int | None, int]] = []
+    run_flow_job(tiny_job(tmp_path, None, reflow=flow, pairs=300, pair_steps=1), Told(), lambda steps: steps)
+    assert found == [("drawing pairs, 256 at a time", 2, 2)]
 
 
 def test_pairs_must_fit_the_network_they_train(flow: str, tmp_path: Path) -> None:

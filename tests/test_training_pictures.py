@@ -18,6 +18,7 @@ from flowgrad.training.pictures import (
     FEWEST,
     ImageSet,
     find_source,
+    list_images,
     load_images,
     prepare_images,
     read_splits,
@@ -163,6 +164,21 @@ def test_damaged_members_of_an_archive_are_left_out(tmp_path: Path) -> None:
     content[start : start + 20] = b"\xff" * 20  # no deflate stream
     archive.write_bytes(content)
     assert prepared(archive, tmp_path / "out").skipped == {"unreadable": 1}
+
+
+@pytest.mark.parametrize("kind", ["xz", ""])
+def test_archives_that_are_damaged_in_the_middle_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "in.tar"
+    with tarfile.open(path, f"w:{kind}") as archive:
+        archive.add(fill(tmp_path / "in"), "in")
+    with tarfile.open(path) as archive:
+        positions = [member.offset for member in archive]
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 if kind else positions[FEWEST // 2]  # of an archive as it is: the header of a file
+    content[middle : middle + 100] = b"\x55" * 100
+    path.write_bytes(content)
+    with pytest.raises(FlowgradError, match="is a damaged archive"):
+        list_images(path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])

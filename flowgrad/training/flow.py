@@ -283,14 +283,19 @@ class FlowTrainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state. Raises UsageError if it is of another recipe."""
-        if state["config"] != self.config.model_dump_json():
-            raise UsageError(
-                "the unfinished run has another recipe: resume with the same options, or choose another folder."
-            )
+        refuse_other_recipe(state, self.config)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+def refuse_other_recipe(state: dict[str, Any], config: FlowConfig) -> None:
+    """Raise UsageError if a state is of another recipe."""
+    if state["config"] != config.model_dump_json():
+        raise UsageError(
+            "the unfinished run has another recipe: resume with the same options, or choose another folder."
+        )
 
 
 @torch.no_grad()

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
-from flowgrad.files import remove_leftovers
+from flowgrad.files import file_fingerprint, remove_leftovers
 from flowgrad.models import ModelConfig, load_config, load_model, resolve_device
 from flowgrad.models.config import check_model_name
-from flowgrad.models.diffusers_unet import load_unet
+from flowgrad.models.diffusers_unet import WEIGHTS, load_unet
+from flowgrad.models.own import _place_guide
 from flowgrad.ode import Grid
 from flowgrad.resources import FOLDER_CONFIG
 from flowgrad.training.flow import (
@@ -29,6 +30,7 @@ from flowgrad.training.flow import (
     Pairs,
     new_unet,
     read_checkpoint,
+    refuse_other_recipe,
     save_checkpoint,
     train_flow,
 )
@@ -37,13 +39,22 @@ from flowgrad.training.model_folder import Card, write_card, write_curve, write_
 from flowgrad.training.pictures import ImageStep, load_images, prepare_images, read_splits
 from flowgrad.training.reflow import PairPlan, PairStep, curvature, draw_pairs, drawn_plan, load_pairs, sample
 from flowgrad.training.workers import Workers
+from flowgrad.velocity import Velocity
 
 FAMILY = "diffusers-unet"  # of the models that are trained here
-NOT_INHERITED = {"folder", "source", "download", "sha256"}  # what belongs to the weights that training began with
+NOT_INHERITED = {
+    "folder",
+    "source",
+    "download",
+    "sha256",
+    "gate",
+}  # what belongs to the weights that training began with
+OF_A_SUBJECT = {"guide", "mirror", "aligned_faces", "probes"}  # what does not fit pictures of something else
 LOG_EVERY = 25  # steps whose mean loss is one record of the log
 LONG_STEPS, LONG_MINUTES = 20_000, 120  # from here on, compiling pays
 SHEET_STEPS = 25  # Euler steps for the pictures
 BEFORE = "samples-before.png"
+WRITTEN = ("README.md", "config.json", "*.safetensors", "samples.png", BEFORE, "curve.png")  # after the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -85,8 +96,13 @@ class RunOptions:
         """The file from which the run goes on."""
         return self.state / "checkpoint.pt"
 
+    @property
+    def start_fingerprint(self) -> str:
+        """Of the weights that training begins with; empty if they are random."""
+        return "" if self.start is None else file_fingerprint(load_config(self.start).weights_path / WEIGHTS)
+
     def refuse_unwanted(self) -> None:
-        """Raise UsageError if the folder has a run, and it is not to go on, or a model that is not of such a run."""
+        """Raise UsageError if the folder has a run that is not to go on, or files that a run would overwrite."""
         if self.checkpoint.exists():
             if self.resume:
                 return
@@ -94,6 +110,8 @@ class RunOptions:
             raise UsageError(f"{self.output} has a run already: {remedy}.")
         if (self.output / FOLDER_CONFIG).exists():
             raise UsageError(f"{self.output} has a model already, and no run that goes on: choose another folder.")
+        if taken := sorted(path.name for name in WRITTEN for path in self.output.glob(name)):
+            raise UsageError(f"{self.output} has a {taken[0]} that no run left there: choose another folder.")
 
     def __post_init__(self) -> None:
         if self.evaluate_every < 1 or self.samples < 1 or self.checkpoint_minutes < 0:
@@ -114,10 +132,34 @@ class FlowResult:
     held_out_end: float
 
 
-def prepare_image_data(source: str | Path, size: int, output: Path, workers: Workers) -> Iterator[ImageStep]:
-    """Bring a source's pictures to one size, in the leading process; see `prepare_images`."""
+def read_run(config: FlowConfig, options: RunOptions) -> dict[str, Any] | None:
+    """The state of the run in the folder, which is to go on; None if there is none.
+
+    Raises UsageError if it is not to go on, has another recipe or began with other weights, or if files would be
+    overwritten; FlowgradError if its checkpoint is damaged.
+    """
+    options.refuse_unwanted()
+    if not options.checkpoint.exists():
+        return None
+    saved = read_checkpoint(options.checkpoint)
+    refuse_other_recipe(saved, config)
+    if "start" in saved and saved["start"] != options.start_fingerprint:  # checkpoints of old do not say
+        raise UsageError(
+            f"the run in {options.output} began with other weights: resume with the same --from or --reflow, or choose "
+            "another folder."
+        )
+    return saved
+
+
+def prepare_image_data(
+    source: str | Path, size: int, output: Path, workers: Workers, key: str = ""
+) -> Iterator[ImageStep]:
+    """Bring a source's pictures to one size, in the leading process; see `prepare_images`.
+
+    key: that of the data of the run that goes on.
+    """
     if workers.leads:
-        yield from prepare_images(source, size, output / "training")
+        yield from prepare_images(source, size, output / "training", key.partition(" ")[0])
     workers.wait()
 
 
@@ -204,14 +246,15 @@ def model_config(
     """The model's configuration, before it is trained, so that a wrong name shows at once.
 
     A model that continues another keeps its guide, words and alignment, unless `subject` says what its pictures
-    show, and its licence, unless `licence` says another. Trained with flips, it knows no left and right. Raises
-    UsageError for a name that models cannot have.
+    show, and its licence, unless `licence` says another; the ranges of its gate were measured on the other's weights.
+    Trained with flips, it knows no left and right. Raises UsageError for a name that models cannot have.
     """
     slug = name or re.sub(r"[^a-z0-9._-]+", "-", Path(output).resolve().name.lower()).strip("-._") or "flow"
     check_model_name(slug)
     inherited: dict[str, Any] = {}
     if start is not None:
-        inherited = load_config(start).model_dump(exclude=NOT_INHERITED, exclude_unset=True)
+        left = NOT_INHERITED | (OF_A_SUBJECT if subject else set())
+        inherited = load_config(start).model_dump(exclude=left, exclude_unset=True)
     size, network = config.network.size, config.network
     own: dict[str, Any] = {
         "name": slug,
@@ -235,16 +278,15 @@ class FlowRun:
     def __init__(self, data: FlowData, config: FlowConfig, options: RunOptions, workers: Workers | None = None) -> None:
         """Set up a new run, or go on with the one in the folder.
 
-        Raises UsageError if the folder has an unfinished run and `resume` is not set, or if it was of another recipe
-        or other data; FlowgradError if its checkpoint is damaged.
+        Raises UsageError if the folder's run had other data, and what `read_run` does.
         """
         self.data, self.config, self.options = data, config, options
         self.workers = workers or Workers()
-        self.checkpoint = options.checkpoint
+        self.checkpoint, self.start = options.checkpoint, options.start_fingerprint
         saved = self._saved()
         self.log: list[dict[str, Any]] = saved["log"] if saved else []
         as_before = saved["compiled"] if saved and options.compiled is None else options.compiled
-        self.compiled = _worth_compiling(replace(options, compiled=as_before))
+        self.compiled = worth_compiling(replace(options, compiled=as_before))
         device = resolve_device(self.workers.device(options.device))
         self.trainer = FlowTrainer(
             self._network(), data.train, data.held_out, config, self.workers, str(device), self.compiled
@@ -258,11 +300,8 @@ class FlowRun:
         self.written = monotonic()
 
     def _saved(self) -> dict[str, Any] | None:
-        self.options.refuse_unwanted()
-        if not self.checkpoint.exists():
-            return None
-        saved = read_checkpoint(self.checkpoint)
-        if saved["data"] != self.data.key:
+        saved = read_run(self.config, self.options)
+        if saved and saved["data"] != self.data.key:
             raise UsageError(f"the run in {self.options.output} had other pictures or pairs: choose another folder.")
         return saved
 
@@ -293,12 +332,10 @@ class FlowRun:
         self.log.append({**record.as_dict(), "loss": mean})
         if record.held_out is not None and self.workers.leads:
             write_sheet(self._sheet_path(record.step), self.samples(min(self.options.samples, 16)), 8)
-        if record.step == 0 and self.options.start is not None and self.workers.leads:
-            write_sheet(self.options.output / BEFORE, self.samples(self.options.samples), 8)
 
     def save(self) -> None:
         """Write the checkpoint and the log."""
-        state = {**self.trainer.state(), "compiled": self.compiled, "losses": self.losses}
+        state = {**self.trainer.state(), "compiled": self.compiled, "losses": self.losses, "start": self.start}
         save_checkpoint(self.checkpoint, state, self.data.key, self.log)
         write_log(self.options.state / "log.jsonl", self.log)
         self.written = monotonic()
@@ -315,8 +352,10 @@ class FlowRun:
     def samples(self, count: int) -> Tensor:
         """(count, 3, H, W) samples of the averaged weights, uncurated."""
         with self.trainer.averaged():
-            parts = [sample(self.trainer.still, part, Grid.full(SHEET_STEPS)) for part in self.noise(count).split(16)]
-        return torch.cat(parts)
+            return self._draw(self.trainer.still, count)
+
+    def _draw(self, velocity: Velocity, count: int) -> Tensor:
+        return torch.cat([sample(velocity, part, Grid.full(SHEET_STEPS)) for part in self.noise(count).split(16)])
 
     def finish(self, model: ModelConfig, command: str) -> FlowResult:
         """Write the model's folder with its card and pictures, in the leading process."""
@@ -332,16 +371,19 @@ class FlowRun:
     def _write(self, model: ModelConfig, command: str, result: FlowResult) -> None:
         folder = self.options.output
         pictures = {"samples.png": f"{self.options.samples} samples, uncurated"}
-        if self.options.start is not None:
-            pictures[BEFORE] = "The same noise before this training"
+        origin = None if self.options.start is None else load_model(self.options.start, self.options.device).velocity
         write_sheet(folder / "samples.png", self.samples(self.options.samples), 8)
+        if origin is not None:
+            write_sheet(folder / BEFORE, self._draw(origin, self.options.samples), 8)
+            pictures[BEFORE] = "The same noise before this training"
         write_curve(folder / "curve.png", self.log)
         pictures["curve.png"] = "Loss over the images seen"
-        results = self._results(result)
+        results = self._results(result, origin)
+        model = model.model_copy(update={"guide": _place_guide(model.guide, folder)})  # the other's may be removed
         write_card(folder, Card(model, self.data.description, self._recipe(), results, command, pictures))
         write_model(folder, self.trainer.network, self.trainer.average, model, self.options.half)
 
-    def _results(self, result: FlowResult) -> dict[str, str]:
+    def _results(self, result: FlowResult, origin: Velocity | None) -> dict[str, str]:
         with self.trainer.averaged():
             now = curvature(self.trainer.still, self.noise(16), SHEET_STEPS)
         results = {
@@ -350,11 +392,9 @@ class FlowRun:
             "held-out loss at the end": f"{result.held_out_end:.5f}",
             "curvature (0 is straight)": f"{now:.4f}",
         }
-        if self.options.start is not None:
-            origin = load_model(self.options.start, self.options.device)
-            results["curvature of the model it began with"] = (
-                f"{curvature(origin.velocity, self.noise(16), SHEET_STEPS):.4f}"
-            )
+        if origin is not None:
+            bent = curvature(origin, self.noise(16), SHEET_STEPS)
+            results["curvature of the model it began with"] = f"{bent:.4f}"
         return results
 
     def _recipe(self) -> dict[str, str]:
@@ -364,7 +404,7 @@ class FlowRun:
         return {**begins, **{key.replace("_", " "): str(value) for key, value in parts.items()}}
 
 
-def _worth_compiling(options: RunOptions) -> bool:
+def worth_compiling(options: RunOptions) -> bool:
     """Whether to compile: as told, else if the run is long. Raises UsageError if that was told and is impossible."""
     possible = resolve_device(options.device).type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     if options.compiled and not possible:

@@ -1,5 +1,6 @@
 """Training a guide: a CLIP network learns from images and from captions made of their labels."""
 
+import hashlib
 import json
 import math
 import time
@@ -16,7 +17,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import atomic_path
+from flowgrad.files import atomic_path, file_fingerprint
+from flowgrad.models import resolve_device
 from flowgrad.models.guide import CLIP_MEAN, CLIP_STD, VOCABULARY_KEY, read_state, tokenize
 from flowgrad.training.augment import augment
 from flowgrad.training.captions import Caption, Grammar, pair_targets, truth
@@ -26,6 +28,11 @@ from flowgrad.training.labels import Labels, sampling_weights
 VOCABULARY_SIZE = 49408  # of CLIP's byte-pair tokens
 FIRST_SCALE, FIRST_BIAS = 15.0, -2.0  # of cosines, before the sigmoid
 SCALE_FACTOR = 5.0  # their learning rate relative to the others'
+OF_A_RUN = {  # what must be the same for it to go on
+    "config": "another config",
+    "data": "other images, labels or rows, or another seed",
+    "origin": "another guide to begin with",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class GuideTrainer:
 
     def __init__(self, images: Tensor, labels: Labels, config: GuideConfig, seed: int, device: str) -> None:
         """Hold images (N, 3, H, W) uint8 of the configured resolution, and their labels."""
-        self.images, self.labels, self.config, self.device = images, labels, config, torch.device(device)
+        self.images, self.labels, self.config, self.device = images, labels, config, resolve_device(device)
         self.grammar = Grammar(config)
         spans = dict(zip(config.attributes, self.grammar.spans, strict=True))
         self.weights = sampling_weights(labels, config, spans)
@@ -77,6 +84,7 @@ class GuideTrainer:
         self.average = {key: value.clone() for key, value in self._floats().items()}
         self.optimizer = torch.optim.AdamW(self._groups(), lr=config.training.learning_rate, betas=(0.9, 0.98))
         self.step, self.elapsed = 0, 0.0
+        self.key, self.origin = data_key(images, labels, seed), ""
 
     def progress(self, steps: int | None, minutes: float | None) -> float:
         """Share of the run that is done, by steps if they are given and by time otherwise."""
@@ -173,6 +181,7 @@ class GuideTrainer:
         state["token_embedding.weight"] = state["token_embedding.weight"][self.pool.used]
         self.network.load_state_dict(state)
         self.average = {key: value.clone() for key, value in self._floats().items()}
+        self.origin = file_fingerprint(path)
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on, through a temporary file."""
@@ -182,6 +191,8 @@ class GuideTrainer:
     def _state(self) -> dict[str, Any]:
         return {
             "config": self.config.model_dump_json(),
+            "data": self.key,
+            "origin": self.origin,
             "network": self.network.state_dict(),
             "bias": self.bias.detach(),
             "heads": self.heads.state_dict(),
@@ -193,10 +204,12 @@ class GuideTrainer:
         }
 
     def restore(self, path: Path) -> None:
-        """Go on from a saved run; FlowgradError if it is damaged, UsageError if it was of another config."""
+        """Go on from a saved run; FlowgradError if it is damaged, UsageError if it was another run than this one."""
         state = read_checkpoint(path)
-        if state["config"] != self.config.model_dump_json():
-            raise UsageError(f"{path} was trained with another config: use that one or start without this checkpoint.")
+        own = {"config": self.config.model_dump_json(), "data": self.key, "origin": self.origin}
+        for key, told in OF_A_RUN.items():
+            if state.get(key) != own[key]:
+                raise UsageError(f"{path} is of a run with {told}: give what it had, or --no-resume to start again.")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.bias.data.copy_(state["bias"])
@@ -217,23 +230,34 @@ def train_guide(
     """Train until `steps` have been taken (repeatable) or `minutes` have passed, yielding each step.
 
     With a `checkpoint` the run goes on from that file if it exists, and writes it every `save_every` seconds and
-    when it ends or is interrupted. Raises UsageError unless exactly one limit is given, above zero.
+    when it ends or is stopped between two steps. Raises UsageError unless exactly one limit is given, above zero.
     """
     limit = minutes if steps is None else steps
     if (steps is None) == (minutes is None) or limit is None or limit <= 0:
         raise UsageError(f"give either steps or minutes, above zero (got {steps=}, {minutes=}).")
     if checkpoint is not None and checkpoint.exists():
         trainer.restore(checkpoint)
-    saved = trainer.elapsed
+    saved, whole = trainer.elapsed, True
     try:
         while (progress := trainer.progress(steps, minutes)) < 1:
-            yield trainer.advance(progress)
+            whole = False  # a step that is interrupted has drawn numbers and may have changed some of the weights
+            record = trainer.advance(progress)
+            whole = True
+            yield record
             if checkpoint is not None and trainer.elapsed - saved >= save_every:
                 trainer.save(checkpoint)
                 saved = trainer.elapsed
     finally:
-        if checkpoint is not None:
+        if checkpoint is not None and whole:
             trainer.save(checkpoint)
+
+
+def data_key(images: Tensor, labels: Labels, seed: int) -> str:
+    """A hash of everything that a run draws from: images, their names and probabilities, and the seed."""
+    digest = hashlib.sha256(json.dumps([labels.files, seed]).encode())
+    for values in (images, labels.probabilities):
+        digest.update(values.contiguous().numpy().ravel().data)
+    return digest.hexdigest()
 
 
 def new_network(sizes: NetworkConfig, vocabulary: int, seed: int) -> CLIP:
@@ -290,9 +314,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise FlowgradError(f"{path} is not a readable checkpoint ({reason}): start again without it.") from error
+        raise FlowgradError(f"{path} is not a readable checkpoint ({reason}): delete it to start again.") from error
     if not isinstance(state, dict) or "average" not in state:
-        raise FlowgradError(f"{path} is not a checkpoint of a guide's training: start again without it.")
+        raise FlowgradError(
+            f"{path} is not a checkpoint of a guide's training: move it away, or choose another folder."
+        )
     return state
 
 

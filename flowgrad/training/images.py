@@ -1,35 +1,46 @@
-"""Images for training, from a folder or a zip archive, as small uint8 tensors."""
+"""Images that a table names, as small uint8 tensors: read as all pictures are, but none may be missing."""
 
-import io
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError
+from flowgrad.training.pictures import UnusableImageError, find_source, list_images, read_bytes, to_square
 
 _THREADS = 2
-_CHUNK = 256  # images decoded ahead of the caller
+_CHUNK = 256  # images read ahead of the caller
 
 
-def read_images(source: Path, names: Sequence[str], resolution: int) -> Iterator[Tensor]:
-    """Yield the named images in order, each (3, resolution, resolution) uint8, cropped to the central square.
+def read_images(source: str | Path, names: Sequence[str], resolution: int) -> Iterator[Tensor]:
+    """Yield the named images of a source in order, each (3, resolution, resolution) uint8; see `to_square`.
 
-    Raises FlowgradError if the source is missing or an image is missing or damaged.
+    Smaller ones are enlarged. Raises UsageError for a source that is not there or of no known kind, FlowgradError if it
+    lacks an image or that is damaged.
     """
-    read = _reader(Path(source))
+    entries = {PurePosixPath(name): read for name, read in list_images(find_source(source))}  # without a leading "./"
 
-    def decoded(name: str) -> Tensor:
-        return _decode(read(name), name, resolution)
+    def data_of(name: str) -> bytes:
+        read = entries.get(PurePosixPath(name))
+        if read is None:
+            raise FlowgradError(f"the table names {name!r}, which {source} does not hold: correct either.")
+        try:
+            return read_bytes(read)
+        except UnusableImageError as error:
+            raise _unusable(name, error) from error
+
+    def decode(name: str, data: bytes) -> Tensor:
+        try:
+            return torch.from_numpy(to_square(data, resolution, enlarge=True).copy()).permute(2, 0, 1)
+        except UnusableImageError as error:
+            raise _unusable(name, error) from error
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(names), _CHUNK):
-            yield from pool.map(decoded, names[start : start + _CHUNK])
+            chunk = names[start : start + _CHUNK]
+            yield from pool.map(decode, chunk, map(data_of, chunk))  # read here: archives have one position in a file
 
 
 def to_model_range(images: Tensor) -> Tensor:
@@ -37,40 +48,5 @@ def to_model_range(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _reader(source: Path) -> Callable[[str], bytes]:
-    if source.is_dir():
-        return lambda name: _read_file(source / name)
-    try:
-        archive = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise FlowgradError(f"{source} is neither a folder nor a readable zip ({error}): give one of them.") from error
-    return lambda name: _read_member(archive, name)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FlowgradError(
-            f"the table names {path}, which cannot be read ({error.strerror}): correct either."
-        ) from error
-
-
-def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    try:
-        return archive.read(name)
-    except (KeyError, OSError, zipfile.BadZipFile) as error:
-        raise FlowgradError(f"the table names {name!r}, which {archive.filename} does not hold intact.") from error
-
-
-def _decode(data: bytes, name: str, resolution: int) -> Tensor:
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise FlowgradError(f"{name} is not a readable image ({error}): remove its row or replace the file.") from error
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    small = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+def _unusable(name: str, error: UnusableImageError) -> FlowgradError:
+    return FlowgradError(f"{name} is no usable image ({error}): remove its row or replace the file.")

@@ -17,7 +17,7 @@ from flowgrad.training.augment import augment
 from flowgrad.training.config import AttributeConfig, CategoryConfig, NumberConfig, ProbabilitiesConfig
 from flowgrad.training.evaluation import area_under_curve
 from flowgrad.training.guide import schedule
-from flowgrad.training.labels import attribute_probabilities, read_table
+from flowgrad.training.labels import attribute_probabilities
 
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 AGES: dict[str, tuple[float, float]] = {
@@ -155,8 +155,3 @@ def judge_figures(judge: Judge, images: Tensor, truths: Mapping[str, Tensor]) ->
             if bool((right == 1).any()):
                 figures[f"{name}, AUC"] = area_under_curve(scores[:, column], right)
     return figures
-
-
-def read_answers(table: Path, heads: Mapping[str, AttributeConfig]) -> dict[str, Tensor]:
-    """Read a table and return `answers` for all its rows."""
-    return answers(read_table(table), heads)

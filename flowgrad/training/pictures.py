@@ -115,21 +115,22 @@ def read_splits(table: Path) -> dict[str, str]:
         ) from error
 
 
-def prepare_images(source: str | Path, size: int, folder: Path) -> Iterator[ImageStep]:
+def prepare_images(source: str | Path, size: int, folder: Path, wanted: str = "") -> Iterator[ImageStep]:
     """Write `images.npy` and `images.json` of a source's pictures into `folder`, yielding each picture looked at.
 
-    Yields nothing if they are there already. Raises UsageError for a source that is not there or of no known kind,
+    Yields nothing if they are there already. With the key `wanted` of what must come out, other pictures raise
+    UsageError, and those in the folder stay. Raises UsageError for a source that is not there or of no known kind,
     FlowgradError if too few of its pictures can be used (with the reasons), the hub does not answer or the disk is
     full.
     """
     source = find_source(source)
     entries = list_images(source)
-    key = _key(source, size, [name for name, _ in entries])
-    if _listing(folder).get("source") == key:
+    told = _key(source, size, [name for name, _ in entries])
+    if _listing(folder).get("source") == told:
         return
     if not entries:
         raise FlowgradError(f"{source} holds no pictures: give some ending in {', '.join(sorted(SUFFIXES))}.")
-    yield from _write(entries, size, folder, key, source)
+    yield from _write(entries, size, folder, told, source, wanted)
 
 
 def load_images(folder: Path) -> ImageSet:
@@ -185,7 +186,7 @@ def list_images(source: Path) -> list[tuple[str, Read]]:
             return _list_zip(source)
         if tarfile.is_tarfile(source):
             return _list_tar(source)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except ENCODING as error:
         raise FlowgradError(f"{source} is a damaged archive ({error}): make it again.") from error
     raise UsageError(f"{source} is neither a folder nor a zip or tar archive of pictures: give one of these.")
 
@@ -230,6 +231,7 @@ def _list_zip(source: Path) -> list[tuple[str, Read]]:
 def _list_tar(source: Path) -> list[tuple[str, Read]]:
     archive = tarfile.open(source)  # noqa: SIM115 (its members are read later)
     members = [member for member in archive if member.isfile() and _is_image(member.name)]
+    _refuse_damaged_header(archive)
 
     def reader(member: tarfile.TarInfo) -> Read:
         def read() -> bytes:
@@ -240,6 +242,13 @@ def _list_tar(source: Path) -> list[tuple[str, Read]]:
 
     # in the archive's order: a compressed one can only be read forwards without starting again for each file
     return [(member.name, reader(member)) for member in members]
+
+
+def _refuse_damaged_header(archive: Any) -> None:
+    """Raise TarError if what was listed ends before a header that cannot be read, where tarfile stops silently."""
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # an archive ends with zeros
+        raise tarfile.ReadError("bad header")
 
 
 def _list_tables(source: Path, tables: list[Path]) -> list[tuple[str, Read]]:
@@ -308,10 +317,11 @@ def _listing(folder: Path) -> dict[str, Any]:
     return listing if isinstance(listing, dict) else {}
 
 
-def _write(entries: list[tuple[str, Read]], size: int, folder: Path, key: str, source: Path) -> Iterator[ImageStep]:
+def _write(
+    entries: list[tuple[str, Read]], size: int, folder: Path, told: str, source: Path, wanted: str
+) -> Iterator[ImageStep]:
     names: list[str] = []
     skipped: Counter[str] = Counter()
-    (Path(folder) / LISTING).unlink(missing_ok=True)  # names the pictures of another source, if any
     remove_leftovers(Path(folder) / PIXELS)
     with atomic_path(Path(folder) / PIXELS) as temporary:
         with temporary.open("wb") as file:  # written row by row: a full disk is an error here, and a crash in a mapping
@@ -330,8 +340,13 @@ def _write(entries: list[tuple[str, Read]], size: int, folder: Path, key: str, s
             if len(names) < FEWEST:
                 raise FlowgradError(_too_few(source, len(names), skipped))
             _write_header(file, len(names), size)
-        content = hashlib.sha256(f"{file_fingerprint(temporary)} {names}".encode()).hexdigest()[:16]
-    listing = {"source": key, "key": content, "names": names, "skipped": dict(skipped)}
+        key = hashlib.sha256(f"{file_fingerprint(temporary)} {names}".encode()).hexdigest()[:16]
+        if wanted not in ("", key):
+            raise UsageError(
+                f"{folder} is of a run with other pictures than {source} has: resume with those, or choose another one."
+            )
+        (Path(folder) / LISTING).unlink(missing_ok=True)  # names the pictures that are replaced now
+    listing = {"source": told, "key": key, "names": names, "skipped": dict(skipped)}
     with atomic_path(Path(folder) / LISTING) as temporary:
         temporary.write_text(json.dumps(listing), encoding="utf-8")
 
@@ -358,23 +373,27 @@ def read_square(read: Read, size: int) -> np.ndarray:
 
     Raises UnusableImageError if it cannot be read either.
     """
+    return to_square(read_bytes(read), size)
+
+
+def read_bytes(read: Read) -> bytes:
+    """Read the file of a picture of `list_images`. Raises UnusableImageError if that fails."""
     try:
-        data = read()
+        return read()
     except ENCODING as error:  # RuntimeError: zip files that need a password
         raise UnusableImageError("unreadable") from error
-    return to_square(data, size)
 
 
-def to_square(data: bytes, size: int) -> np.ndarray:
+def to_square(data: bytes, size: int, enlarge: bool = False) -> np.ndarray:
     """Bring an encoded picture to (size, size, 3) uint8: upright, on white, its central square, Lanczos.
 
-    Raises UnusableImageError if it is not a picture, is truncated, too large, or smaller than `size`.
+    Raises UnusableImageError if it is not a picture, is truncated, too large, or smaller than `size`, unless `enlarge`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=KINDS) as picture:
-                if min(picture.size) < size:
+                if min(picture.size) < size and not enlarge:
                     raise UnusableImageError(f"smaller than {size} pixels")
                 image = to_rgb(ImageOps.exif_transpose(picture))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

@@ -61,14 +61,18 @@ def draw_pairs(model: Model, plan: PairPlan, folder: Path, workers: Workers | No
     if workers.leads:
         remove_leftovers(folder / "pairs.npy")
     workers.wait()
-    starts = range(0, plan.count, SHARD)
-    for start in starts[workers.rank :: workers.size]:
+    for start in own_shards(plan.count, workers):
         stop = min(start + SHARD, plan.count)
         if not _shard(folder, start).exists():
             with atomic_path(_shard(folder, start)) as temporary:
                 np.save(temporary, _ends(model, plan, start, stop))
         yield PairStep(stop, plan.count)
     workers.wait()
+
+
+def own_shards(count: int, workers: Workers) -> range:
+    """The first pairs of the shards, of `count` pairs in all, that this process draws."""
+    return range(0, count, SHARD)[workers.rank :: workers.size]
 
 
 def _ends(model: Model, plan: PairPlan, start: int, stop: int) -> np.ndarray:

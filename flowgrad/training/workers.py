@@ -1,7 +1,8 @@
 """One process or several (torchrun, gloo) that share the work of each batch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flowgrad.errors import UsageError
+from flowgrad.errors import FlowgradError, UsageError
 
 PATIENCE = timedelta(days=1)  # while one process prepares millions of pictures; torchrun ends all when one fails
 
@@ -60,7 +61,8 @@ class Workers:
         """Replace float tensors by their mean over the processes, in one exchange."""
         if self.size > 1:
             flat = torch.cat([value.flatten() for value in values])
-            dist.all_reduce(flat)
+            with _together():
+                dist.all_reduce(flat)
             flat /= self.size
             for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
                 value.copy_(part.view_as(value))
@@ -70,10 +72,21 @@ class Workers:
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(shared, src=0)
+        with _together():
+            dist.broadcast(shared, src=0)
         return float(shared)
 
     def wait(self) -> None:
         """Go on once all processes are here."""
         if self.size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Raise FlowgradError if another process ends while this one waits for it: what went wrong is for that to say."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise FlowgradError("another process of this run ended: its own message says why.") from error
