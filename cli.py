@@ -382,7 +382,7 @@ def apply_direction(
         targets = batch.output_paths(files, output, "-strip" if steps else "", lossless)
         sheet = output / "contact-sheet.png"
         if grid:
-            refuse_existing(sheet, overwrite)
+            batch.check_output(sheet, batch.resolved(files), overwrite)
         loaded = load_model(model or parts[0][0].info.model, device, precision)
         control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
         wanted = batch.Wanted(steps, crop, face, _align(align), overwrite, keep_identity)

@@ -1,7 +1,7 @@
 """Directions applied to files: mixtures as they are written, photos a batch at a time, one failure never the end."""
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -177,6 +177,18 @@ def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossles
     return found
 
 
+def resolved(photos: Iterable[Path]) -> set[Path]:
+    """Photos as `check_output` wants them."""
+    return {photo.resolve() for photo in photos}
+
+
+def check_output(output: Path, inputs: Collection[Path], overwrite: bool) -> None:
+    """Raise UsageError for a file that may not be replaced, and always for one of the photos (resolved) it is made of."""
+    refuse_existing(output, overwrite)
+    if output.resolve() in inputs:
+        raise UsageError(f"{output} would replace one of the photos themselves. Choose another folder with --output.")
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What shall become of photos.
@@ -223,12 +235,13 @@ def apply_to_files(
     What fails for one photo is its outcome; running out of memory or disk is raised, as the rest would fail too.
     """
     ways = _ways_to_prepare(photos, model, wanted, beside)
+    inputs = resolved(photos)
     triples = zip(photos, outputs, ways, strict=True)
     while chunk := list(islice(triples, model.batch)):
         jobs: list[_Job] = []
         for photo, output, prepare_it in chunk:
             try:
-                _check_output(photo, output, wanted.overwrite)
+                check_output(output, inputs, wanted.overwrite)
                 jobs.append(_Job(photo, output, _chosen(prepare_it(), wanted)))
             except FlowgradError as error:
                 yield Outcome(photo, error=error)
@@ -249,12 +262,6 @@ def _ways_to_prepare(
 def _chosen(found: tuple[Prepared, ...], wanted: Wanted) -> tuple[Prepared, ...]:
     """All faces, where they go back into the photo; else the largest, with a warning."""
     return found if wanted.in_place or len(found) == 1 else (largest_of(found),)
-
-
-def _check_output(photo: Path, output: Path, overwrite: bool) -> None:
-    refuse_existing(output, overwrite)
-    if output.resolve() == photo.resolve():
-        raise UsageError(f"{output} would replace the photo itself. Choose another folder with --output.")
 
 
 Edits = list[Edit] | FlowgradError

@@ -164,6 +164,19 @@ def test_photos_of_one_name_do_not_replace_one_another(tiny: Tiny, trained: Path
     assert {path.name for path in Path("edited").iterdir()} == {"photo-0.png", "other-photo-0.png"}
 
 
+def test_an_output_never_replaces_another_photo_that_is_edited(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "photo.png", tmp_path / "b" / "photo.png"
+    for path, source in zip((first, second), tiny.files, strict=False):
+        path.parent.mkdir()
+        path.write_bytes(source.read_bytes())
+    result = apply(tiny, trained, "smiling", first, second, "--output", second.parent, "--overwrite")
+    assert result.exit_code == 1 and "would replace one of the photos themselves" in result.output
+    assert second.read_bytes() == tiny.files[1].read_bytes()
+    sheet = second.rename(second.with_name("contact-sheet.png"))
+    result = apply(tiny, trained, "smiling", first, sheet, "--output", sheet.parent, "--overwrite", "--grid")
+    failed(result, 2, "contact-sheet.png", "photos themselves")
+
+
 def test_a_strength_beyond_the_safe_range_is_warned_of(tiny: Tiny, trained: Path) -> None:
     result = apply(tiny, trained, "smiling", tiny.files[0], "--strength", 1000)
     assert "beyond the safe range" in result.output
@@ -345,7 +358,9 @@ def test_wrong_calls(tiny: Tiny, trained: Path) -> None:
     failed(train(tiny, trained, "new", "--eta", 2), 1, "eta")
     failed(apply(tiny, trained, "smiling", tiny.files[0], "--align", "perhaps"), 2, "auto, always or never")
     failed(apply(tiny, trained, "smiling", tiny.files[0], "--strengths", "a,b"), 2, "--strengths")
-    failed(apply(tiny, trained, "smiling", tiny.files[0], "--output", tiny.photos, "--overwrite"), 2, "photo itself")
+    failed(
+        apply(tiny, trained, "smiling", tiny.files[0], "--output", tiny.photos, "--overwrite"), 2, "photos themselves"
+    )
 
 
 def test_missing_weights(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
