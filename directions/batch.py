@@ -183,7 +183,7 @@ def resolved(photos: Iterable[Path]) -> set[Path]:
 
 
 def check_output(output: Path, inputs: Collection[Path], overwrite: bool) -> None:
-    """Raise UsageError for a file that may not be replaced, and always for one of the photos (resolved) it is made of."""
+    """Raise UsageError for a file that may not be replaced: one of the photos (resolved) never may."""
     refuse_existing(output, overwrite)
     if output.resolve() in inputs:
         raise UsageError(f"{output} would replace one of the photos themselves. Choose another folder with --output.")

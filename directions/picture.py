@@ -10,11 +10,13 @@ from PIL import Image, JpegImagePlugin
 
 from directions.deep import lower_bits, to_png
 from directions.direction import refuse_existing
-from directions.photos import JPEG_QUALITY, SAVED_SUFFIXES, open_image, to_rgb
+from directions.photos import JPEG_QUALITY, ORIENTATION, SAVED_SUFFIXES, open_image, to_rgb
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
 
-_ORIENTATION = 0x0112
+# What a TIFF's tags say of how its pixels are stored, and EXIF's orientation and thumbnail: all of it is written anew.
+_STRUCTURE = {254, 255, 256, 257, 258, 259, 262, 266, 273, ORIENTATION, 277, 278, 279, 284, *range(290, 294), 301, 317}
+_STRUCTURE |= {320, *range(322, 326), 330, 332, 338, 339, 340, 341, 347, *range(512, 522), *range(529, 533), 34675}
 _EXIF_LIMIT = 65_000  # bytes; a JPEG's segment holds 65,533
 _KEPT_MODES = ("RGB", "RGBA", "L", "LA", "CMYK", "I;16")
 _ALPHA_MODES = ("PA", "La", "RGBa")
@@ -118,9 +120,10 @@ def _kept(image: Image.Image) -> Image.Image:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """What the camera told, but not which way the picture lies, nor a small copy of what it was."""
+    """What the camera told, but nothing of how the pixels lay in the file, nor a small copy of what they were."""
     exif = image.getexif()
-    exif.pop(_ORIENTATION, None)
+    for tag in _STRUCTURE & set(exif):
+        del exif[tag]
     return exif.tobytes() if len(exif) else b""
 
 

@@ -208,6 +208,19 @@ def test_formats_that_cannot_hold_a_mode_get_what_they_can(tmp_path: Path) -> No
     assert read_picture(save_picture(photo("LA"), picture, tmp_path / "x.webp")).pixels.mode == "RGBA"
 
 
+@pytest.mark.parametrize("mode", ["P", "YCbCr", "LAB"])
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_a_tiff_of_any_colours_is_written_as_what_it_looks_like(tmp_path: Path, mode: str, suffix: str) -> None:
+    smooth = photo().resize((8, 8)).resize((160, 120), Image.Resampling.BICUBIC)
+    source = Image.frombytes("LAB", smooth.size, smooth.tobytes()) if mode == "LAB" else smooth.convert(mode)
+    source.save(tmp_path / "photo.tif", tiffinfo={271: "Camera"})
+    picture = read_picture(tmp_path / "photo.tif")
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / f"again{suffix}")) as again:
+        difference = np.asarray(again.convert("RGB")).astype(int) - np.asarray(picture.rgb)
+        assert not difference.any()
+        assert again.getexif()[271] == "Camera"
+
+
 def test_saving_refuses(tmp_path: Path) -> None:
     picture = read_picture_of(tmp_path)
     with pytest.raises(UsageError, match="which kind of image"):
@@ -217,6 +230,9 @@ def test_saving_refuses(tmp_path: Path) -> None:
     with pytest.raises(FlowgradError, match="floating-point"):
         Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "deep.tiff")
         read_picture(tmp_path / "deep.tiff")
+    with pytest.raises(FlowgradError, match="32-bit pixels, whose range is unknown"):
+        Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "deeper.tiff")
+        read_picture(tmp_path / "deeper.tiff")
 
 
 def read_picture_of(folder: Path):
