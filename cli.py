@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -179,9 +180,12 @@ def _complete_name(incomplete: str) -> list[str]:
 def _numbers(written: str, option: str) -> tuple[float, ...]:
     """Read "-1,0,1". Raises UsageError naming the option."""
     try:
-        return tuple(float(part) for part in written.split(",") if part.strip())
-    except ValueError as error:
-        raise UsageError(f"{option} are numbers with commas between them, like -1,0,1; got {written!r}") from error
+        numbers = tuple(float(part) for part in written.split(",") if part.strip())
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError(f"{option} are numbers with commas between them, like -1,0,1; got {written!r}")
+    return numbers
 
 
 def _align(written: str) -> Any:
@@ -209,6 +213,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", min=0)]
 Align = Annotated[str, typer.Option(help="auto: align faces where needed; always: fail without a face; never.")]
+Crop = Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Force = Annotated[bool, typer.Option("--force", help="Use directions made for other weights of the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
@@ -246,7 +251,10 @@ def _recipe(name: str, settings: list[str] | None, **changes: object) -> Any:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f"--set needs KEY=VALUE, for example momentum=0.5; got {setting!r}")
-        given[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        try:
+            given[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that there is not
+            raise UsageError(f"--set {setting}: {value!r} is no value; write, for example, momentum=0.5") from error
     return load_recipe(name, **given)
 
 
@@ -345,7 +353,7 @@ def apply_direction(
     keep_identity: Annotated[
         float | None, typer.Option(help="Per face, the largest strength that keeps dlib's distance below this: 0.5.")
     ] = None,
-    crop: Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")] = False,
+    crop: Crop = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write PNG, whatever the photo was.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
     model: OwnModel = None,
@@ -382,7 +390,7 @@ def apply_direction(
         targets = batch.output_paths(files, output, "-strip" if steps else "", lossless)
         sheet = output / "contact-sheet.png"
         if grid:
-            refuse_existing(sheet, overwrite)
+            batch.check_output(sheet, batch.resolved(files), overwrite)
         loaded = load_model(model or parts[0][0].info.model, device, precision)
         control = batch.mixture(loaded, parts, terminal, force, steps or (1.0,))
         wanted = batch.Wanted(steps, crop, face, _align(align), overwrite, keep_identity)
@@ -448,6 +456,7 @@ def edit(
     intervals: Intervals = None,
     augmentations: Augmentations = None,
     setting: Setting = None,
+    crop: Crop = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
     align: Align = "auto",
     seed: Seed = 0,
@@ -460,10 +469,11 @@ def edit(
 
     flowgrad edit photo.jpg --text "a smiling face"
 
-    It fits this photo better than a direction would, takes longer, and cannot be used again.
+    It fits this photo better than a direction would, takes longer, and cannot be used again. The photo keeps its size
+    and details, as with apply-direction, and the largest face is edited; a figure shows it before and after.
     """
-    from directions import run
-    from directions.batch import output_paths
+    from directions import batch, run
+    from directions.composite import Patch
     from directions.figures import strip
     from directions.photos import find_photos, save_image
     from directions.train import Task
@@ -473,18 +483,23 @@ def edit(
     changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
     chosen = _recipe(recipe, setting, **changes, intervals=intervals, augmentations=augmentations)
     chosen.settings(seed)
+    batch.check_strength(strength)
     files = find_photos([photo])
     if len(files) > 1:
         raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
-    targets = [*output_paths(files, output), *output_paths(files, output, "-before-after")]
+    targets = [*batch.output_paths(files, output), *batch.output_paths(files, output, "-before-after")]
     for target in targets:
-        refuse_existing(target, overwrite)
+        batch.check_output(target, batch.resolved(files), overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    photos, _ = run.gather(loaded, files, _align(align), chosen, terminal)
+    read = batch.read_photos(files, loaded, _align(align), terminal)
+    photos = run.invert_photos(loaded, read, chosen, terminal)
     given = load_guide(guide, loaded.device) if guide else None
     task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
     edited = run.edit(task, strength, terminal)
-    save_image(edited.after, targets[0], overwrite)
+    if crop:
+        save_image(edited.after, targets[0], overwrite)
+    else:
+        batch.write_composite(files[0], targets[0], [Patch(edited.difference, read.places[0])], overwrite)
     save_image(strip([edited.before, edited.after], ["photo", text]), targets[1], overwrite)
     _tell(
         as_json, {"files": targets, "effect": edited.effect}, f"effect {edited.effect:+.2f} log-odds of {task.target}"

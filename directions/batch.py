@@ -1,12 +1,14 @@
 """Directions applied to files: mixtures as they are written, photos a batch at a time, one failure never the end."""
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -33,11 +35,13 @@ from directions.photos import (
     to_tensor,
 )
 from directions.picture import copy_file, read_picture, save_picture
+from directions.place import Place
 from directions.report import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
+T = TypeVar("T")
 SHEET_COLUMNS = 8
 
 
@@ -67,20 +71,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos brought to a model's size: their files, tensor (n, 3, H, W) in [-1, 1], and hashes of the files."""
+    """Photos brought to a model's size: their files, tensor (n, 3, H, W) in [-1, 1], hashes of the files, and places.
+
+    places: where each image lies in its photo.
+    """
 
     paths: tuple[Path, ...]
     images: Tensor
     hashes: tuple[str, ...]
+    places: tuple[Place, ...]
 
 
 def parse_mixture(written: str, strength: float = 1.0) -> tuple[Part, ...]:
     """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3"; `strength` multiplies them all.
 
-    A path to a file is a name too. Raises UsageError for an empty name or a strength that is no number.
+    A path to a file is a name too. Raises UsageError for an empty name or a strength that is no finite number.
     """
     if Path(written).is_file():
-        return (Part(written, strength),)
+        return (Part(written, check_strength(strength)),)
     return tuple(_parse_part(part, strength) for part in written.split("+"))
 
 
@@ -92,9 +100,16 @@ def _parse_part(written: str, strength: float) -> Part:
         own = float(number)
     except ValueError as error:
         raise UsageError(f"{number!r} is no strength. Write NAME:STRENGTH, for example smiling:0.8+old:0.3.") from error
-    if not name or own != own or abs(own) == float("inf"):
+    if not name or not isfinite(own):
         raise UsageError(f"{written!r} names no direction and strength. Write, for example, smiling:0.8+old:0.3.")
-    return Part(name, own * strength)
+    return Part(name, check_strength(own * strength))
+
+
+def check_strength(strength: float) -> float:
+    """Return a strength that is a finite number. Raises UsageError for any other."""
+    if not isfinite(strength):
+        raise UsageError(f"a strength is a finite number, like 0.8 or -1; got {strength:g}")
+    return strength
 
 
 def load_parts(parts: Iterable[Part], bank: Bank, model: str | None = None) -> list[tuple[Direction, float]]:
@@ -147,13 +162,14 @@ def alignment(model: Model, align: Align) -> Align:
 
 def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Reporter) -> Photos:
     """Read and prepare photos that are all needed. Raises FlowgradError naming the first that cannot be used."""
-    images = []
+    found = []
     for path in reporter.track(paths, "reading photos", len(paths)):
         prepared = prepare_file(path, model.config.size, alignment(model, align))
         if prepared.warning:
             reporter.warn(f"{path.name}: {prepared.warning}")
-        images.append(prepared.image)
-    return Photos(tuple(paths), to_tensor(images), tuple(photo_hash(path) for path in paths))
+        found.append(prepared)
+    hashes, places = (photo_hash(path) for path in paths), (each.place for each in found)
+    return Photos(tuple(paths), to_tensor([each.image for each in found]), tuple(hashes), tuple(places))
 
 
 def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossless: bool = False) -> list[Path]:
@@ -175,6 +191,18 @@ def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossles
         taken.add(path)
         found.append(path)
     return found
+
+
+def resolved(photos: Iterable[Path]) -> set[Path]:
+    """Photos as `check_output` wants them."""
+    return {photo.resolve() for photo in photos}
+
+
+def check_output(output: Path, inputs: Collection[Path], overwrite: bool) -> None:
+    """Raise UsageError for a file that may not be replaced: one of the photos (resolved) never may."""
+    refuse_existing(output, overwrite)
+    if output.resolve() in inputs:
+        raise UsageError(f"{output} would replace one of the photos themselves. Choose another folder with --output.")
 
 
 @dataclass(frozen=True)
@@ -223,12 +251,13 @@ def apply_to_files(
     What fails for one photo is its outcome; running out of memory or disk is raised, as the rest would fail too.
     """
     ways = _ways_to_prepare(photos, model, wanted, beside)
+    inputs = resolved(photos)
     triples = zip(photos, outputs, ways, strict=True)
     while chunk := list(islice(triples, model.batch)):
         jobs: list[_Job] = []
         for photo, output, prepare_it in chunk:
             try:
-                _check_output(photo, output, wanted.overwrite)
+                check_output(output, inputs, wanted.overwrite)
                 jobs.append(_Job(photo, output, _chosen(prepare_it(), wanted)))
             except FlowgradError as error:
                 yield Outcome(photo, error=error)
@@ -241,20 +270,29 @@ def _ways_to_prepare(
 ) -> list[Callable[[], tuple[Prepared, ...]]]:
     """For each photo what returns it prepared, or raises why it is not: work done here, or awaited from `beside`."""
     told = (model.config.size, alignment(model, wanted.align), wanted.face)
-    if beside:
-        return [beside.submit(prepare_faces_file, photo, *told).result for photo in photos]
-    return [partial(prepare_faces_file, photo, *told) for photo in photos]
+    here = [partial(prepare_faces_file, photo, *told) for photo in photos]
+    return [_begun(beside, way) for way in here] if beside else here
+
+
+def _begun(beside: Executor, way: Callable[[], T]) -> Callable[[], T]:
+    """What awaits work begun in another process, or does it here if that was killed: for its memory, most likely."""
+    try:
+        begun = beside.submit(way)
+    except BrokenExecutor:  # killed before this was begun
+        return way
+
+    def await_it() -> T:
+        try:
+            return begun.result()
+        except BrokenExecutor:
+            return way()
+
+    return await_it
 
 
 def _chosen(found: tuple[Prepared, ...], wanted: Wanted) -> tuple[Prepared, ...]:
     """All faces, where they go back into the photo; else the largest, with a warning."""
     return found if wanted.in_place or len(found) == 1 else (largest_of(found),)
-
-
-def _check_output(photo: Path, output: Path, overwrite: bool) -> None:
-    refuse_existing(output, overwrite)
-    if output.resolve() == photo.resolve():
-        raise UsageError(f"{output} would replace the photo itself. Choose another folder with --output.")
 
 
 Edits = list[Edit] | FlowgradError

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from directions.photos import upright
 
 _RAW = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # big-endian samples, read as if they were little-endian
 _COLOUR_TYPES = {"RGB": 2, "RGBA": 6}
@@ -26,7 +28,7 @@ def lower_bits(source: Path | BinaryIO) -> Image.Image | None:
         if not image.tile or image.tile[0].args not in _RAW:
             return None
         image.tile = [each._replace(args=_RAW[str(each.args)]) for each in image.tile]
-        return ImageOps.exif_transpose(image)
+        return upright(image)
 
 
 def to_png(upper: Image.Image, lower: Image.Image, icc: bytes = b"", exif: bytes = b"") -> bytes:

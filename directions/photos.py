@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from directions import faces
 from directions.direction import refuse_existing
@@ -33,6 +33,17 @@ SAVED_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "HEIF", "AVIF")
 PIXEL_LIMIT = 120_000_000  # what a large camera makes; a file that unpacks to more is an accident or an attack
 JPEG_QUALITY = 95
+
+ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 _MISSING_EXTRA = "not aligned, its centre was taken: finding faces needs pip install 'flowgrad[faces]'"
 _MISSING_HEIC = "Run: pip install 'flowgrad[heic]', or convert it to JPEG."
@@ -84,7 +95,8 @@ def read_photo(path: Path) -> Image.Image:
 def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[tuple[Image.Image, Image.Image]]:
     """Yield an image as its file has it, and turned upright; from `content`, if given, under the name `path`.
 
-    Raises FlowgradError for a file that is missing, no image, damaged, of floating-point pixels, or over PIXEL_LIMIT.
+    Raises FlowgradError for a file that is missing, no image, damaged, over PIXEL_LIMIT, or of pixels whose range is
+    unknown (floating-point, or a TIFF's of 32 bits).
     """
     path = Path(path)
     try:
@@ -92,7 +104,7 @@ def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[tuple[Im
             warnings.simplefilter("ignore")  # of odd metadata; the limit of pixels below is our own
             with Image.open(content or path, formats=_formats()) as image:
                 _check_pixels(path, image)
-                yield image, ImageOps.exif_transpose(image)
+                yield image, upright(image)
     except UnidentifiedImageError as error:
         remedy = _MISSING_HEIC if path.suffix.lower() in (".heic", ".heif") else "Convert it to JPEG or PNG."
         raise FlowgradError(f"{path} is not an image of a kind that can be read. {remedy}") from error
@@ -103,6 +115,13 @@ def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[tuple[Im
     except _DECODER_ERRORS as error:
         remedy = "Copy it again from where it came from."
         raise FlowgradError(f"{path} is a damaged or truncated image ({error}). {remedy}") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A copy of an image turned as its EXIF says; other than Pillow's own, it writes no EXIF, which can fail."""
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 @lru_cache(maxsize=1)
@@ -213,7 +232,7 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
     if align == "never" or not faces.available() or not safe:
         yield None
         return
-    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=_start_beside)
+    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=ignore_interrupts)
     try:
         executor.submit(faces.warm_up)
         yield executor
@@ -221,8 +240,9 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
         executor.shutdown(cancel_futures=True)  # photos that still wait are not prepared after an interruption
 
 
-def _start_beside() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command itself says that it was interrupted
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that started this one: the command itself says that it was interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def to_tensor(images: Sequence[Image.Image]) -> "torch.Tensor":
@@ -278,8 +298,10 @@ def _photos_at(path: Path) -> list[Path]:
 
 
 def _check_pixels(path: Path, image: Image.Image) -> None:
-    if image.mode == "F":
-        raise FlowgradError(f"{path} holds floating-point pixels, whose range is unknown. Save it with 8 bits.")
+    signed = image.mode == "I" and image.format == "TIFF"  # PNG and PPM have this mode for 16 bits
+    if image.mode == "F" or signed:
+        kind = "signed or 32-bit" if signed else "floating-point"
+        raise FlowgradError(f"{path} holds {kind} pixels, whose range is unknown. Save it with 8 bits.")
     if image.width * image.height > PIXEL_LIMIT:
         raise FlowgradError(_too_large(path, f" {image.width} x {image.height},"))
 

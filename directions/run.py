@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 from PIL import Image
 
 from directions.apply import steer, sweep, to_control
 from directions.bank import Bank, Entry
-from directions.batch import read_photos
+from directions.batch import Photos, read_photos
 from directions.calibrate import LEVEL
 from directions.card import to_card
 from directions.checkpoint import Checkpoint, Record, load_checkpoint, save_checkpoint, task_hash
 from directions.direction import Direction, refuse_existing
+from directions.editing import Edit
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
 from directions.latents import Inverted, invert_images, join
 from directions.photos import Align, save_image, to_images
@@ -75,11 +77,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Edited:
-    """One photo edited for itself: before, after, and the change of the text's log-odds."""
+    """One photo edited for itself: before, after, the change of the text's log-odds, and the `Edit.difference`."""
 
     before: Image.Image
     after: Image.Image
     effect: float
+    difference: np.ndarray
 
 
 def check_free(run: Run, name: str, model: str) -> None:
@@ -97,8 +100,13 @@ def gather(
 ) -> tuple[Inverted, tuple[str, ...]]:
     """Photos read, aligned and inverted, with the hashes of their files."""
     photos = read_photos(files, model, align, reporter)
+    return invert_photos(model, photos, recipe, reporter), photos.hashes
+
+
+def invert_photos(model: Model, photos: Photos, recipe: Recipe, reporter: Reporter) -> Inverted:
+    """Photos inverted as a recipe says."""
     parts = invert_images(model, photos.images, recipe.inversion, recipe.anchored)
-    return join(list(reporter.track(parts, "inverting photos"))), photos.hashes
+    return join(list(reporter.track(parts, "inverting photos")))
 
 
 def draw(model: Model, guide: Guide, target: Contrast, count: int, seed: int, reporter: Reporter) -> Inverted:
@@ -110,15 +118,14 @@ def draw(model: Model, guide: Guide, target: Contrast, count: int, seed: int, re
 def train(task: Task, run: Run, reporter: Reporter, *conditions: str) -> tuple[Control, tuple[Record, ...]]:
     """Run Algorithm 1 with a checkpoint after every iteration; return the best control and the history.
 
-    It goes on from the run's checkpoint if that is of exactly this task; `conditions`: see `task_hash`.
+    It goes on from the run's checkpoint if that is of exactly this task, and says which is the case; `conditions`: see
+    `task_hash`.
     """
     for word in task.unknown_words:
         reporter.warn(f"the guide has never seen the word {word!r}: the result may have little to do with it")
     identity = task_hash(task, *conditions)
-    found = load_checkpoint(run.checkpoint, identity, task.model.device) if run.resume else None
+    found = _resumed(task, run, identity, reporter) if run.resume else None
     history = list(found.history) if found else []
-    if found:
-        reporter.warn(f"going on after {found.state.iteration} of {task.recipe.iterations + 1} evaluations")
     best = found.state.best if found else None
     left = task.recipe.iterations + 1 - len(history)
     for step in reporter.track(_steps(task, found), "training", left):
@@ -128,6 +135,17 @@ def train(task: Task, run: Run, reporter: Reporter, *conditions: str) -> tuple[C
     if best is None:
         raise FlowgradError("the training made no step. Give at least one iteration.")
     return best, tuple(history)
+
+
+def _resumed(task: Task, run: Run, identity: str, reporter: Reporter) -> Checkpoint | None:
+    """The run's checkpoint, if it is of this task; says which is the case where there is one."""
+    found = load_checkpoint(run.checkpoint, identity, task.model.device)
+    if found:
+        reporter.warn(f"going on after {found.state.iteration} of {task.recipe.iterations + 1} evaluations")
+    elif run.checkpoint.is_file():
+        told = "is of another training (photos, texts, recipe, ...) or version of flowgrad"
+        reporter.warn(f"{run.checkpoint} {told}: it is replaced, and this one starts from the beginning")
+    return found
 
 
 def _steps(task: Task, found: Checkpoint | None) -> Iterator[Step]:
@@ -273,4 +291,5 @@ def edit(task: Task, strength: float, reporter: Reporter) -> Edited:
     images = steer(task.model, task.photos, last.state.best * strength)
     before, after = (log_odds(task.guide, x, [task.target]) for x in (task.photos.images, images))
     photo, edited = to_images(torch.cat([task.photos.images, images]))
-    return Edited(photo, edited, float((after - before).mean()))
+    difference = Edit(task.photos.images[0].clamp(-1, 1), images).difference()
+    return Edited(photo, edited, float((after - before).mean()), difference)

@@ -4,7 +4,9 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from typer.testing import CliRunner, Result
 
 import directions.bank
 import directions.batch
+import directions.checkpoint
 import directions.editing
+import directions.photos
 import directions.run
 from cli import app
 from directions.bank import Bank
@@ -164,6 +168,19 @@ def test_photos_of_one_name_do_not_replace_one_another(tiny: Tiny, trained: Path
     assert {path.name for path in Path("edited").iterdir()} == {"photo-0.png", "other-photo-0.png"}
 
 
+def test_an_output_never_replaces_another_photo_that_is_edited(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "photo.png", tmp_path / "b" / "photo.png"
+    for path, source in zip((first, second), tiny.files, strict=False):
+        path.parent.mkdir()
+        path.write_bytes(source.read_bytes())
+    result = apply(tiny, trained, "smiling", first, second, "--output", second.parent, "--overwrite")
+    assert result.exit_code == 1 and "would replace one of the photos themselves" in result.output
+    assert second.read_bytes() == tiny.files[1].read_bytes()
+    sheet = second.rename(second.with_name("contact-sheet.png"))
+    result = apply(tiny, trained, "smiling", first, sheet, "--output", sheet.parent, "--overwrite", "--grid")
+    failed(result, 2, "contact-sheet.png", "photos themselves")
+
+
 def test_a_strength_beyond_the_safe_range_is_warned_of(tiny: Tiny, trained: Path) -> None:
     result = apply(tiny, trained, "smiling", tiny.files[0], "--strength", 1000)
     assert "beyond the safe range" in result.output
@@ -176,6 +193,20 @@ def test_edit_is_for_one_photo(tiny: Tiny) -> None:
     assert "log-odds of a smiling face - a face" in result.output
     assert {path.name for path in Path("edited").iterdir()} == {"photo-0.png", "photo-0-before-after.png"}
     failed(call("edit", tiny.photos, "--text", "a face", "--model", tiny.model), 2, "one photo")
+
+
+def test_edit_is_put_back_into_the_photo_unless_a_crop_is_wanted(tiny: Tiny, tmp_path: Path) -> None:
+    photo = tmp_path / "wide.png"
+    Image.open(tiny.files[0]).resize((90, 60), Image.Resampling.BICUBIC).save(photo, dpi=(300, 300))
+    common = ("edit", photo, "--text", "a smiling face", "--model", tiny.model, "--strength", 3)
+    recipe = ("--iterations", 1, "--intervals", 3, "--augmentations", 1, "--eta", 1)
+    assert call(*common, *recipe).exit_code == 0
+    assert call(*common, *recipe, "--crop", "--output", "crop").exit_code == 0
+    before, after = pixels(photo), pixels(Path("edited/wide.png"))
+    changed = np.flatnonzero((before != after).any(axis=(0, 2)))
+    assert before.shape == after.shape and 15 <= changed.min() < changed.max() < 75, "the central square alone"
+    assert pixels(Path("crop/wide.png")).shape == (16, 16, 3)
+    failed(call(*common, "--output", tmp_path, "--overwrite"), 2, "photos themselves")
 
 
 def test_samples_with_and_without_a_direction(tiny: Tiny, trained: Path) -> None:
@@ -305,6 +336,32 @@ def test_one_bad_photo_does_not_stop_the_others(tiny: Tiny, trained: Path, tmp_p
     assert "4 of 5 photos written" in result.output and "1 failed" in result.output
 
 
+class Killed(Executor):
+    """Prepares one photo, and is then killed with what it had begun."""
+
+    def __init__(self, begun: int) -> None:
+        self.begun = [Future() for _ in range(begun)]
+        self.left = iter(self.begun)
+
+    def submit(self, work: Callable[..., object], *arguments: object, **more: object) -> Future:
+        future = next(self.left, None)
+        if future is None:
+            raise BrokenExecutor("killed")
+        if future is self.begun[0]:
+            future.set_result(work(*arguments, **more))
+        else:
+            future.set_exception(BrokenExecutor("killed"))
+        return future
+
+
+def test_photos_are_prepared_here_if_the_process_beside_is_killed(
+    tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directions.photos, "process_beside", lambda align: nullcontext(Killed(begun=2)))
+    result = apply(tiny, trained, "smiling", tiny.photos)
+    assert result.exit_code == 0 and "4 of 4 photos written" in result.output, result.output
+
+
 def test_no_face_where_one_is_demanded(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("dlib")
     model = make_model(tmp_path / "aligned", tiny.guide, aligned=True)
@@ -345,7 +402,14 @@ def test_wrong_calls(tiny: Tiny, trained: Path) -> None:
     failed(train(tiny, trained, "new", "--eta", 2), 1, "eta")
     failed(apply(tiny, trained, "smiling", tiny.files[0], "--align", "perhaps"), 2, "auto, always or never")
     failed(apply(tiny, trained, "smiling", tiny.files[0], "--strengths", "a,b"), 2, "--strengths")
-    failed(apply(tiny, trained, "smiling", tiny.files[0], "--output", tiny.photos, "--overwrite"), 2, "photo itself")
+    failed(apply(tiny, trained, "smiling", tiny.files[0], "--strengths", "0,nan"), 2, "--strengths")
+    for strength in ("nan", "inf"):
+        failed(apply(tiny, trained, "smiling", tiny.files[0], "--strength", strength), 2, "finite number")
+    failed(call("edit", tiny.files[0], "--text", "x", "--model", tiny.model, "--strength", "nan"), 2, "finite number")
+    failed(train(tiny, trained, "new", "--set", "momentum=["), 2, "momentum=[", "no value")
+    failed(
+        apply(tiny, trained, "smiling", tiny.files[0], "--output", tiny.photos, "--overwrite"), 2, "photos themselves"
+    )
 
 
 def test_missing_weights(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
@@ -397,6 +461,25 @@ def test_an_interrupted_training_resumes_bit_for_bit(
     assert not checkpoint.exists()
     whole, resumed = (read_direction(folder / "bank/tiny/smiling.safetensors") for folder in (trained, tmp_path))
     assert whole.info == resumed.info and (whole.u == resumed.u).all()
+
+
+@pytest.mark.parametrize("other", ["version", "task"])
+def test_a_checkpoint_that_is_not_gone_on_from_is_told_of(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if other == "version":
+            patched.setattr(directions.checkpoint, "VERSION", directions.checkpoint.VERSION - 1)
+        patched.setattr(directions.run, "_held_out", interrupt)
+        failed(train(tiny, tmp_path, "smiling"), 130, "interrupted")
+    result = train(tiny, tmp_path, "smiling", *(("--seed", 1) if other == "task" else ()))
+    assert (
+        result.exit_code == 0 and "another training" in result.stderr and "starts from the beginning" in result.stderr
+    )
+    assert "going on" not in result.output
 
 
 def test_bugs_show_a_traceback_on_demand_alone(monkeypatch: pytest.MonkeyPatch) -> None:

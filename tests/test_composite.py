@@ -1,5 +1,6 @@
 """Edits put back into photos: what changes, what never does, and what a written photo keeps."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 import directions.composite as composite_module
+import directions.picture as picture_module
 from directions.composite import Patch, composite, mask, warp
 from directions.deep import to_png
 from directions.picture import read_picture, save_picture
@@ -197,6 +199,42 @@ def test_exif_is_kept_without_orientation_and_thumbnail(tmp_path: Path) -> None:
         assert told.get_ifd(0x8825)[1] == "N" and not told.get_ifd(1)
 
 
+def raw_exif(*entries: tuple[int, int, bytes], within: int = 0) -> bytes:
+    """EXIF of (tag, type, value of 4 bytes), in the directory of the tag `within` if one is named."""
+
+    def directory(*entries: tuple[int, int, bytes]) -> bytes:
+        packed = b"".join(struct.pack("<HHI", tag, kind, 1) + value.ljust(4, b"\0") for tag, kind, value in entries)
+        return struct.pack("<H", len(entries)) + packed + bytes(4)
+
+    head = b"Exif\0\0II*\0" + struct.pack("<I", 8)
+    return head + (directory((within, 4, struct.pack("<I", 26))) if within else b"") + directory(*entries)
+
+
+RATIONAL, UNDEFINED, SHORT = 5, 7, 3
+NOTE, WIDTH, CAMERA = 0x010E, 0x0100, 0x8769
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("tag", [(NOTE, RATIONAL, b"\x08"), (WIDTH, UNDEFINED, b"\5"), (NOTE, UNDEFINED, b"\5")])
+def test_exif_that_cannot_be_written_is_left_out_alone(
+    tmp_path: Path, orientation: int, tag: tuple[int, int, bytes]
+) -> None:
+    exif = raw_exif(tag, (0x0112, SHORT, bytes([orientation])), (0x011A, SHORT, b"\7"))
+    photo().save(tmp_path / "photo.jpg", exif=exif)
+    picture = read_picture(tmp_path / "photo.jpg")
+    assert picture.pixels.size == ((120, 160) if orientation == 6 else (160, 120))
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / "again.jpg")) as again:
+        assert again.getexif()[0x011A] == 7 and again.size == picture.pixels.size
+
+
+def test_exif_within_exif_that_cannot_be_written_is_left_out_too(tmp_path: Path) -> None:
+    exif = raw_exif((0x829A, SHORT, b"\7"), (0x9003, RATIONAL, b"\x08"), (0x9004, SHORT, b"\5"), within=CAMERA)
+    photo().save(tmp_path / "photo.jpg", exif=exif)
+    picture = read_picture(tmp_path / "photo.jpg")
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / "again.jpg")) as again:
+        assert again.getexif().get_ifd(CAMERA)[0x829A] == 7
+
+
 def test_formats_that_cannot_hold_a_mode_get_what_they_can(tmp_path: Path) -> None:
     photo("CMYK").save(tmp_path / "photo.tif", icc_profile=b"inks")
     picture = read_picture(tmp_path / "photo.tif")
@@ -208,6 +246,52 @@ def test_formats_that_cannot_hold_a_mode_get_what_they_can(tmp_path: Path) -> No
     assert read_picture(save_picture(photo("LA"), picture, tmp_path / "x.webp")).pixels.mode == "RGBA"
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_dots_per_inch_and_xmp_are_kept(tmp_path: Path, suffix: str) -> None:
+    told = {"dpi": (300, 150), "exif": raw_exif((0x0112, SHORT, b"\6"))}
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6" b="c"/></x:xmpmeta>'
+    photo().save(tmp_path / "photo.jpg", xmp=packet, **told)
+    picture = read_picture(tmp_path / "photo.jpg")
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / f"again{suffix}")) as again:
+        assert again.info["xmp"] == packet.replace(b' tiff:Orientation="6"', b"")
+        assert suffix == ".webp" or np.allclose(again.info["dpi"], (300, 150), atol=0.1)
+        assert again.size == (120, 160) and 0x0112 not in again.getexif()
+    same = read_picture(tmp_path / f"again{suffix}")
+    assert same.xmp == picture.xmp and read_picture(save_picture(same.pixels, same, tmp_path / "b.tif")).xmp == same.xmp
+
+
+@pytest.mark.parametrize("dpi", [(float("nan"), 72), (1e9, 72), (0, 0), (1, 1), ("x", 72), (72,), None])
+def test_dots_per_inch_that_make_no_sense_are_left_out(tmp_path: Path, dpi: object) -> None:
+    image = photo()
+    image.info["dpi"] = dpi
+    assert picture_module._dpi(image) is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("animated", [False, True])
+def test_a_webp_without_loss_stays_so(tmp_path: Path, mode: str, animated: bool) -> None:
+    more = {"save_all": True, "append_images": [photo(mode).rotate(180)]} if animated else {}
+    photo(mode).save(tmp_path / "photo.webp", lossless=True, exact=True, icc_profile=b"a profile", **more)
+    picture = read_picture(tmp_path / "photo.webp")
+    again = read_picture(save_picture(picture.pixels, picture, tmp_path / "again.webp"))
+    assert again.lossless and again.pixels.tobytes() == picture.pixels.tobytes()
+    photo(mode).save(tmp_path / "lossy.webp", quality=80, icc_profile=b"a profile", **more)
+    assert not read_picture(tmp_path / "lossy.webp").lossless
+
+
+@pytest.mark.parametrize("mode", ["P", "YCbCr", "LAB"])
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_a_tiff_of_any_colours_is_written_as_what_it_looks_like(tmp_path: Path, mode: str, suffix: str) -> None:
+    smooth = photo().resize((8, 8)).resize((160, 120), Image.Resampling.BICUBIC)
+    source = Image.frombytes("LAB", smooth.size, smooth.tobytes()) if mode == "LAB" else smooth.convert(mode)
+    source.save(tmp_path / "photo.tif", tiffinfo={271: "Camera"})
+    picture = read_picture(tmp_path / "photo.tif")
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / f"again{suffix}")) as again:
+        difference = np.asarray(again.convert("RGB")).astype(int) - np.asarray(picture.rgb)
+        assert not difference.any()
+        assert again.getexif()[271] == "Camera"
+
+
 def test_saving_refuses(tmp_path: Path) -> None:
     picture = read_picture_of(tmp_path)
     with pytest.raises(UsageError, match="which kind of image"):
@@ -217,6 +301,9 @@ def test_saving_refuses(tmp_path: Path) -> None:
     with pytest.raises(FlowgradError, match="floating-point"):
         Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "deep.tiff")
         read_picture(tmp_path / "deep.tiff")
+    with pytest.raises(FlowgradError, match="32-bit pixels, whose range is unknown"):
+        Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "deeper.tiff")
+        read_picture(tmp_path / "deeper.tiff")
 
 
 def read_picture_of(folder: Path):
