@@ -270,7 +270,7 @@ def _ways_to_prepare(
 ) -> list[Callable[[], tuple[Prepared, ...]]]:
     """For each photo what returns it prepared, or raises why it is not: work done here, or awaited from `beside`."""
     told = (model.config.size, alignment(model, wanted.align), wanted.face)
-    here = [partial(prepare_faces_file, photo, *told) for photo in photos]
+    here: list[Callable[[], tuple[Prepared, ...]]] = [partial(prepare_faces_file, photo, *told) for photo in photos]
     return [_begun(beside, way) for way in here] if beside else here
 
 

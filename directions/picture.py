@@ -19,22 +19,9 @@ from flowgrad.files import atomic_path
 
 _XMP = 700  # the tag of a TIFF that holds it
 # What a TIFF's tags say of how its pixels are stored, and EXIF's orientation and thumbnail: all of it is written anew.
-_STRUCTURE = {254, 255, 256, 257, 258, 259, 262, 266, 273, ORIENTATION, 277, 278, 279, 284, *range(290, 294), 301, 317}
-_STRUCTURE |= {
-    320,
-    *range(322, 326),
-    330,
-    332,
-    338,
-    339,
-    340,
-    341,
-    347,
-    *range(512, 522),
-    *range(529, 533),
-    _XMP,
-    34675,
-}
+_STRUCTURE = {ORIENTATION, 254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 301, 317, 320, 330, 332}
+_STRUCTURE |= {338, 339, 340, 341, 347, 34675, _XMP, *range(290, 294), *range(322, 326), *range(512, 522)}
+_STRUCTURE |= set(range(529, 533))
 _WITHIN = (0x8769, 0x8825)  # EXIF's directories of the camera and of the place
 _INTEROP = 0xA005  # a directory within a directory, by its offset, which is another when written anew
 # What Pillow raises when it writes a value of another type than the tag's: whatever its packing does with it.
