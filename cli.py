@@ -1243,6 +1243,7 @@ def models_measure(
     splits: Splits = None,
     log: Log = None,
     count: SampleCount = 1000,
+    steps: Annotated[int | None, typer.Option(help="Euler steps of each sample (default 25).")] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -1253,7 +1254,7 @@ def models_measure(
     from directions.portrait import PortraitJob, gather, portray
     from flowgrad.models import load_config
 
-    job, config = PortraitJob(before, photos, splits, log, count, device), load_config(name)
+    job, config = PortraitJob(before, photos, splits, log, count, device, steps), load_config(name)
     terminal = Terminal(as_json)
     found = portray(config, gather(job, config, terminal), job, terminal)
     _tell(as_json, _plain_portraits(found), _show_portraits(found))

@@ -29,7 +29,7 @@ from flowgrad.training.model_folder import table, write_curve, write_sheet
 from flowgrad.training.pictures import UnusableImageError, list_images, read_splits, read_square, side_of
 from flowgrad.training.reflow import curvature, sample
 
-STEPS = 25  # Euler steps of a sample
+STEPS = 25  # Euler steps of a sample, unless told otherwise, and of the paths whose curvature is measured
 BATCH = 25  # samples drawn at once
 STRAIGHT = ("diffusers-unet", "rf-ncsnpp")  # families that are trained on straight lines from noise to pixels
 SHEET = 64  # samples on a sheet
@@ -43,7 +43,8 @@ class PortraitJob:
 
     before: another model (name, folder, or a bare diffusers folder of the same sizes); photos: a folder or
     archive of photos that neither was trained on, or whose test rows in the table `splits` are such; log: records of
-    its training as JSON lines with `seen`, `loss` and `held_out`; count: samples to judge.
+    its training as JSON lines with `seen`, `loss` and `held_out`; count: samples to judge; steps: Euler steps of each
+    (None: STEPS), few to see what straight paths are worth.
     """
 
     before: str = ""
@@ -52,15 +53,22 @@ class PortraitJob:
     log: Path | None = None
     count: int = 1000
     device: str = "auto"
+    steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UsageError(f"a model is measured by one sample or more; got {self.count}")
+        if self.count < 1 or self.sample_steps < 1:
+            told = f"{self.count} and {self.sample_steps}"
+            raise UsageError(f"a model is measured by one sample of one step or more; got {told}")
         if self.splits is not None and self.photos is None:
             raise UsageError("--splits says which of --photos to take: give both")
         for path in (self.photos, self.splits, self.log):
             if path is not None and not path.exists():
                 raise UsageError(f"{path} does not exist: there is nothing to measure with")
+
+    @property
+    def sample_steps(self) -> int:
+        """Euler steps of each sample."""
+        return STEPS if self.steps is None else self.steps
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def portray(config: ModelConfig, material: Material, job: PortraitJob, reporter:
     columns, pictures = {}, {}
     for name, each in (("before", material.before), ("now", model)):
         if each is not None:
-            images = _draw(each, job.count, reporter, name)
+            images = _draw(each, job, reporter, name)
             columns[name] = _measure(each, images, photos, judge, reporter)
             pictures[_sheet(folder, name, images)] = f"{min(SHEET, job.count)} samples, uncurated: {name}"
     if photos is not None:
@@ -171,13 +179,14 @@ def _read_photos(job: PortraitJob, size: int, reporter: Reporter) -> Tensor:
     return to_model_range(torch.stack(squares))
 
 
-def _draw(model: Model, count: int, reporter: Reporter, name: str) -> Tensor:
+def _draw(model: Model, job: PortraitJob, reporter: Reporter, name: str) -> Tensor:
     """(count, 3, H, W) samples in [-1, 1]."""
+    count = job.count
 
     def parts() -> Iterator[Tensor]:
         for start in range(0, count, BATCH):
             x0 = model.noise(min(BATCH, count - start), FIRST_SEED + start)
-            x1 = require_finite(sample(model.velocity, x0, Grid.full(STEPS)), "a sample")
+            x1 = require_finite(sample(model.velocity, x0, Grid.full(job.sample_steps)), "a sample")
             yield model.decode(x1).clamp(-1, 1).cpu()
 
     return torch.cat(list(reporter.track(parts(), f"sampling ({name})", -(-count // BATCH))))
@@ -243,7 +252,7 @@ def _section(
     many = 0 if photos is None else len(photos)
     titles = {"before": f"before ({Path(job.before).name})", "now": "now", "photos": f"{many:,} test photos"}
     text = (
-        f"{job.count:,} samples of {STEPS} Euler steps, seeds from {FIRST_SEED}, by `flowgrad models measure`.\n"
+        f"{job.count:,} samples of {job.sample_steps} Euler step{'s' * (job.sample_steps > 1)}, seeds from {FIRST_SEED}, by `flowgrad models measure`.\n"
         "Losses: over fixed noise and times, on the test photos. Curvature: 0 for straight paths."
     )
     shown = [f"{caption}\n\n![{caption}]({name})" for name, caption in pictures.items()]

@@ -210,6 +210,9 @@ def test_models_are_measured_into_their_cards(tiny: Tiny, tmp_path: Path) -> Non
         assert words in card
     for name in ("samples.jpg", "samples-before.jpg", "curve.png"):
         Image.open(model / name).load()
+    few = json.loads(passed("models", "measure", model, *options, "--steps", 1, "--json"))
+    assert few["now"]["curvature"] == found["now"]["curvature"] and few["now"]["answers"] != found["now"]["answers"]
+    assert "3 samples of 1 Euler step, seeds" in (model / "README.md").read_text()
 
 
 def test_conversion_measures_what_it_replaces(tiny: Tiny, tmp_path: Path) -> None:
@@ -268,6 +271,7 @@ def test_logs_and_photos_that_cannot_be_read_are_refused(tiny: Tiny, tmp_path: P
     (tmp_path / "log.jsonl").write_text("[1]\n")
     with pytest.raises(FlowgradError, match="not a log of training"):
         portrait.read_log(tmp_path / "log.jsonl")
+    failed(call("models", "measure", tiny.model, "--steps", 0), 2, "one sample of one step or more; got 1000 and 0")
     failed(call("models", "measure", tiny.model, "--splits", "none.csv"), 2, "give both")
     failed(call("models", "measure", tiny.model, "--log", "none.jsonl"), 2, "none.jsonl does not exist")
     (tmp_path / "empty").mkdir()
