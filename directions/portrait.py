@@ -251,8 +251,9 @@ def _section(
     rows = portrait_rows(list(columns.values()))
     many = 0 if photos is None else len(photos)
     titles = {"before": f"before ({Path(job.before).name})", "now": "now", "photos": f"{many:,} test photos"}
+    steps = f"{job.sample_steps} Euler step{'s' * (job.sample_steps > 1)}"
     text = (
-        f"{job.count:,} samples of {job.sample_steps} Euler step{'s' * (job.sample_steps > 1)}, seeds from {FIRST_SEED}, by `flowgrad models measure`.\n"
+        f"{job.count:,} samples of {steps}, seeds from {FIRST_SEED}, by `flowgrad models measure`.\n"
         "Losses: over fixed noise and times, on the test photos. Curvature: 0 for straight paths."
     )
     shown = [f"{caption}\n\n![{caption}]({name})" for name, caption in pictures.items()]
