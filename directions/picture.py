@@ -1,6 +1,7 @@
 """A photo as it is stored: read without losing what a written copy should keep, and written again like it."""
 
 import io
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,19 @@ from flowgrad.files import atomic_path
 # What a TIFF's tags say of how its pixels are stored, and EXIF's orientation and thumbnail: all of it is written anew.
 _STRUCTURE = {254, 255, 256, 257, 258, 259, 262, 266, 273, ORIENTATION, 277, 278, 279, 284, *range(290, 294), 301, 317}
 _STRUCTURE |= {320, *range(322, 326), 330, 332, 338, 339, 340, 341, 347, *range(512, 522), *range(529, 533), 34675}
+_WITHIN = (0x8769, 0x8825)  # EXIF's directories of the camera and of the place
+_INTEROP = 0xA005  # a directory within a directory, by its offset, which is another when written anew
+# What Pillow raises when it writes a value of another type than the tag's: whatever its packing does with it.
+_WRITER_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _EXIF_LIMIT = 65_000  # bytes; a JPEG's segment holds 65,533
 _KEPT_MODES = ("RGB", "RGBA", "L", "LA", "CMYK", "I;16")
 _ALPHA_MODES = ("PA", "La", "RGBa")
@@ -124,7 +138,33 @@ def _exif(image: Image.Image) -> bytes:
     exif = image.getexif()
     for tag in _STRUCTURE & set(exif):
         del exif[tag]
-    return exif.tobytes() if len(exif) else b""
+    return _exif_bytes(exif) or _exif_bytes(_writable(exif)) or b""
+
+
+def _exif_bytes(exif: Image.Exif) -> bytes | None:
+    """EXIF as bytes, b"" for none at all; None where it holds a value that Pillow reads, but cannot write."""
+    try:
+        return exif.tobytes() if len(exif) else b""
+    except _WRITER_ERRORS:
+        return None
+
+
+def _writable(exif: Image.Exif) -> Image.Exif:
+    """The tags of EXIF that can be written, and of its two directories within."""
+    found = Image.Exif()
+    for tag in exif:
+        value = exif.get_ifd(tag) if tag in _WITHIN else exif[tag]
+        if tag in _WITHIN:
+            value = {key: each for key, each in value.items() if key != _INTEROP and _can_write(tag, {key: each})}
+        if _can_write(tag, value):
+            found[tag] = value
+    return found
+
+
+def _can_write(tag: int, value: object) -> bool:
+    alone = Image.Exif()
+    alone[tag] = value
+    return _exif_bytes(alone) is not None
 
 
 def _jpeg(image: Image.Image) -> dict[str, Any]:

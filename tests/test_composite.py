@@ -1,5 +1,6 @@
 """Edits put back into photos: what changes, what never does, and what a written photo keeps."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,42 @@ def test_exif_is_kept_without_orientation_and_thumbnail(tmp_path: Path) -> None:
         told = again.getexif()
         assert again.size == (120, 160) and told[0x010F] == "Camera" and 0x0112 not in told
         assert told.get_ifd(0x8825)[1] == "N" and not told.get_ifd(1)
+
+
+def raw_exif(*entries: tuple[int, int, bytes], within: int = 0) -> bytes:
+    """EXIF of (tag, type, value of 4 bytes), in the directory of the tag `within` if one is named."""
+
+    def directory(*entries: tuple[int, int, bytes]) -> bytes:
+        packed = b"".join(struct.pack("<HHI", tag, kind, 1) + value.ljust(4, b"\0") for tag, kind, value in entries)
+        return struct.pack("<H", len(entries)) + packed + bytes(4)
+
+    head = b"Exif\0\0II*\0" + struct.pack("<I", 8)
+    return head + (directory((within, 4, struct.pack("<I", 26))) if within else b"") + directory(*entries)
+
+
+RATIONAL, UNDEFINED, SHORT = 5, 7, 3
+NOTE, WIDTH, PLACE = 0x010E, 0x0100, 0x8825
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("tag", [(NOTE, RATIONAL, b"\x08"), (WIDTH, UNDEFINED, b"\5"), (NOTE, UNDEFINED, b"\5")])
+def test_exif_that_cannot_be_written_is_left_out_alone(
+    tmp_path: Path, orientation: int, tag: tuple[int, int, bytes]
+) -> None:
+    exif = raw_exif(tag, (0x0112, SHORT, bytes([orientation])), (0x011A, SHORT, b"\7"))
+    photo().save(tmp_path / "photo.jpg", exif=exif)
+    picture = read_picture(tmp_path / "photo.jpg")
+    assert picture.pixels.size == ((120, 160) if orientation == 6 else (160, 120))
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / "again.jpg")) as again:
+        assert again.getexif()[0x011A] == 7 and again.size == picture.pixels.size
+
+
+def test_exif_within_exif_that_cannot_be_written_is_left_out_too(tmp_path: Path) -> None:
+    exif = raw_exif((1, RATIONAL, b"\x08"), (30, SHORT, b"\7"), within=PLACE)  # 1: N or S, which is a text
+    photo().save(tmp_path / "photo.jpg", exif=exif)
+    picture = read_picture(tmp_path / "photo.jpg")
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / "again.jpg")) as again:
+        assert again.getexif().get_ifd(PLACE) == {30: 7}
 
 
 def test_formats_that_cannot_hold_a_mode_get_what_they_can(tmp_path: Path) -> None:
