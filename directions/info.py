@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from directions.container import corrupt, parse_json, shorten
@@ -44,10 +45,11 @@ class Calibration:
     """What strengths of a direction do, measured on photos it was not trained on. Raises FlowgradError.
 
     `level` is the effect that strength 1 means, in zero-shot log-odds of the text; `unit` the factor by which the
-    trained control was multiplied to make it so. The sequences run along `strengths` (increasing): `effect` is the mean
-    change of the text's log-odds, `identity` the mean dlib descriptor distance, `kept` the fraction still the same
-    person (both empty when not measured), `side_effects` the change of other texts' scores. Within `safe` (lowest,
-    highest strength) photos stay good. `photos` and `source` ("samples", "test") say what was measured on.
+    trained control was multiplied to make it so. The sequences run along `strengths` (one or more, increasing):
+    `effect` is the mean change of the text's log-odds, `identity` the mean dlib descriptor distance, `kept` the
+    fraction still the same person (both empty when not measured), `side_effects` the change of other texts' scores.
+    Within `safe` (lowest, highest strength) photos stay good. `photos` and `source` ("samples", "test") say what was
+    measured on.
     """
 
     level: float
@@ -268,8 +270,9 @@ def _check_thumbnail(thumbnail: str) -> None:
 
 def _check_calibration(value: Calibration) -> None:
     n = len(value.strengths)
-    increasing = all(a < b for a, b in zip(value.strengths, value.strengths[1:], strict=False))
-    _require(increasing, "calibration.strengths must increase", value.strengths)
+    strengths = tuple(map(float, value.strengths))  # as they are divided: integers may differ where floats do not
+    increasing = n > 0 and all(a < b for a, b in pairwise(strengths))
+    _require(increasing, "calibration.strengths must be one or more, and increase", value.strengths)
     _require(len(value.effect) == n, f"calibration.effect must hold {n} values, one for each strength", value.effect)
     for name in ("identity", "kept"):
         item = getattr(value, name)

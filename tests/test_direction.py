@@ -234,7 +234,9 @@ def test_fields_are_checked(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strengths": (0.0, 0.0, 1.0)}, "strengths must increase"),
+        ({"strengths": (0.0, 0.0, 1.0)}, "strengths must be one or more, and increase"),
+        ({"strengths": (9007199254740992.0, 9007199254740993, 1e17)}, "strengths must be one or more, and increase"),
+        ({"strengths": (), "effect": (), "identity": (), "kept": (), "side_effects": {"a": ()}}, "one or more"),
         ({"effect": (1.0,)}, "effect must hold 3 values"),
         ({"identity": (1.0,)}, "identity must hold no value or 3"),
         ({"kept": (0.0, 0.5, 1.5)}, "fractions of 1"),
