@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9
 
 @dataclass(frozen=True)
 class Remote:
-    """A direction in a repository: its model and name, its file's size in bytes, and whether it has a preview."""
+    """A direction in a repository: its model and name, its file's size in bytes, and whether to fetch a preview."""
 
     model: str
     name: str
@@ -139,14 +139,15 @@ def _list(api: Any, repository: str, revision: str | None = None) -> list[Remote
     return [each for each in remotes if each is not None][:COUNT_LIMIT]
 
 
-def _remote(path: str, size: int, sizes: Iterable[str]) -> Remote | None:
+def _remote(path: str, size: int, sizes: Mapping[str, int]) -> Remote | None:
     model, _, file = path.partition("/")
     name = file.removesuffix(SUFFIX)
     try:
         check_name(model, "model"), check_name(name)
     except UsageError:  # not a direction's file, or one with a name that no bank may have
         return None
-    return Remote(model, name, size, f"{model}/{name}{PREVIEW}" in sizes) if file.endswith(SUFFIX) else None
+    preview = sizes.get(f"{model}/{name}{PREVIEW}", FILE_LIMIT + 1) <= FILE_LIMIT
+    return Remote(model, name, size, preview) if file.endswith(SUFFIX) else None
 
 
 def _fetch(

@@ -106,6 +106,19 @@ def test_hostile_files_are_refused_one_by_one(
     assert written == {"tiny/good.safetensors", "tiny/good.md"}
 
 
+def test_an_enormous_preview_is_not_fetched(
+    bank: Bank, served: hub_stand_in.Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = bank.get("smiling").path.read_bytes()
+    monkeypatch.setattr(hub, "FILE_LIMIT", len(raw) + 100)
+    served["me/mine"] = {"tiny/good.safetensors": raw, "tiny/good.png": picture() + bytes(len(raw) + 101)}
+    (found,) = hub.pull("me/mine", Bank(tmp_path / "own"))
+    assert isinstance(found, Entry) and found.preview is None
+    served["me/mine"]["tiny/good.png"] = picture()
+    (found,) = hub.pull("me/mine", Bank(tmp_path / "own"), overwrite=True)
+    assert isinstance(found, Entry) and found.preview
+
+
 def test_names_and_what_exists_are_refused(bank: Bank, served: hub_stand_in.Repositories) -> None:
     for name in ("mine", "../mine", "me/mine/more", "me/..", "https://hub/me/mine"):
         with pytest.raises(UsageError, match="OWNER/NAME"):
