@@ -6,14 +6,14 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from directions.faces import CHIP_PADDING, available, require
-from directions.photos import to_images
+from directions.photos import ignore_interrupts, to_images
 from flowgrad.errors import FlowgradError
 
 if TYPE_CHECKING:
@@ -59,15 +59,19 @@ def _each(batches: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     if workers < 2 or not _can_fork():
         return [_describe(batch) for batch in batches]
     _network()  # which the processes share
-    with ProcessPoolExecutor(workers, get_context("fork")) as pool:
+    with ProcessPoolExecutor(workers, get_context("fork"), initializer=ignore_interrupts) as pool:
         return list(pool.map(_describe, batches))
 
 
 def _can_fork() -> bool:
+    """Whether to describe faces in processes of their own."""
     import dlib
 
-    alone = threading.current_thread() is threading.main_thread()  # else another may hold a lock, which would stay
-    return sys.platform == "linux" and alone and not dlib.DLIB_USE_CUDA
+    # A thread of the page's is one of many, and a lock that another holds would stay locked in the child. Only that
+    # this is the main thread is checked, not that it is the only one.
+    main = threading.current_thread() is threading.main_thread()
+    may_start = not current_process().daemon  # a worker of multiprocessing.Pool may start none
+    return sys.platform == "linux" and main and may_start and not dlib.DLIB_USE_CUDA
 
 
 def _cores() -> int:

@@ -232,7 +232,7 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
     if align == "never" or not faces.available() or not safe:
         yield None
         return
-    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=_start_beside)
+    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=ignore_interrupts)
     try:
         executor.submit(faces.warm_up)
         yield executor
@@ -240,8 +240,9 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
         executor.shutdown(cancel_futures=True)  # photos that still wait are not prepared after an interruption
 
 
-def _start_beside() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command itself says that it was interrupted
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that started this one: the command itself says that it was interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def to_tensor(images: Sequence[Image.Image]) -> "torch.Tensor":

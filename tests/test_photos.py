@@ -2,6 +2,8 @@
 
 import io
 import math
+import multiprocessing
+import signal
 import struct
 import subprocess
 import sys
@@ -339,6 +341,33 @@ def test_many_faces_are_described_as_one_by_one() -> None:
         alone = thread.submit(identity_descriptors, chips).result()
     assert np.array_equal(identity_descriptors(chips), alone)
     assert np.array_equal(np.concatenate([identity_descriptors([chip]) for chip in chips[:3]]), alone[:3])
+
+
+@needs_dlib
+def test_a_daemon_describes_many_faces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of multiprocessing.Pool may start no process."""
+    from directions import identity
+
+    chips = [np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)
+    monkeypatch.setattr(identity, "_cores", lambda: 2)
+    monkeypatch.setattr(identity, "_describe", lambda batch: np.zeros((len(batch), 128)))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert identity.identity_descriptors(chips).shape == (len(chips), 128)
+
+
+def _says_whether_it_ignores_interrupts(batch: list[np.ndarray]) -> np.ndarray:
+    return np.full((len(batch), 128), float(signal.getsignal(signal.SIGINT) is signal.SIG_IGN))
+
+
+@needs_dlib
+def test_an_interruption_is_left_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that describe faces print nothing of Ctrl-C, which reaches them too."""
+    from directions import identity
+
+    monkeypatch.setattr(identity, "_cores", lambda: 2)
+    monkeypatch.setattr(identity, "_describe", _says_whether_it_ignores_interrupts)
+    chips = [np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)
+    assert identity.identity_descriptors(chips).all()
 
 
 def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) -> None:
