@@ -120,7 +120,7 @@ def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[tuple[Im
 def upright(image: Image.Image) -> Image.Image:
     """A copy of an image turned as its EXIF says; other than Pillow's own, it writes no EXIF, which can fail."""
     image.load()
-    turn = _TURNS.get(image.getexif().get(ORIENTATION))
+    turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
     return image.copy() if turn is None else image.transpose(turn)
 
 

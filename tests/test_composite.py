@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import directions.composite as composite_module
+import directions.picture as picture_module
 from directions.composite import Patch, composite, mask, warp
 from directions.deep import to_png
 from directions.picture import read_picture, save_picture
@@ -243,6 +244,39 @@ def test_formats_that_cannot_hold_a_mode_get_what_they_can(tmp_path: Path) -> No
     clear = read_picture(save_picture(photo("RGBA"), picture, tmp_path / "clear.jpg"))
     assert clear.pixels.mode == "RGB"
     assert read_picture(save_picture(photo("LA"), picture, tmp_path / "x.webp")).pixels.mode == "RGBA"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_dots_per_inch_and_xmp_are_kept(tmp_path: Path, suffix: str) -> None:
+    told = {"dpi": (300, 150), "exif": raw_exif((0x0112, SHORT, b"\6"))}
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6" b="c"/></x:xmpmeta>'
+    photo().save(tmp_path / "photo.jpg", xmp=packet, **told)
+    picture = read_picture(tmp_path / "photo.jpg")
+    with Image.open(save_picture(picture.pixels, picture, tmp_path / f"again{suffix}")) as again:
+        assert again.info["xmp"] == packet.replace(b' tiff:Orientation="6"', b"")
+        assert suffix == ".webp" or np.allclose(again.info["dpi"], (300, 150), atol=0.1)
+        assert again.size == (120, 160) and 0x0112 not in again.getexif()
+    same = read_picture(tmp_path / f"again{suffix}")
+    assert same.xmp == picture.xmp and read_picture(save_picture(same.pixels, same, tmp_path / "b.tif")).xmp == same.xmp
+
+
+@pytest.mark.parametrize("dpi", [(float("nan"), 72), (1e9, 72), (0, 0), (1, 1), ("x", 72), (72,), None])
+def test_dots_per_inch_that_make_no_sense_are_left_out(tmp_path: Path, dpi: object) -> None:
+    image = photo()
+    image.info["dpi"] = dpi
+    assert picture_module._dpi(image) is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("animated", [False, True])
+def test_a_webp_without_loss_stays_so(tmp_path: Path, mode: str, animated: bool) -> None:
+    more = {"save_all": True, "append_images": [photo(mode).rotate(180)]} if animated else {}
+    photo(mode).save(tmp_path / "photo.webp", lossless=True, exact=True, icc_profile=b"a profile", **more)
+    picture = read_picture(tmp_path / "photo.webp")
+    again = read_picture(save_picture(picture.pixels, picture, tmp_path / "again.webp"))
+    assert again.lossless and again.pixels.tobytes() == picture.pixels.tobytes()
+    photo(mode).save(tmp_path / "lossy.webp", quality=80, icc_profile=b"a profile", **more)
+    assert not read_picture(tmp_path / "lossy.webp").lossless
 
 
 @pytest.mark.parametrize("mode", ["P", "YCbCr", "LAB"])
