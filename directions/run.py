@@ -110,15 +110,14 @@ def draw(model: Model, guide: Guide, target: Contrast, count: int, seed: int, re
 def train(task: Task, run: Run, reporter: Reporter, *conditions: str) -> tuple[Control, tuple[Record, ...]]:
     """Run Algorithm 1 with a checkpoint after every iteration; return the best control and the history.
 
-    It goes on from the run's checkpoint if that is of exactly this task; `conditions`: see `task_hash`.
+    It goes on from the run's checkpoint if that is of exactly this task, and says which is the case; `conditions`: see
+    `task_hash`.
     """
     for word in task.unknown_words:
         reporter.warn(f"the guide has never seen the word {word!r}: the result may have little to do with it")
     identity = task_hash(task, *conditions)
-    found = load_checkpoint(run.checkpoint, identity, task.model.device) if run.resume else None
+    found = _resumed(task, run, identity, reporter) if run.resume else None
     history = list(found.history) if found else []
-    if found:
-        reporter.warn(f"going on after {found.state.iteration} of {task.recipe.iterations + 1} evaluations")
     best = found.state.best if found else None
     left = task.recipe.iterations + 1 - len(history)
     for step in reporter.track(_steps(task, found), "training", left):
@@ -128,6 +127,17 @@ def train(task: Task, run: Run, reporter: Reporter, *conditions: str) -> tuple[C
     if best is None:
         raise FlowgradError("the training made no step. Give at least one iteration.")
     return best, tuple(history)
+
+
+def _resumed(task: Task, run: Run, identity: str, reporter: Reporter) -> Checkpoint | None:
+    """The run's checkpoint, if it is of this task; says which is the case where there is one."""
+    found = load_checkpoint(run.checkpoint, identity, task.model.device)
+    if found:
+        reporter.warn(f"going on after {found.state.iteration} of {task.recipe.iterations + 1} evaluations")
+    elif run.checkpoint.is_file():
+        told = "is of another training (photos, texts, recipe, ...) or version of flowgrad"
+        reporter.warn(f"{run.checkpoint} {told}: it is replaced, and this one starts from the beginning")
+    return found
 
 
 def _steps(task: Task, found: Checkpoint | None) -> Iterator[Step]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import directions.bank
 import directions.batch
+import directions.checkpoint
 import directions.editing
 import directions.run
 from cli import app
@@ -412,6 +413,25 @@ def test_an_interrupted_training_resumes_bit_for_bit(
     assert not checkpoint.exists()
     whole, resumed = (read_direction(folder / "bank/tiny/smiling.safetensors") for folder in (trained, tmp_path))
     assert whole.info == resumed.info and (whole.u == resumed.u).all()
+
+
+@pytest.mark.parametrize("other", ["version", "task"])
+def test_a_checkpoint_that_is_not_gone_on_from_is_told_of(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if other == "version":
+            patched.setattr(directions.checkpoint, "VERSION", directions.checkpoint.VERSION - 1)
+        patched.setattr(directions.run, "_held_out", interrupt)
+        failed(train(tiny, tmp_path, "smiling"), 130, "interrupted")
+    result = train(tiny, tmp_path, "smiling", *(("--seed", 1) if other == "task" else ()))
+    assert (
+        result.exit_code == 0 and "another training" in result.stderr and "starts from the beginning" in result.stderr
+    )
+    assert "going on" not in result.output
 
 
 def test_bugs_show_a_traceback_on_demand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
