@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -179,9 +180,12 @@ def _complete_name(incomplete: str) -> list[str]:
 def _numbers(written: str, option: str) -> tuple[float, ...]:
     """Read "-1,0,1". Raises UsageError naming the option."""
     try:
-        return tuple(float(part) for part in written.split(",") if part.strip())
-    except ValueError as error:
-        raise UsageError(f"{option} are numbers with commas between them, like -1,0,1; got {written!r}") from error
+        numbers = tuple(float(part) for part in written.split(",") if part.strip())
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError(f"{option} are numbers with commas between them, like -1,0,1; got {written!r}")
+    return numbers
 
 
 def _align(written: str) -> Any:
@@ -246,7 +250,10 @@ def _recipe(name: str, settings: list[str] | None, **changes: object) -> Any:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f"--set needs KEY=VALUE, for example momentum=0.5; got {setting!r}")
-        given[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        try:
+            given[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that there is not
+            raise UsageError(f"--set {setting}: {value!r} is no value; write, for example, momentum=0.5") from error
     return load_recipe(name, **given)
 
 
@@ -463,7 +470,7 @@ def edit(
     It fits this photo better than a direction would, takes longer, and cannot be used again.
     """
     from directions import run
-    from directions.batch import output_paths
+    from directions.batch import check_strength, output_paths
     from directions.figures import strip
     from directions.photos import find_photos, save_image
     from directions.train import Task
@@ -473,6 +480,7 @@ def edit(
     changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
     chosen = _recipe(recipe, setting, **changes, intervals=intervals, augmentations=augmentations)
     chosen.settings(seed)
+    check_strength(strength)
     files = find_photos([photo])
     if len(files) > 1:
         raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")

@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -77,10 +78,10 @@ class Photos:
 def parse_mixture(written: str, strength: float = 1.0) -> tuple[Part, ...]:
     """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3"; `strength` multiplies them all.
 
-    A path to a file is a name too. Raises UsageError for an empty name or a strength that is no number.
+    A path to a file is a name too. Raises UsageError for an empty name or a strength that is no finite number.
     """
     if Path(written).is_file():
-        return (Part(written, strength),)
+        return (Part(written, check_strength(strength)),)
     return tuple(_parse_part(part, strength) for part in written.split("+"))
 
 
@@ -92,9 +93,16 @@ def _parse_part(written: str, strength: float) -> Part:
         own = float(number)
     except ValueError as error:
         raise UsageError(f"{number!r} is no strength. Write NAME:STRENGTH, for example smiling:0.8+old:0.3.") from error
-    if not name or own != own or abs(own) == float("inf"):
+    if not name or not isfinite(own):
         raise UsageError(f"{written!r} names no direction and strength. Write, for example, smiling:0.8+old:0.3.")
-    return Part(name, own * strength)
+    return Part(name, check_strength(own * strength))
+
+
+def check_strength(strength: float) -> float:
+    """Return a strength that is a finite number. Raises UsageError for any other."""
+    if not isfinite(strength):
+        raise UsageError(f"a strength is a finite number, like 0.8 or -1; got {strength:g}")
+    return strength
 
 
 def load_parts(parts: Iterable[Part], bank: Bank, model: str | None = None) -> list[tuple[Direction, float]]:

@@ -29,6 +29,6 @@ def _told(name: str, path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that there is not
         return {"title": f"unreadable: {str(error).splitlines()[0]}"}
     return raw if isinstance(raw, dict) else {"title": f"{path} is no table of keys and values"}

@@ -29,7 +29,7 @@ def resource(name: str) -> Path:
 def read_config(kind: str, name: str | Path) -> dict[str, Any]:
     """Return the keys and values of a YAML file: what ships in configs/`kind` under this name, or any by its path.
 
-    Raises UsageError for an unknown name, with the nearest ones, and for a file that is no table in YAML.
+    Raises UsageError for an unknown name, with the nearest ones, and for a file that is missing or no table in YAML.
     """
     import yaml  # which commands that only look into a bank do without
 
@@ -40,10 +40,14 @@ def read_config(kind: str, name: str | Path) -> dict[str, Any]:
         raise UsageError(f"no {str(name)!r} in configs/{kind}; there is {', '.join(near)}, or give a .yaml file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist; there is {', '.join(known)} in configs/{kind}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that there is not
         raise UsageError(f"{path} is not a readable YAML file ({str(error).splitlines()[0]}): correct it.") from error
     if not isinstance(values, dict | None):
         raise UsageError(f"{path} must be a table of keys and values; got {type(values).__name__}")
+    if wrong := [key for key in values or {} if not isinstance(key, str)]:
+        raise UsageError(f"{path}: keys must be words, and {wrong[0]!r} is none: correct it")
     return values or {}
 
 

@@ -211,12 +211,26 @@ def test_recipes_are_checked():
     assert load_recipe("default", eta=0.2).eta == 0.2
     with pytest.raises(UsageError, match="no 'defualt' in configs/recipes; there is default"):
         load_recipe("defualt")
-    with pytest.raises(UsageError, match=r"absent.yaml is not a readable YAML file"):
+    with pytest.raises(UsageError, match=r"absent.yaml does not exist; there is default"):
         load_recipe("absent.yaml")
     with pytest.raises(FlowgradError, match=r"mine: eta: .*less than or equal to 1.*The keys are inversion"):
         parse_recipe({"eta": 3}, "mine")
     with pytest.raises(FlowgradError, match="stepsize: Extra inputs"):
         parse_recipe({"stepsize": 3}, "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 2024-13-45", "not a readable YAML file"),
+        ("1: x", "keys must be words, and 1 is none"),
+        ("[", "not a readabl"),
+    ],
+)
+def test_a_recipe_that_is_no_table_of_words_is_refused(tmp_path, text, told):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UsageError, match=told):
+        load_recipe(str(tmp_path / "mine.yaml"))
 
 
 def test_on_the_full_grid_the_accelerated_gradient_is_the_full_one(model):

@@ -189,8 +189,9 @@ def test_a_wrong_config_is_refused_by_name(change: dict, message: str, tmp_path:
 
 def test_an_unreadable_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
-    for path in (tmp_path / "none.yaml", tmp_path / "bad.yaml"):
-        with pytest.raises(UsageError, match="is not a readable YAML file"):
+    for name, told in (("none", "does not exist"), ("bad", "is not a readable YAML file")):
+        path = tmp_path / f"{name}.yaml"
+        with pytest.raises(UsageError, match=told):
             load_guide_config(path)
 
 

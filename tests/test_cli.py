@@ -359,6 +359,11 @@ def test_wrong_calls(tiny: Tiny, trained: Path) -> None:
     failed(train(tiny, trained, "new", "--eta", 2), 1, "eta")
     failed(apply(tiny, trained, "smiling", tiny.files[0], "--align", "perhaps"), 2, "auto, always or never")
     failed(apply(tiny, trained, "smiling", tiny.files[0], "--strengths", "a,b"), 2, "--strengths")
+    failed(apply(tiny, trained, "smiling", tiny.files[0], "--strengths", "0,nan"), 2, "--strengths")
+    for strength in ("nan", "inf"):
+        failed(apply(tiny, trained, "smiling", tiny.files[0], "--strength", strength), 2, "finite number")
+    failed(call("edit", tiny.files[0], "--text", "x", "--model", tiny.model, "--strength", "nan"), 2, "finite number")
+    failed(train(tiny, trained, "new", "--set", "momentum=["), 2, "momentum=[", "no value")
     failed(
         apply(tiny, trained, "smiling", tiny.files[0], "--output", tiny.photos, "--overwrite"), 2, "photos themselves"
     )

@@ -111,8 +111,12 @@ def test_a_configuration_that_is_no_table_is_refused(tmp_path):
     path.write_text("- a\n- list\n")
     with pytest.raises(FlowgradError, match="must be a table"):
         load_config(str(path))
-    path.write_text("name: [unclosed")
-    with pytest.raises(FlowgradError, match="not valid YAML"):
+    for text in ("name: [unclosed", "a: 2024-13-45"):
+        path.write_text(text)
+        with pytest.raises(FlowgradError, match="not valid YAML"):
+            load_config(str(path))
+    path.write_text("1: 2")
+    with pytest.raises(FlowgradError, match="1: keys must be words"):
         load_config(str(path))
 
 

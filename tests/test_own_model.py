@@ -144,9 +144,10 @@ def test_models_that_cannot_be_removed_are_refused(tiny: Tiny) -> None:
 
 def test_a_damaged_model_is_listed_with_its_error(tiny: Tiny) -> None:
     passed("models", "add", "mine", tiny.model)
-    Path("own-models/mine/flowgrad.yaml").write_text("name: [")
-    assert "unreadable" in passed("models", "list")
-    failed(call("models", "show", "mine"), 1, "not valid YAML")
+    for text in ("name: [", "a: 2024-13-45"):
+        Path("own-models/mine/flowgrad.yaml").write_text(text)
+        assert "unreadable" in passed("models", "list")
+        failed(call("models", "show", "mine"), 1, "not valid YAML")
 
 
 def test_a_model_without_a_guide_says_how_to_get_one(tiny: Tiny, tmp_path: Path) -> None:

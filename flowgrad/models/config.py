@@ -154,12 +154,12 @@ def load_config(name: str) -> ModelConfig:
     path = find_config(name)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, or a date that there is not
         raise FlowgradError(f"{path} is not valid YAML: {' '.join(str(error).split())[:160]}") from error
     if not isinstance(raw, dict):
         raise FlowgradError(f"{path} must be a table of keys and values; got {type(raw).__name__}")
     try:
-        config = ModelConfig(**{**raw, "folder": path.parent})
+        config = ModelConfig.model_validate({**raw, "folder": path.parent})
     except ValidationError as error:
         problems = "; ".join(_problem(e["loc"], e["msg"], e["type"]) for e in error.errors())
         raise FlowgradError(f"{path}: {problems}") from error
@@ -169,6 +169,8 @@ def load_config(name: str) -> ModelConfig:
 
 def _problem(where: tuple[int | str, ...], message: str, kind: str) -> str:
     key = ".".join(map(str, where))
+    if kind == "invalid_key":
+        return f"{key}: keys must be words"
     if kind != "extra_forbidden":
         return f"{key}: {message}" if key else message.removeprefix("Value error, ")
     known = NCSNppSizes.model_fields if where[0] == "network" and len(where) > 1 else ModelConfig.model_fields
