@@ -213,6 +213,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", min=0)]
 Align = Annotated[str, typer.Option(help="auto: align faces where needed; always: fail without a face; never.")]
+Crop = Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Force = Annotated[bool, typer.Option("--force", help="Use directions made for other weights of the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
@@ -352,7 +353,7 @@ def apply_direction(
     keep_identity: Annotated[
         float | None, typer.Option(help="Per face, the largest strength that keeps dlib's distance below this: 0.5.")
     ] = None,
-    crop: Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")] = False,
+    crop: Crop = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write PNG, whatever the photo was.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
     model: OwnModel = None,
@@ -455,6 +456,7 @@ def edit(
     intervals: Intervals = None,
     augmentations: Augmentations = None,
     setting: Setting = None,
+    crop: Crop = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
     align: Align = "auto",
     seed: Seed = 0,
@@ -467,10 +469,11 @@ def edit(
 
     flowgrad edit photo.jpg --text "a smiling face"
 
-    It fits this photo better than a direction would, takes longer, and cannot be used again.
+    It fits this photo better than a direction would, takes longer, and cannot be used again. The photo keeps its size
+    and details, as with apply-direction, and the largest face is edited; a figure shows it before and after.
     """
-    from directions import run
-    from directions.batch import check_strength, output_paths
+    from directions import batch, run
+    from directions.composite import Patch
     from directions.figures import strip
     from directions.photos import find_photos, save_image
     from directions.train import Task
@@ -480,19 +483,23 @@ def edit(
     changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
     chosen = _recipe(recipe, setting, **changes, intervals=intervals, augmentations=augmentations)
     chosen.settings(seed)
-    check_strength(strength)
+    batch.check_strength(strength)
     files = find_photos([photo])
     if len(files) > 1:
         raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
-    targets = [*output_paths(files, output), *output_paths(files, output, "-before-after")]
+    targets = [*batch.output_paths(files, output), *batch.output_paths(files, output, "-before-after")]
     for target in targets:
-        refuse_existing(target, overwrite)
+        batch.check_output(target, batch.resolved(files), overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    photos, _ = run.gather(loaded, files, _align(align), chosen, terminal)
+    read = batch.read_photos(files, loaded, _align(align), terminal)
+    photos = run.invert_photos(loaded, read, chosen, terminal)
     given = load_guide(guide, loaded.device) if guide else None
     task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
     edited = run.edit(task, strength, terminal)
-    save_image(edited.after, targets[0], overwrite)
+    if crop:
+        save_image(edited.after, targets[0], overwrite)
+    else:
+        batch.write_composite(files[0], targets[0], [Patch(edited.difference, read.places[0])], overwrite)
     save_image(strip([edited.before, edited.after], ["photo", text]), targets[1], overwrite)
     _tell(
         as_json, {"files": targets, "effect": edited.effect}, f"effect {edited.effect:+.2f} log-odds of {task.target}"

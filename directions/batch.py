@@ -34,6 +34,7 @@ from directions.photos import (
     to_tensor,
 )
 from directions.picture import copy_file, read_picture, save_picture
+from directions.place import Place
 from directions.report import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
@@ -68,11 +69,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos brought to a model's size: their files, tensor (n, 3, H, W) in [-1, 1], and hashes of the files."""
+    """Photos brought to a model's size: their files, tensor (n, 3, H, W) in [-1, 1], hashes of the files, and places.
+
+    places: where each image lies in its photo.
+    """
 
     paths: tuple[Path, ...]
     images: Tensor
     hashes: tuple[str, ...]
+    places: tuple[Place, ...]
 
 
 def parse_mixture(written: str, strength: float = 1.0) -> tuple[Part, ...]:
@@ -155,13 +160,14 @@ def alignment(model: Model, align: Align) -> Align:
 
 def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Reporter) -> Photos:
     """Read and prepare photos that are all needed. Raises FlowgradError naming the first that cannot be used."""
-    images = []
+    found = []
     for path in reporter.track(paths, "reading photos", len(paths)):
         prepared = prepare_file(path, model.config.size, alignment(model, align))
         if prepared.warning:
             reporter.warn(f"{path.name}: {prepared.warning}")
-        images.append(prepared.image)
-    return Photos(tuple(paths), to_tensor(images), tuple(photo_hash(path) for path in paths))
+        found.append(prepared)
+    hashes, places = (photo_hash(path) for path in paths), (each.place for each in found)
+    return Photos(tuple(paths), to_tensor([each.image for each in found]), tuple(hashes), tuple(places))
 
 
 def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossless: bool = False) -> list[Path]:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 from PIL import Image
 
 from directions.apply import steer, sweep, to_control
 from directions.bank import Bank, Entry
-from directions.batch import read_photos
+from directions.batch import Photos, read_photos
 from directions.calibrate import LEVEL
 from directions.card import to_card
 from directions.checkpoint import Checkpoint, Record, load_checkpoint, save_checkpoint, task_hash
 from directions.direction import Direction, refuse_existing
+from directions.editing import Edit
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
 from directions.latents import Inverted, invert_images, join
 from directions.photos import Align, save_image, to_images
@@ -75,11 +77,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Edited:
-    """One photo edited for itself: before, after, and the change of the text's log-odds."""
+    """One photo edited for itself: before, after, the change of the text's log-odds, and the `Edit.difference`."""
 
     before: Image.Image
     after: Image.Image
     effect: float
+    difference: np.ndarray
 
 
 def check_free(run: Run, name: str, model: str) -> None:
@@ -97,8 +100,13 @@ def gather(
 ) -> tuple[Inverted, tuple[str, ...]]:
     """Photos read, aligned and inverted, with the hashes of their files."""
     photos = read_photos(files, model, align, reporter)
+    return invert_photos(model, photos, recipe, reporter), photos.hashes
+
+
+def invert_photos(model: Model, photos: Photos, recipe: Recipe, reporter: Reporter) -> Inverted:
+    """Photos inverted as a recipe says."""
     parts = invert_images(model, photos.images, recipe.inversion, recipe.anchored)
-    return join(list(reporter.track(parts, "inverting photos"))), photos.hashes
+    return join(list(reporter.track(parts, "inverting photos")))
 
 
 def draw(model: Model, guide: Guide, target: Contrast, count: int, seed: int, reporter: Reporter) -> Inverted:
@@ -283,4 +291,5 @@ def edit(task: Task, strength: float, reporter: Reporter) -> Edited:
     images = steer(task.model, task.photos, last.state.best * strength)
     before, after = (log_odds(task.guide, x, [task.target]) for x in (task.photos.images, images))
     photo, edited = to_images(torch.cat([task.photos.images, images]))
-    return Edited(photo, edited, float((after - before).mean()))
+    difference = Edit(task.photos.images[0].clamp(-1, 1), images).difference()
+    return Edited(photo, edited, float((after - before).mean()), difference)

@@ -192,6 +192,20 @@ def test_edit_is_for_one_photo(tiny: Tiny) -> None:
     failed(call("edit", tiny.photos, "--text", "a face", "--model", tiny.model), 2, "one photo")
 
 
+def test_edit_is_put_back_into_the_photo_unless_a_crop_is_wanted(tiny: Tiny, tmp_path: Path) -> None:
+    photo = tmp_path / "wide.png"
+    Image.open(tiny.files[0]).resize((90, 60), Image.Resampling.BICUBIC).save(photo, dpi=(300, 300))
+    common = ("edit", photo, "--text", "a smiling face", "--model", tiny.model, "--strength", 3)
+    recipe = ("--iterations", 1, "--intervals", 3, "--augmentations", 1, "--eta", 1)
+    assert call(*common, *recipe).exit_code == 0
+    assert call(*common, *recipe, "--crop", "--output", "crop").exit_code == 0
+    before, after = pixels(photo), pixels(Path("edited/wide.png"))
+    changed = np.flatnonzero((before != after).any(axis=(0, 2)))
+    assert before.shape == after.shape and 15 <= changed.min() < changed.max() < 75, "the central square alone"
+    assert pixels(Path("crop/wide.png")).shape == (16, 16, 3)
+    failed(call(*common, "--output", tmp_path, "--overwrite"), 2, "photos themselves")
+
+
 def test_samples_with_and_without_a_direction(tiny: Tiny, trained: Path) -> None:
     common = ("--model", tiny.model, "--bank", trained / "bank", "--seed", 5)
     assert call("sample", "--count", 3, "--output", "plain", "--grid", *common).exit_code == 0
