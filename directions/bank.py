@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from directions.card import to_card
 from directions.direction import (
     Direction,
     DirectionInfo,
@@ -170,13 +171,18 @@ class Bank:
         return _read_entry(target, shipped=False)
 
     def rename(self, name: str, new_name: str, model: str | None = None) -> Entry:
-        """Give a direction of the user's another name. Raises UsageError if that is taken or bad, or it is shipped."""
+        """Give a direction of the user's another name; a card, which speaks of it by its name, is written anew.
+
+        Raises UsageError if that is taken or bad, or it is shipped.
+        """
         entry = self._own(name, model, "renamed")
         target = self.path_for(new_name, entry.model)
         refuse_existing(target, overwrite=False)
         for path in _family(entry.path):
             with _refusing(f"rename {path}"):
                 path.replace(target.with_name(new_name + path.suffix))
+        if entry.card and entry.info:
+            _write_beside(target.with_name(new_name + CARD), to_card(new_name, entry.info).encode())
         return _read_entry(target, shipped=False)
 
     def _files(self) -> Iterator[tuple[tuple[str, str], tuple[Path, bool]]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from directions.bank import Bank, Entry
+from directions.card import to_card
 from directions.direction import Direction, DirectionInfo, write_direction
 from flowgrad.errors import FlowgradError, UsageError
 
@@ -145,9 +146,12 @@ def test_shipped_directions_stay(bank: Bank) -> None:
 
 
 def test_rename(bank: Bank) -> None:
-    bank.add(make_direction(), "mine", preview=b"p", card="c")
+    direction = make_direction()
+    bank.add(direction, "mine", preview=b"p", card=to_card("mine", direction.info))
     entry = bank.rename("mine", "yours")
     assert entry.name == "yours" and entry.preview and entry.card and "mine" not in names(bank.list())
+    card = entry.card.read_text()
+    assert "(yours.png)" in card and "apply-direction yours" in card and "mine" not in card
     bank.add(make_direction(), "mine")
     with pytest.raises(UsageError, match="exists already"):
         bank.rename("mine", "yours")
