@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -141,12 +142,21 @@ def _card(entry: Entry) -> str:
 
 
 def _picture(entry: Entry, info: DirectionInfo) -> str:
-    source = to_data_url(entry.preview) if entry.preview else ""
+    source = (to_data_url(entry.preview) if entry.preview else "") or _thumbnail(info)
     text = f"Four samples of {entry.model} above, and below what “{info.title}” makes of them"
     return f'<img src="{source}" alt="{escape(text)}">' if source else ""
 
 
-def to_data_url(path: Path) -> str:
+def _thumbnail(info: DirectionInfo) -> str:
+    """The header's picture, which a file from elsewhere has even without a preview; "" for none."""
+    data = info.thumbnail.partition(",")[2]
+    try:
+        return to_data_url(io.BytesIO(base64.b64decode(data, validate=True))) if data else ""
+    except ValueError:  # no base64 after all
+        return ""
+
+
+def to_data_url(path: Path | BinaryIO) -> str:
     """A picture as a JPEG data URL, decoded and encoded anew; "" for what is no picture, or an enormous one."""
     try:
         with warnings.catch_warnings():

@@ -43,6 +43,8 @@ def direction_card(entry: Entry) -> Group:
     rows = [*facts(info), ("file", f"{entry.path} ({entry.size / 1e6:.2f} MB)")]
     if entry.preview:
         rows.append(("preview", str(entry.preview)))
+    elif info.thumbnail:
+        rows.append(("preview", "in the file itself: flowgrad bank gallery shows it"))
     for label, text in rows:
         table.add_row(Text(label, "dim"), text)
     head = Text(f"{entry.name}: {info.title}", "bold")

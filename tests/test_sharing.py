@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from directions import hub
 from directions.bank import Bank, Entry
 from directions.direction import Calibration, Direction, DirectionInfo
 from directions.gallery import _told, to_page, write_gallery
+from directions.show import direction_card
 from flowgrad.errors import FlowgradError, UsageError
 
 from . import hub_stand_in
@@ -202,6 +204,17 @@ def test_a_script_in_a_title_is_text(bank: Bank) -> None:
     assert len(page.all("script")) == 1 and SCRIPT in page.texts
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert len(page.all("img")) == 1  # what is no picture is not shown
+
+
+@pytest.mark.parametrize(("raw", "count"), [(picture(), 1), (b"no picture", 0)])
+def test_without_a_preview_the_headers_picture_is_shown_encoded_anew(tmp_path: Path, raw: bytes, count: int) -> None:
+    own, url = Bank(tmp_path / "own"), f"data:image/png;base64,{base64.b64encode(raw).decode()}"
+    entry = own.add(direction(thumbnail=url), "smiling")
+    images = Page(to_page(own.list())).all("img")
+    assert len(images) == count and all(str(each["src"]).startswith("data:image/jpeg;") for each in images)
+    told = io.StringIO()
+    Console(file=told, width=200).print(direction_card(entry))
+    assert "in the file itself" in told.getvalue()
 
 
 def test_a_damaged_direction_is_shown_with_its_error(bank: Bank) -> None:
