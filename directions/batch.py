@@ -2,12 +2,13 @@
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -40,6 +41,7 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
+T = TypeVar("T")
 SHEET_COLUMNS = 8
 
 
@@ -268,9 +270,24 @@ def _ways_to_prepare(
 ) -> list[Callable[[], tuple[Prepared, ...]]]:
     """For each photo what returns it prepared, or raises why it is not: work done here, or awaited from `beside`."""
     told = (model.config.size, alignment(model, wanted.align), wanted.face)
-    if beside:
-        return [beside.submit(prepare_faces_file, photo, *told).result for photo in photos]
-    return [partial(prepare_faces_file, photo, *told) for photo in photos]
+    here: list[Callable[[], tuple[Prepared, ...]]] = [partial(prepare_faces_file, photo, *told) for photo in photos]
+    return [_begun(beside, way) for way in here] if beside else here
+
+
+def _begun(beside: Executor, way: Callable[[], T]) -> Callable[[], T]:
+    """What awaits work begun in another process, or does it here if that was killed: for its memory, most likely."""
+    try:
+        begun = beside.submit(way)
+    except BrokenExecutor:  # killed before this was begun
+        return way
+
+    def await_it() -> T:
+        try:
+            return begun.result()
+        except BrokenExecutor:
+            return way()
+
+    return await_it
 
 
 def _chosen(found: tuple[Prepared, ...], wanted: Wanted) -> tuple[Prepared, ...]:

@@ -4,7 +4,8 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from multiprocessing import current_process, get_context
 from typing import TYPE_CHECKING, Any
@@ -56,11 +57,15 @@ def identity_descriptors(images: Sequence[Image.Image | np.ndarray]) -> np.ndarr
 def _each(batches: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Describe batches of chips, on all cores where that is safe: dlib's network uses one, and holds Python's lock."""
     workers = min(len(batches), _cores())
-    if workers < 2 or not _can_fork():
-        return [_describe(batch) for batch in batches]
-    _network()  # which the processes share
-    with ProcessPoolExecutor(workers, get_context("fork"), initializer=ignore_interrupts) as pool:
-        return list(pool.map(_describe, batches))
+    if workers > 1 and _can_fork():
+        _network()  # which the processes share
+        # A process that is killed, for its memory most likely, leaves the work to this one, which takes less.
+        with (
+            suppress(BrokenExecutor),
+            ProcessPoolExecutor(workers, get_context("fork"), initializer=ignore_interrupts) as pool,
+        ):
+            return list(pool.map(_describe, batches))
+    return [_describe(batch) for batch in batches]
 
 
 def _can_fork() -> bool:

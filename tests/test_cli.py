@@ -4,7 +4,9 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import directions.bank
 import directions.batch
 import directions.checkpoint
 import directions.editing
+import directions.photos
 import directions.run
 from cli import app
 from directions.bank import Bank
@@ -331,6 +334,32 @@ def test_one_bad_photo_does_not_stop_the_others(tiny: Tiny, trained: Path, tmp_p
     result = apply(tiny, trained, "smiling", bad, *tiny.files)
     assert result.exit_code == 1 and f"error: {bad} is not an image" in result.output
     assert "4 of 5 photos written" in result.output and "1 failed" in result.output
+
+
+class Killed(Executor):
+    """Prepares one photo, and is then killed with what it had begun."""
+
+    def __init__(self, begun: int) -> None:
+        self.begun = [Future() for _ in range(begun)]
+        self.left = iter(self.begun)
+
+    def submit(self, work: Callable[..., object], *arguments: object, **more: object) -> Future:
+        future = next(self.left, None)
+        if future is None:
+            raise BrokenExecutor("killed")
+        if future is self.begun[0]:
+            future.set_result(work(*arguments, **more))
+        else:
+            future.set_exception(BrokenExecutor("killed"))
+        return future
+
+
+def test_photos_are_prepared_here_if_the_process_beside_is_killed(
+    tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directions.photos, "process_beside", lambda align: nullcontext(Killed(begun=2)))
+    result = apply(tiny, trained, "smiling", tiny.photos)
+    assert result.exit_code == 0 and "4 of 4 photos written" in result.output, result.output
 
 
 def test_no_face_where_one_is_demanded(tiny: Tiny, trained: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import math
 import multiprocessing
+import os
 import signal
 import struct
 import subprocess
@@ -353,6 +354,21 @@ def test_a_daemon_describes_many_faces_itself(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(identity, "_describe", lambda batch: np.zeros((len(batch), 128)))
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     assert identity.identity_descriptors(chips).shape == (len(chips), 128)
+
+
+def _dies_in_a_child(batch: list[np.ndarray]) -> np.ndarray:
+    if multiprocessing.parent_process():
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does to a process that takes too much memory
+    return np.ones((len(batch), 128))
+
+
+@needs_dlib
+def test_faces_are_described_here_if_a_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from directions import identity
+
+    monkeypatch.setattr(identity, "_cores", lambda: 2)
+    monkeypatch.setattr(identity, "_describe", _dies_in_a_child)
+    assert identity.identity_descriptors([np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)).all()
 
 
 def _says_whether_it_ignores_interrupts(batch: list[np.ndarray]) -> np.ndarray:
