@@ -350,6 +350,7 @@ def test_wrong_names_show_before_training(tmp_path: Path) -> None:
 
 
 def test_another_subject_has_no_face_models_settings(tmp_path: Path) -> None:
+    assert model_config(tmp_path, tiny(), "faces64", subject="a face").guide == "faces64-guide"
     own = model_config(tmp_path, tiny(), "faces64", subject="a shoe")
     assert (own.subject, own.guide, own.mirror, own.aligned_faces, own.probes) == ("a shoe", "", False, False, ())
     assert load_config("faces64").gate and not model_config(tmp_path, tiny(), "faces64").gate

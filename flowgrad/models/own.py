@@ -112,7 +112,7 @@ def _write(name: str, config: ModelConfig) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=models) as temporary:
         folder = Path(temporary) / name
         folder.mkdir()
-        placed = {"name": name, "weights": _place_weights(config, folder), "guide": _place_guide(config.guide, folder)}
+        placed = {"name": name, "weights": _place_weights(config, folder), "guide": place_guide(config.guide, folder)}
         for path in (path for pattern in BESIDE if config.card_folder for path in config.card_folder.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
         keys = config.model_copy(update=placed).model_dump(mode="json", exclude_defaults=True)
@@ -133,7 +133,7 @@ def _place_weights(config: ModelConfig, folder: Path) -> str:
     return "."
 
 
-def _place_guide(guide: str, folder: Path) -> str:
+def place_guide(guide: str, folder: Path) -> str:
     """Copy a .safetensors guide that does not ship; what the configuration in `folder` says of the guide."""
     if not guide or is_downloaded(guide):
         return guide

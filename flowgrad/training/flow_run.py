@@ -19,7 +19,7 @@ from flowgrad.files import file_fingerprint, remove_leftovers
 from flowgrad.models import ModelConfig, load_config, load_model, resolve_device
 from flowgrad.models.config import check_model_name
 from flowgrad.models.diffusers_unet import WEIGHTS, load_unet
-from flowgrad.models.own import _place_guide
+from flowgrad.models.own import place_guide
 from flowgrad.ode import Grid
 from flowgrad.resources import FOLDER_CONFIG
 from flowgrad.training.flow import (
@@ -245,16 +245,17 @@ def model_config(
 ) -> ModelConfig:
     """The model's configuration, before it is trained, so that a wrong name shows at once.
 
-    A model that continues another keeps its guide, words and alignment, unless `subject` says what its pictures
-    show, and its licence, unless `licence` says another; the ranges of its gate were measured on the other's weights.
+    A model that continues another keeps its guide, words and alignment, unless `subject` is another than its
+    own, and its licence, unless `licence` says another; the ranges of its gate were measured on the other's weights.
     Trained with flips, it knows no left and right. Raises UsageError for a name that models cannot have.
     """
     slug = name or re.sub(r"[^a-z0-9._-]+", "-", Path(output).resolve().name.lower()).strip("-._") or "flow"
     check_model_name(slug)
     inherited: dict[str, Any] = {}
     if start is not None:
-        left = NOT_INHERITED | (OF_A_SUBJECT if subject else set())
-        inherited = load_config(start).model_dump(exclude=left, exclude_unset=True)
+        other = load_config(start)
+        left = NOT_INHERITED | (set() if subject in ("", other.subject) else OF_A_SUBJECT)
+        inherited = other.model_dump(exclude=left, exclude_unset=True)
     size, network = config.network.size, config.network
     own: dict[str, Any] = {
         "name": slug,
@@ -379,7 +380,7 @@ class FlowRun:
         write_curve(folder / "curve.png", self.log)
         pictures["curve.png"] = "Loss over the images seen"
         results = self._results(result, origin)
-        model = model.model_copy(update={"guide": _place_guide(model.guide, folder)})  # the other's may be removed
+        model = model.model_copy(update={"guide": place_guide(model.guide, folder)})  # the other's may be removed
         write_card(folder, Card(model, self.data.description, self._recipe(), results, command, pictures))
         write_model(folder, self.trainer.network, self.trainer.average, model, self.options.half)
 
