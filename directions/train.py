@@ -140,8 +140,8 @@ def finish(
     """
     if not control.values.any():
         raise FlowgradError(
-            "the training found nothing better than no change at all: lower --step-size, give fewer --keep or a lower "
-            "--set keep_weight, or put the text differently"
+            "the training found nothing better than no change at all: lower --step-size, raise --eta (less is "
+            "preserved), give fewer --keep or a lower --set keep_weight, or put the text differently"
         )
     model, r = task.model, task.recipe
     probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
