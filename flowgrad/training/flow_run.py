@@ -42,13 +42,7 @@ from flowgrad.training.workers import Workers
 from flowgrad.velocity import Velocity
 
 FAMILY = "diffusers-unet"  # of the models that are trained here
-NOT_INHERITED = {
-    "folder",
-    "source",
-    "download",
-    "sha256",
-    "gate",
-}  # what belongs to the weights that training began with
+NOT_INHERITED = {"folder", "source", "download", "sha256", "gate"}  # of the weights that training began with
 OF_A_SUBJECT = {"guide", "mirror", "aligned_faces", "probes"}  # what does not fit pictures of something else
 LOG_EVERY = 25  # steps whose mean loss is one record of the log
 LONG_STEPS, LONG_MINUTES = 20_000, 120  # from here on, compiling pays
