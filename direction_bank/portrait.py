@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from directions.apply import to_control
-from directions.bank import Bank
-from directions.composite import Patch, composite
-from directions.editing import edit_images
+from directions.apply.edit import edit_images
+from directions.apply.steer import to_control
+from directions.bank.bank import Bank
 from directions.figures import contact_sheet
-from directions.photos import prepare_faces, save_image, to_tensor
+from directions.photo.composite import Patch, composite
+from directions.photo.reading import prepare_faces, save_image, to_tensor
 from flowgrad.models import Model, load_model
 
 SHOWN = (("smiling", 1.0), ("smiling", -0.5), ("old", 1.0), ("old", -1.0))

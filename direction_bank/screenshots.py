@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from directions.bank import Bank
-from directions.latents import join, sample_images
-from directions.photos import save_image, to_images
-from directions.studio import Studio
-from directions.ui import in_thread
+from directions.apply.inversion import join, sample_images
+from directions.bank.bank import Bank
+from directions.page.page import in_thread
+from directions.page.session import Studio
+from directions.photo.reading import save_image, to_images
 from flowgrad.models import load_model
 
 WINDOW = {"width": 1280, "height": 900}

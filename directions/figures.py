@@ -10,18 +10,17 @@ from functools import lru_cache
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
-from directions.photos import save_image
+from directions.photo.reading import save_image
 from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from directions.checkpoint import Record
 
 TILE = 128  # pixels a small image is enlarged to, about
 GAP, MARGIN = 6, 16
@@ -30,6 +29,17 @@ TITLE_SIZE, LABEL_SIZE = 18, 13
 PER_BLOCK = 10  # photos side by side before a figure goes on below
 THUMBNAIL_FACES = 3
 COLOURS = ("#1f5fa8", "#c8501e", "#2e8b57", "#7d4bb0", "#8a6d1b")
+
+
+class Evaluation(Protocol):
+    """What a figure needs of one evaluation in a training; see `flowgrad.optimize.Step`."""
+
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def terms(self) -> Mapping[str, float]: ...
+    @property
+    def best(self) -> bool: ...
 
 
 class _Layout(NamedTuple):
@@ -158,7 +168,7 @@ def thumbnail(before: Sequence[Image.Image], after: Sequence[Image.Image], limit
 
 
 def curves(
-    history: Sequence["Record"],
+    history: Sequence[Evaluation],
     straightness: Sequence[float],
     knots: Sequence[int],
     path: Path,
@@ -189,7 +199,7 @@ def curves(
         return save_image(image, path, overwrite)
 
 
-def _draw_losses(axes: "Axes", history: Sequence["Record"]) -> None:
+def _draw_losses(axes: "Axes", history: Sequence[Evaluation]) -> None:
     at = [record.iteration for record in history]
     for colour, name in zip(COLOURS[1:], history[0].terms, strict=False):
         axes.plot(at, [record.terms[name] for record in history], color=colour, lw=1.3, label=name)

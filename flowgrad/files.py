@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, UsageError
 
 TORCH_WRITER = "inline_container"  # where torch's errors say that they come from when a write fails
 FINGERPRINT = 16  # hexadecimal digits of a SHA-256 that tell weights apart
+TRASH = ".trash"  # folder of what was removed, beside what is there
 
 
 @contextmanager
@@ -76,3 +77,15 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise UsageError if `path` exists and may not be overwritten."""
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already. Choose another name, or replace it with --overwrite.")
+
+
+def next_numbered(folder: Path) -> Path:
+    """The place for the next of the numbered versions 1, 2, ... in a folder of the trash; nothing is made."""
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return folder / str(1 + max(versions, default=0))

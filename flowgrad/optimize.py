@@ -1,6 +1,6 @@
 """Algorithm 1 of FlowGrad (Liu et al., CVPR 2023): find the control that minimises an objective on clean samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Protocol
@@ -11,6 +11,7 @@ from torch import Tensor
 from flowgrad.adjoint import control_gradient
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.ode import IN_PLACE, Control, Grid, Store, Trajectory, integrate
+from flowgrad.seeds import generator
 from flowgrad.straightness import gradient_grid
 from flowgrad.velocity import Velocity
 
@@ -40,7 +41,8 @@ class Settings:
     forward: "grid" simulates on the grid, whose gradient is then exact; "fine" simulates all N steps and
         back-propagates on the grid that `xi` makes of them anew in every iteration, as in the paper.
     xi: threshold of Eq. 12, for the fine forward.
-    optimizer: "sgd" on the gradient of Eq. 13 as in the paper; "normalized", momentum on the gradient per unit
+    optimizer: "sgd" on the gradient of Eq. 13 as in the paper, (t_{j+1} - t_j) g_{j+1} for every step of the
+        interval [t_j, t_{j+1}] that it was taken on; "normalized", momentum on the gradient per unit
         of time, divided by its root mean square, so that the step is in units of dx/dt whatever the
         objective's scale; "adam" on the gradient per unit of time.
     step_size: the learning rate; of "normalized" and "adam" the first, which falls linearly to 0.
@@ -81,7 +83,8 @@ class Step:
 
     loss: sum over images plus lambda's term; terms: mean of each term over images; x1: (B, *D);
     grid: the one the gradient was taken on; gradient_rms: of dL/du per unit of time, 0 at the last evaluation;
-    best: the lowest loss so far is this one; state: what `optimize` needs to go on from here.
+    compared: the loss under the random draws that all evaluations of a run are compared under, which is `loss` itself
+    for an objective that draws nothing; best: it is the lowest so far; state: what `optimize` needs to go on from here.
     """
 
     iteration: int
@@ -91,13 +94,17 @@ class Step:
     x1: Tensor
     grid: Grid
     gradient_rms: float
+    compared: float
     best: bool
     state: "State"
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a later run needs to continue bit for bit: saved by those who call `optimize`."""
+    """Everything that a later run needs to continue bit for bit: saved by those who call `optimize`.
+
+    best_loss: of the best control, under the draws that evaluations are compared under.
+    """
 
     iteration: int
     control: Control
@@ -124,10 +131,10 @@ def optimize(
     x0: (B, *D) latents. `grid` carries the control in the grid forward; its `steps` is N. `shared`: one control
     for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos. `store`
     says where the trajectories of the fine forward are kept, and in what.
-    There are `iterations` updates and one evaluation more. An evaluation that is not finite halves the step size
-    and goes back to the best control. Raises FlowgradError if that happens three times running. If nothing was better
-    than no control, the last one is tried again at half its length, three times at most: where momentum still climbs,
-    the loss may rise first, and a step that is too long is seen at the end alone.
+    There are `iterations` updates and one evaluation more. Every iteration draws its own random numbers for the
+    gradient; which control is best is decided under draws that are the same for all. An evaluation that is not finite
+    halves the step size and goes back to the best control. Raises FlowgradError if that happens three times running. If
+    no update improves on the zero control, the last control is halved, up to three times.
     """
     fine = settings.forward == "fine"
     carrier = Grid.full(grid.steps) if fine else grid
@@ -135,17 +142,21 @@ def optimize(
     state = resume or _initial(carrier, x0, shared, settings)
     failures = halvings = 0
     while state.iteration <= settings.iterations:
-        rng = torch.Generator(x0.device).manual_seed(settings.seed * 1_000_003 + state.iteration)
+        rng = generator(settings.seed, state.iteration, device=x0.device)
         trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
         x1 = trajectory.x1.to(x0)
+        begun = rng.get_state()
         loss, terms, grad_x1 = evaluate(objective, x1, rng)
-        loss += settings.penalty * _energy(state.control)
-        if not isfinite(loss):
+        drew = not torch.equal(begun, rng.get_state())
+        energy = settings.penalty * _energy(state.control)
+        loss += energy
+        compared = _compared(objective, x1, settings.seed) + energy if drew and isfinite(loss) else loss
+        if not isfinite(compared):
             failures += 1
             state = _backtrack(state, settings, failures)
             continue
         failures = 0
-        improved = loss < state.best_loss
+        improved = compared < state.best_loss
         last = state.iteration == settings.iterations
         if last and not improved and halvings < RETRIES and not state.best.values.any():
             halvings += 1
@@ -153,13 +164,13 @@ def optimize(
             continue
         used = gradient_grid(trajectory.velocities, settings.xi) if fine else grid
         rate = torch.zeros(())
-        after = _keep_best(state, loss, improved)
+        after = _keep_best(state, compared, improved)
         if not last:
             gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings)
             rate = _rms(gradient)
-            after = _update(after, gradient, settings)
+            after = _update(after, gradient, used, settings)
         after = replace(after, iteration=state.iteration + 1)
-        yield Step(state.iteration, loss, terms, state.control, x1, used, float(rate), improved, after)
+        yield Step(state.iteration, loss, terms, state.control, x1, used, float(rate), compared, improved, after)
         state = after
 
 
@@ -171,6 +182,13 @@ def evaluate(objective: Objective, x1: Tensor, rng: torch.Generator) -> tuple[fl
         loss = torch.stack(list(terms.values())).sum()
     (gradient,) = torch.autograd.grad(loss, leaf)
     return float(loss.detach()), {name: float(term.detach().mean()) for name, term in terms.items()}, gradient
+
+
+@torch.no_grad()
+def _compared(objective: Objective, x1: Tensor, seed: int) -> float:
+    """The objective summed over images, under random draws that depend on the seed alone."""
+    terms = objective(x1, generator(seed, device=x1.device))
+    return float(torch.stack(list(terms.values())).sum())
 
 
 def _initial(carrier: Grid, x0: Tensor, shared: bool, settings: Settings) -> State:
@@ -207,19 +225,20 @@ def _rms(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
 
 
-def _transform(optimizer: str) -> Callable[[Tensor, Control], Tensor]:
-    """What each optimiser makes of the gradient per unit of time before its own rule."""
+def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, optimizer: str) -> Tensor:
+    """What each optimiser makes of the gradient per unit of time, taken on `grid`, before its own rule."""
     if optimizer == "sgd":
-        return lambda g, control: g * control.grid.spans(g).view(-1, *[1] * (g.ndim - 1))
+        spans = Control(grid.spans(gradient).view(-1, *[1] * (gradient.ndim - 1)), grid)
+        return gradient * spans.on(carrier).values
     if optimizer == "normalized":
-        return lambda g, control: g / _rms(g).clamp_min(torch.finfo(g.dtype).tiny)
-    return lambda g, control: g
+        return gradient / _rms(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient
 
 
-def _update(state: State, gradient: Tensor, settings: Settings) -> State:
-    """One step of the optimiser (torch.optim) from the state's control; a new state."""
+def _update(state: State, gradient: Tensor, grid: Grid, settings: Settings) -> State:
+    """One step of the optimiser (torch.optim) from the state's control, by a gradient taken on `grid`; a new state."""
     values = state.control.values.clone().requires_grad_()
-    values.grad = _transform(settings.optimizer)(gradient, state.control)
+    values.grad = _transformed(gradient, grid, state.control.grid, settings.optimizer)
     optimizer = _optimizer(values, state, settings)
     optimizer.step()
     moments = tuple(v.detach().clone() for v in optimizer.state[values].values() if isinstance(v, Tensor))
@@ -245,8 +264,8 @@ def _optimizer(values: Tensor, state: State, settings: Settings) -> torch.optim.
     return sgd
 
 
-def _keep_best(state: State, loss: float, improved: bool) -> State:
-    return replace(state, best=state.control, best_loss=loss) if improved else state
+def _keep_best(state: State, compared: float, improved: bool) -> State:
+    return replace(state, best=state.control, best_loss=compared) if improved else state
 
 
 def _backtrack(state: State, settings: Settings, failures: int) -> State:

@@ -9,17 +9,21 @@ from torch import Tensor
 from flowgrad.errors import UsageError
 from flowgrad.ode import Grid
 
+FEWEST = 5  # intervals of a grid, however straight the flow is
+
 
 def straightness(velocities: Tensor) -> Tensor:
     """(N, B) straightness of Eq. 11, for each step and image, from velocities (N, B, *D).
 
     S(k) = max(d(v[k-1], v[k]), d(v[k+1], v[k])) with d(a, b) = |a - b|^2 / |b|^2; 0 is straight.
-    At the two ends only the neighbour that exists counts.
+    At the two ends only the neighbour that exists counts. |b|^2 counts as at least the rounding error of the largest of
+    an image's velocities, so that a field that rests is straight where it stays at rest, and S is finite.
     """
     squares = torch.stack([_wide(v).flatten(1).square().sum(1) for v in velocities])
     changes = torch.stack([torch.zeros_like(squares[0]), *map(_change, velocities[:-1], velocities[1:])])
     behind, ahead = changes, torch.roll(changes, -1, 0)
-    return torch.maximum(behind, ahead) / squares
+    resting = squares.amax(0) * torch.finfo(squares.dtype).eps
+    return torch.maximum(behind, ahead) / torch.maximum(squares, resting).clamp_min(torch.finfo(squares.dtype).tiny)
 
 
 def _change(a: Tensor, b: Tensor) -> Tensor:
@@ -59,26 +63,31 @@ def nonuniform_grid(straightness: Tensor, xi: float) -> Grid:
 
 
 def gradient_grid(velocities: Tensor, xi: float) -> Grid:
-    """The grid to back-propagate on, from velocities (N, B, *D): Eq. 12's, with no interval longer than N / 5.
+    """The grid to back-propagate on, from velocities (N, B, *D): Eq. 12's, with no interval longer than N / 5."""
+    return bounded_grid(pooled(straightness(velocities)), xi)
+
+
+def bounded_grid(straightness: Tensor, xi: float, intervals: int = FEWEST) -> Grid:
+    """The grid of Eq. 12, with no interval longer than N / 5, or N / `intervals` where that is fewer.
 
     Where a flow is straight its velocity stays, but its Jacobian, which the gradient is made of, still turns.
     """
-    grid = nonuniform_grid(pooled(straightness(velocities)), xi)
-    return grid.split(-(-grid.steps // 5))
+    grid = nonuniform_grid(straightness, xi)
+    return grid.split(-(-grid.steps // min(FEWEST, intervals)))
 
 
 def grid_of_size(straightness: Tensor, intervals: int) -> Grid:
-    """The grid of Eq. 12 with as many intervals as possible, `intervals` at most: xi found by bisection.
+    """`bounded_grid` with as many intervals as possible, `intervals` at most: xi found by bisection.
 
     A budget of intervals is a budget of time, which is easier to choose than xi.
     """
     if intervals >= len(straightness):
         return Grid.full(len(straightness))
     low, high = 0.0, float(straightness.sum())
-    grid = nonuniform_grid(straightness, high * 2 + 1)
+    grid = bounded_grid(straightness, high * 2 + 1, intervals)
     for _ in range(50):
         middle = (low + high) / 2
-        candidate = nonuniform_grid(straightness, middle)
+        candidate = bounded_grid(straightness, middle, intervals)
         if len(candidate) > intervals:
             low = middle
         else:

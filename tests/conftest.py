@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from tests.helpers.paths import SHARED
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def lpips_distance(device: torch.device | str) -> Distance:
     except OSError as error:
         raise FlowgradError(
             f"LPIPS needs AlexNet's weights from torchvision, and they could not be downloaded ({error}). "
-            "Use --preserve l1, or put alexnet-owt-7be5be79.pth into ~/.cache/torch/hub/checkpoints."
+            "Use preserve = l1, or put alexnet-owt-7be5be79.pth into ~/.cache/torch/hub/checkpoints."
         ) from error
     network = network.to(device).eval().requires_grad_(False)
     return lambda images, originals: network(images, originals).flatten()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from flowgrad.errors import UsageError
 from flowgrad.guidance.augment import augment
+from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.preserve import Distance
-from flowgrad.models.guide import Guide
 
 SEPARATOR = " - "
 

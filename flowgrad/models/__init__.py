@@ -12,6 +12,7 @@ from flowgrad.models.config import ModelConfig, load_config, model_names
 from flowgrad.models.diffusers_unet import load_diffusers_unet
 from flowgrad.models.parts import Parts
 from flowgrad.ode import IN_PLACE, Store
+from flowgrad.seeds import generator
 
 __all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model", "model_names"]
 
@@ -53,8 +54,8 @@ class Model:
         return STORES[self.config.trajectories]
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """(count, *D) latents; each has a generator of its own, so image i of a seed never depends on `count`."""
-        rows = [torch.randn(self.shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
+        """(count, *D) latents, each from a generator of its own: image i of a seed does not depend on `count`."""
+        rows = [torch.randn(self.shape, generator=generator(seed, i)) for i in range(count)]
         return torch.stack(rows).to(self.device)
 
 

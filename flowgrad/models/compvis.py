@@ -12,10 +12,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
 from torch import Tensor, nn
 
+from flowgrad.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.errors import FlowgradError
 from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
-from flowgrad.models.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_unet import unet_class
 from flowgrad.models.parts import Parts, check_size, joint_fingerprint

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, model_files, weight_places
+from flowgrad.validation import Section, validated
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 LONGEST_NAME = 64
 
 
-class NCSNppSizes(BaseModel):
+class NCSNppSizes(Section):
     """Sizes of an NCSN++; the defaults are those of the published 256x256 models."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     channels: int = Field(default=128, gt=0, multiple_of=8)
     multipliers: tuple[PositiveInt, ...] = Field(default=(1, 1, 2, 2, 2, 2, 2), min_length=1)
@@ -26,10 +25,8 @@ class NCSNppSizes(BaseModel):
     attention: tuple[int, ...] = (16,)
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Section):
     """What a model is and how it meets the contract; see configs/models/*.yaml for each key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     title: str = ""
@@ -47,6 +44,7 @@ class ModelConfig(BaseModel):
     mirror: bool = False
     aligned_faces: bool = False
     probes: tuple[str, ...] = ()
+    effect_level: float = Field(default=10.2, gt=0)
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch: int = Field(default=16, gt=0)
     trajectories: Literal["device", "host", "host-half"] = "device"
@@ -58,7 +56,7 @@ class ModelConfig(BaseModel):
     prompt: str = ""
     negative_prompt: str = ""
     guidance_scale: float = Field(default=1.0, ge=0)
-    gate: dict[str, tuple[float, float]] = {}
+    gate: dict[str, tuple[float, float]] = Field(default_factory=dict)
     folder: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
@@ -149,7 +147,7 @@ def find_config(name: str) -> Path:
 def load_config(name: str) -> ModelConfig:
     """Read and validate a model's configuration; a guide that lies beside it is given by its path.
 
-    Raises UsageError for an unknown name, FlowgradError naming each wrong key or value.
+    Raises UsageError for an unknown name, and for each wrong key or value; FlowgradError for a file that is no YAML.
     """
     path = find_config(name)
     try:
@@ -158,21 +156,6 @@ def load_config(name: str) -> ModelConfig:
         raise FlowgradError(f"{path} is not valid YAML: {' '.join(str(error).split())[:160]}") from error
     if not isinstance(raw, dict):
         raise FlowgradError(f"{path} must be a table of keys and values; got {type(raw).__name__}")
-    try:
-        config = ModelConfig.model_validate({**raw, "folder": path.parent})
-    except ValidationError as error:
-        problems = "; ".join(_problem(e["loc"], e["msg"], e["type"]) for e in error.errors())
-        raise FlowgradError(f"{path}: {problems}") from error
+    config = validated(ModelConfig, {**raw, "folder": path.parent}, path)
     guide = path.parent / config.guide
     return config.model_copy(update={"guide": str(guide)}) if config.guide and guide.is_file() else config
-
-
-def _problem(where: tuple[int | str, ...], message: str, kind: str) -> str:
-    key = ".".join(map(str, where))
-    if kind == "invalid_key":
-        return f"{key}: keys must be words"
-    if kind != "extra_forbidden":
-        return f"{key}: {message}" if key else message.removeprefix("Value error, ")
-    known = NCSNppSizes.model_fields if where[0] == "network" and len(where) > 1 else ModelConfig.model_fields
-    near = difflib.get_close_matches(str(where[-1]), known, n=1)
-    return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")

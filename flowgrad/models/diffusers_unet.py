@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from flowgrad.checkpoints import verified_fingerprint
 from flowgrad.errors import FlowgradError
 from flowgrad.files import atomic_path
-from flowgrad.models.checkpoints import verified_fingerprint
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.parts import Parts, check_size, identity, joint_fingerprint
 

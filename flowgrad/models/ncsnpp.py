@@ -16,8 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flowgrad.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.errors import FlowgradError
-from flowgrad.models.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.models.config import ModelConfig, NCSNppSizes
 from flowgrad.models.parts import Parts, identity
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import yaml
 
 from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.files import TRASH, next_numbered
+from flowgrad.guidance.guide_files import guide_file, is_downloaded, load_guide
 from flowgrad.models import build_model
 from flowgrad.models.config import ModelConfig, check_model_name, load_config
 from flowgrad.models.diffusers_unet import WEIGHTS
-from flowgrad.models.guide import guide_file, is_downloaded, load_guide
 from flowgrad.resources import FOLDER_CONFIG, model_files, resource, user_folder
 
-TRASH = ".trash"
 COPIED = "diffusers-unet"  # the family that train-flow makes; checkpoints of others are large
 BESIDE = ("README.md", "*.png", "*.jpg")  # what a model's folder may hold for people
 
@@ -148,7 +148,6 @@ def place_guide(guide: str, folder: Path) -> str:
 
 
 def _to_trash(folder: Path) -> Path:
-    trash = folder.parent / TRASH / folder.name
-    trash.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((int(each.name) for each in trash.iterdir() if each.name.isdigit()), default=0)
-    return folder.rename(trash / str(number))
+    place = next_numbered(folder.parent / TRASH / folder.name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return folder.rename(place)

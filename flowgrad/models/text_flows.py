@@ -14,19 +14,18 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.parts import Parts, check_size
-from flowgrad.models.pipelines import (
-    _FAILURES,
+from flowgrad.models.diffusers_folder import (
+    FAILURES,
     UNUSED,
     check_channels,
     first_stage_factor,
     folder_fingerprint,
     load_first_stage,
-    load_scheduler,
     quiet,
     read_json,
-    to_schedule,
 )
+from flowgrad.models.parts import Parts, check_size
+from flowgrad.models.samplers import load_scheduler, to_schedule
 from flowgrad.models.schedule import TRAIN_TIMESTEPS, Network, Schedule, ScheduledVelocity, rectified
 
 PIPELINES = {
@@ -96,7 +95,7 @@ def _load_pipeline(folder: Path, name: str, kinds: Mapping[str, str | None], dty
     try:
         with quiet():
             pipe = getattr(diffusers, name).from_pretrained(folder, torch_dtype=dtype, **absent)
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = str(error).strip().splitlines()[0][:160]
         remedy = "pip install 'flowgrad[text]'" if find_spec("transformers") is None else "get it again"
         raise FlowgradError(f"the {name} in {folder} does not load ({reason}): {remedy}") from error

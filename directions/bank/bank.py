@@ -1,0 +1,331 @@
+"""The bank: folders of direction files, `<bank>/<model>/<name>.safetensors`, with previews and cards beside them.
+
+The user's bank is searched first, then the one that ships with flowgrad, which is never written to. Listing reads
+headers alone and needs the standard library alone.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from directions.bank.card import to_card
+from directions.file.direction import Direction, DirectionInfo, check_name, read_direction, read_info, write_direction
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.files import TRASH, atomic_path, next_numbered, refuse_existing
+from flowgrad.resources import resource, user_folder
+
+SUFFIX = ".safetensors"
+PREVIEW, CARD = ".png", ".md"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One direction of a bank. `info` is None, and `error` says why, where the file is damaged.
+
+    `preview` (PNG) and `card` (Markdown) are None where the file has none; `size` is in bytes.
+    """
+
+    name: str
+    model: str
+    path: Path
+    info: DirectionInfo | None
+    error: str | None
+    shipped: bool
+    preview: Path | None
+    card: Path | None
+    size: int
+
+    def load(self) -> Direction:
+        """Read the direction with its tensors. Raises FlowgradError where the file is damaged."""
+        return read_direction(self.path)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The user's `folder`, which need not exist yet, and the `shipped` one (None: none), searched in this order."""
+
+    folder: Path
+    shipped: Path | None = None
+
+    @classmethod
+    def default(cls, path: Path | None = None) -> "Bank":
+        """Return the bank at `path`, else at FLOWGRAD_BANK, else in the user's data folder; with the shipped one."""
+        return cls(Path(path).expanduser() if path else user_folder("bank"), _shipped_folder())
+
+    def list(self, model: str | None = None) -> tuple[Entry, ...]:
+        """Return the entries by model and name; damaged files are among them, with their error.
+
+        A direction of the user's hides a shipped one of the same model and name. Raises FlowgradError for a folder
+        that cannot be read.
+        """
+        return tuple(_read_entry(path, own) for key, (path, own) in self._files() if model in (None, key[0]))
+
+    def get(self, name: str, model: str | None = None) -> Entry:
+        """Return the entry called `name` ("smiling", or "faces64/smiling" if several models have one).
+
+        Raises UsageError for an unknown name (with the nearest ones) and for one that several models have.
+        """
+        model, name = _split(name, model)
+        found = {key[0]: place for key, place in self._files() if key[1] == name and model in (None, key[0])}
+        if not found:
+            self._refuse_unknown(name, model)
+        if len(found) > 1:
+            remedy = f"Write {next(iter(found))}/{name}, for example."
+            raise UsageError(f"{name!r} is in the bank for several models: {', '.join(found)}. {remedy}")
+        return _read_entry(*found.popitem()[1])
+
+    def search(self, words: str | Sequence[str]) -> tuple[Entry, ...]:
+        """Return the entries in which every word occurs (name, title, texts, tags, model), best match first."""
+        split = (words if isinstance(words, str) else " ".join(words)).lower().split()
+        scored = [(_score(entry, split), entry) for entry in self.list()]
+        return tuple(entry for score, entry in sorted(scored, key=lambda pair: -pair[0]) if score > 0)
+
+    def path_for(self, name: str, model: str) -> Path:
+        """Return where the user's bank keeps, or would keep, the direction `name` of `model`. Raises UsageError."""
+        return self.folder / check_name(model, "model") / f"{check_name(name)}{SUFFIX}"
+
+    def add(
+        self,
+        direction: Direction,
+        name: str,
+        *,
+        preview: bytes | None = None,
+        card: str | None = None,
+        overwrite: bool = False,
+    ) -> Entry:
+        """Put a direction into the user's bank, with a PNG preview and a Markdown card if given.
+
+        What it replaces goes to the trash. Raises UsageError for a name that is taken (unless `overwrite`) or bad.
+        """
+        path = self.path_for(name, direction.info.model)
+        refuse_existing(path, overwrite)
+        if path.exists():
+            self._copy_to_trash(path)
+        write_direction(direction, path, overwrite=overwrite)
+        _write_beside(path.with_name(name + PREVIEW), preview)
+        _write_beside(path.with_name(name + CARD), None if card is None else card.encode())
+        return _read_entry(path, shipped=False)
+
+    def import_file(self, path: Path, name: str | None = None, overwrite: bool = False) -> Entry:
+        """Put a direction file from elsewhere into the user's bank, after checking all of it; default name: the file's.
+
+        Raises FlowgradError for a file that breaks the format, UsageError for a name that is taken or bad.
+        """
+        direction = read_direction(path)
+        return self.add(direction, name or _to_name(Path(path).stem), overwrite=overwrite)
+
+    def export(self, name: str, destination: Path, model: str | None = None, overwrite: bool = False) -> Path:
+        """Write a direction to a file, or into a folder under its own name. Returns the file's path.
+
+        Raises UsageError if that file exists (unless `overwrite`), FlowgradError if the direction is damaged.
+        """
+        entry = self.get(name, model)
+        target = Path(destination)
+        if target.is_dir():
+            target = target / entry.path.name
+        elif target.suffix != SUFFIX:
+            raise UsageError(f"{target} is no folder, and no {SUFFIX} file. Name one of the two.")
+        return write_direction(entry.load(), target, overwrite)
+
+    def remove(self, name: str, model: str | None = None) -> Entry:
+        """Move a direction of the user's to the trash, whence `restore` brings it back; returns what it was.
+
+        Raises UsageError for an unknown or a shipped direction.
+        """
+        entry = self._own(name, model, "removed")
+        self._copy_to_trash(entry.path)
+        for path in _family(entry.path):
+            with _refusing(f"remove {path}"):
+                path.unlink()
+        return entry
+
+    def restore(self, name: str, model: str | None = None) -> Entry:
+        """Bring back what was last removed or replaced under this name.
+
+        Raises UsageError if nothing was, or if the name is taken again.
+        """
+        model, name = _split(name, model)
+        trashed = self._trashed()
+        versions = [path for path in trashed if path.parent.name == name and model in (None, path.parent.parent.name)]
+        if not versions:
+            known = ", ".join(sorted({path.parent.name for path in trashed})) or "nothing"
+            raise UsageError(f"no removed direction is called {name!r}. The trash holds: {known}.")
+        last = max(versions, key=lambda path: (path.stat().st_mtime_ns, len(path.name), path.name))
+        target = self.path_for(name, last.parent.parent.name)
+        refuse_existing(target, overwrite=False)
+        for path in sorted(last.iterdir()):
+            _copy(path, target.with_name(path.name))
+        _discard(last)
+        return _read_entry(target, shipped=False)
+
+    def rename(self, name: str, new_name: str, model: str | None = None) -> Entry:
+        """Give a direction of the user's another name; a card, which speaks of it by its name, is written anew.
+
+        Raises UsageError if that is taken or bad, or it is shipped.
+        """
+        entry = self._own(name, model, "renamed")
+        target = self.path_for(new_name, entry.model)
+        refuse_existing(target, overwrite=False)
+        for path in _family(entry.path):
+            with _refusing(f"rename {path}"):
+                path.replace(target.with_name(new_name + path.suffix))
+        if entry.card and entry.info:
+            _write_beside(target.with_name(new_name + CARD), to_card(new_name, entry.info).encode())
+        return _read_entry(target, shipped=False)
+
+    def _files(self) -> Iterator[tuple[tuple[str, str], tuple[Path, bool]]]:
+        """Yield ((model, name), (path, shipped)) in order; the user's files hide shipped ones."""
+        found: dict[tuple[str, str], tuple[Path, bool]] = {}
+        for folder, shipped in ((self.folder, False), (self.shipped, True)):
+            for path in _direction_files(folder) if folder else ():
+                found.setdefault((path.parent.name, path.name[: -len(SUFFIX)]), (path, shipped))
+        return iter(sorted(found.items()))
+
+    def _refuse_unknown(self, name: str, model: str | None) -> NoReturn:
+        from difflib import get_close_matches
+
+        names = sorted({key[1] for key, _ in self._files() if model in (None, key[0])})
+        nearest = ", ".join(get_close_matches(name, names, n=3, cutoff=0.4))
+        whose = f" for {model}" if model else ""
+        if name.endswith(SUFFIX):
+            remedy = f"To use a file, put it into the bank first: flowgrad bank import {name}"
+        elif nearest:
+            remedy = f"Nearest: {nearest}."
+        else:
+            remedy = "See what there is with: flowgrad bank list" if names else "There is none yet; train one."
+        raise UsageError(f"no direction{whose} is called {name!r}. {remedy}")
+
+    def _own(self, name: str, model: str | None, verb: str) -> Entry:
+        entry = self.get(name, model)
+        if entry.shipped:
+            remedy = "Add one of your own under that name to hide it."
+            raise UsageError(f"{entry.name!r} ships with flowgrad and cannot be {verb}. {remedy}")
+        return entry
+
+    def _trashed(self) -> tuple[Path, ...]:
+        """Return the folders of the trash, `<model>/<name>/<number>`, one for each removal."""
+        return tuple(path for path in (self.folder / TRASH).glob("*/*/*") if path.is_dir())
+
+    def _copy_to_trash(self, path: Path) -> None:
+        place = next_numbered(self.folder / TRASH / path.parent.name / path.name[: -len(SUFFIX)])
+        for file in _family(path):
+            _copy(file, place / file.name)
+
+
+def _shipped_folder() -> Path | None:
+    try:
+        return resource("direction_bank")
+    except FileNotFoundError:  # a bank of one's own is enough
+        return None
+
+
+def _direction_files(folder: Path) -> list[Path]:
+    if not folder.exists():
+        return []
+    with _refusing(f"read the bank {folder}"):
+        models = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        files = [path for model in models for path in model.iterdir()]
+    return [path for path in files if path.name.endswith(SUFFIX) and not path.name.startswith(".")]
+
+
+def _read_entry(path: Path, shipped: bool) -> Entry:
+    name, model = path.name[: -len(SUFFIX)], path.parent.name
+    info, error = None, None
+    try:
+        check_name(name)
+        info = _read_info_of(path, model)
+    except FlowgradError as caught:
+        error = str(caught)
+    preview, card = path.with_name(name + PREVIEW), path.with_name(name + CARD)
+    return Entry(
+        name=name,
+        model=model,
+        path=path,
+        info=info,
+        error=error,
+        shipped=shipped,
+        preview=preview if preview.is_file() else None,
+        card=card if card.is_file() else None,
+        size=path.stat().st_size if path.exists() else 0,
+    )
+
+
+def _read_info_of(path: Path, model: str) -> DirectionInfo:
+    info = read_info(path)
+    if info.model != model:
+        remedy = f"Move it to the folder {info.model}."
+        raise FlowgradError(f"{path}: made for the model {info.model}, but in the folder {model}. {remedy}")
+    return info
+
+
+def _score(entry: Entry, words: Sequence[str]) -> int:
+    """Return how well an entry matches: the sum over words of the best field's weight, 0 if any word is missing."""
+    fields = [(8, entry.name), (2, entry.model)]
+    if entry.info:
+        fields += [(6, " ".join(entry.info.tags)), (5, entry.info.title), (4, entry.info.text)]
+        fields += [(1, entry.info.source_text), (1, entry.info.description)]
+    scores = [max(_match(word, text.lower()) * weight for weight, text in fields) for word in words]
+    return sum(scores) if all(scores) else 0
+
+
+def _match(word: str, text: str) -> int:
+    """Return 3 for a whole word of the text, 2 for the start of one, 1 for a part, 0 for none."""
+    parts = re.split(r"[\s._,-]+", text)
+    if word in parts or word == text:
+        return 3
+    return 2 if any(part.startswith(word) for part in parts) else int(word in text)
+
+
+def _split(name: str, model: str | None) -> tuple[str | None, str]:
+    """Return (model, name) of "name" or "model/name"; a model given beside it wins."""
+    head, slash, tail = name.partition("/")
+    return (model or head, tail) if slash and "/" not in tail and not tail.endswith(SUFFIX) else (model, name)
+
+
+def _to_name(stem: str) -> str:
+    """Return a file's stem as a name: "My Smile (2)" gives "my-smile-2"."""
+    return re.sub(r"[^a-z0-9._]+", "-", stem.lower()).strip("-._")
+
+
+def _family(path: Path) -> list[Path]:
+    """Return the direction file, its preview and its card, as far as they exist."""
+    stem = path.name[: -len(SUFFIX)]
+    paths = [path.with_name(stem + suffix) for suffix in (SUFFIX, PREVIEW, CARD)]
+    return [each for each in paths if each.is_file()]
+
+
+def _write_beside(path: Path, content: bytes | None) -> None:
+    """Write a preview or a card; without one, remove what belonged to the direction that was here before."""
+    if content is None:
+        with _refusing(f"remove {path}"):
+            path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _copy(path: Path, target: Path) -> None:
+    with _refusing(f"read {path}"):
+        content = path.read_bytes()
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def _discard(folder: Path) -> None:
+    with _refusing(f"empty {folder}"):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn what the file system refuses into an error that says what was tried."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Check the permissions of the bank's folder, or name another bank with --bank."
+        raise FlowgradError(f"cannot {what}: {error.strerror or error}. {remedy}") from error

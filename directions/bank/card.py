@@ -1,0 +1,93 @@
+"""What a direction's file says, as numbers for tables and as a Markdown card; needs the standard library alone."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from directions.file.direction import Calibration, DirectionInfo
+
+NOTABLE = 0.1  # share of the wanted effect from which another text's change is worth saying
+
+
+def at_strength(calibration: Calibration, values: Sequence[float], strength: float) -> float:
+    """What a calibration's `values` are at a strength, in straight lines between those measured; the ends beyond."""
+    points = list(zip(calibration.strengths, values, strict=True))
+    if strength <= points[0][0]:
+        return points[0][1]
+    for (a, low), (b, high) in pairwise(points):
+        if strength <= b:
+            return low + (high - low) * (strength - a) / (b - a)
+    return points[-1][1]
+
+
+def target(info: DirectionInfo) -> str:
+    """The text that a direction raises, with its source, as it is written on the command line."""
+    return f"{info.text} - {info.source_text}" if info.source_text else info.text
+
+
+def side_effects(info: DirectionInfo, strength: float = 1.0) -> dict[str, float]:
+    """Changes of other texts' log-odds at a strength, the largest first; empty without a calibration."""
+    if info.calibration is None:
+        return {}
+    others = {text: values for text, values in info.calibration.side_effects.items() if text != target(info)}
+    found = {text: at_strength(info.calibration, values, strength) for text, values in others.items()}
+    return dict(sorted(found.items(), key=lambda pair: -abs(pair[1])))
+
+
+def is_notable(info: DirectionInfo, change: float) -> bool:
+    """Whether a side effect at strength 1 is large beside the effect itself."""
+    return info.calibration is not None and abs(change) >= NOTABLE * abs(info.calibration.level)
+
+
+def is_safe(calibration: Calibration | None, strength: float) -> bool:
+    """Whether a strength lies within the range measured as safe; True where nothing was measured."""
+    low, high = calibration.safe if calibration else (strength, strength)
+    return low - 1e-6 <= strength <= high + 1e-6
+
+
+def facts(info: DirectionInfo) -> list[tuple[str, str]]:
+    """What there is to know of a direction beside its measurements, as (label, text) in reading order."""
+    keep = "; ".join(info.keep)
+    found = [
+        ("text", target(info)),
+        ("keeps", keep),
+        ("model", f"{info.model} ({info.fingerprint}), N = {info.steps}, {info.intervals} intervals"),
+        ("guide", f"{info.guide} ({info.guide_fingerprint})" if info.guide else ""),
+        ("trained on", f"{info.images} images, {info.iterations} iterations of {info.optimizer}, eta {info.eta:g}"),
+        ("trajectory", f"{info.inversion}, {info.forward} forward, seed {info.seed}"),
+        ("tags", ", ".join(info.tags)),
+        ("date", info.date),
+        ("licence", info.license),
+        ("description", info.description),
+    ]
+    return [(label, text) for label, text in found if text]
+
+
+def to_card(name: str, info: DirectionInfo) -> str:
+    """Return a Markdown card: what it does, how far it may be pushed, and how it was made."""
+    lines = [f"# {info.title}", "", f"![Samples of {info.model}, before and after]({name}.png)", ""]
+    lines += [f"`flowgrad apply-direction {name} photo.jpg --strength 1.0`", ""]
+    lines += [f"* **{label}**: {text}" for label, text in facts(info)]
+    if info.calibration:
+        lines += ["", "## Measured", "", *_measured(info, info.calibration)]
+    return "\n".join([*lines, ""])
+
+
+def effect_rows(calibration: Calibration) -> list[tuple[str, ...]]:
+    """(strength, effect, identity distance, share the same person) as texts, "" where not measured."""
+    blank = ("",) * len(calibration.strengths)
+    distances = [f"{d:.2f}" for d in calibration.identity] or blank
+    kept = [f"{100 * share:.0f} %" for share in calibration.kept] or blank
+    effects = [f"{effect:+.2f}" for effect in calibration.effect]
+    return list(zip((f"{s:+.2f}" for s in calibration.strengths), effects, distances, kept, strict=True))
+
+
+def _measured(info: DirectionInfo, calibration: Calibration) -> list[str]:
+    low, high = calibration.safe
+    lines = [f"On {calibration.photos} {calibration.source} that it was not trained on; safe from {low:g} to {high:g}."]
+    lines += ["", "| strength | effect (log-odds) | identity distance | same person |", "| ---: | ---: | ---: | ---: |"]
+    lines += [f"| {' | '.join(row)} |" for row in effect_rows(calibration)]
+    others = side_effects(info)
+    if others:
+        lines += ["", "| side effect at strength 1 | change (log-odds) |", "| --- | ---: |"]
+        lines += [f"| {text} | {change:+.2f} |" for text, change in others.items()]
+    return lines

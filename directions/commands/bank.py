@@ -1,0 +1,260 @@
+"""Commands of `flowgrad bank`: browse, keep and share directions."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from directions.bank.bank import SUFFIX, Bank, Entry
+from directions.commands.errors import failed
+from directions.commands.options import (
+    BankFolder,
+    Device,
+    Force,
+    GuideName,
+    Json,
+    ModelName,
+    Name,
+    Overwrite,
+    OwnModel,
+    Precision,
+    complete_name,
+    model_name,
+)
+from directions.commands.terminal import Terminal, answer, wrote
+from flowgrad.errors import FlowgradError
+from flowgrad.files import refuse_existing
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(no_args_is_help=True, help="Browse and keep directions: yours, and those that ship.")
+
+Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face hub.", show_default=False)]
+
+
+def _entries(entries: Iterable[Entry], bank: Bank, as_json: bool) -> None:
+    from directions.commands import tables
+
+    entries = tuple(entries)
+    answer(
+        as_json,
+        [plain(entry) for entry in entries],
+        tables.bank_table(entries) if entries else "no direction found",
+        f"{len(entries)} directions; yours are in {bank.folder}",
+    )
+
+
+def plain(entry: Entry) -> dict[str, object]:
+    info = {key: value for key, value in entry.info.as_dict().items() if key != "thumbnail"} if entry.info else None
+    facts = {"name": entry.name, "model": entry.model, "path": entry.path, "shipped": entry.shipped}
+    return {**facts, "preview": entry.preview, "error": entry.error, "info": info}
+
+
+@app.command("list")
+def bank_list(model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
+    """List the directions of your bank and of the one that ships."""
+    found = Bank.default(bank)
+    _entries(found.list(model), found, as_json)
+
+
+@app.command("search")
+def bank_search(
+    words: Annotated[list[str], typer.Argument(help="All must occur: in name, texts, tags or description.")],
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Find directions by words, best match first."""
+    found = Bank.default(bank)
+    _entries(found.search(words), found, as_json)
+
+
+@app.command("show")
+def bank_show(name: Name, model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
+    """Show a direction: texts, what each strength does, side effects, identity, and how it was trained."""
+    from directions.commands import tables
+
+    entry = Bank.default(bank).get(name, model)
+    answer(as_json, plain(entry), tables.direction_card(entry))
+
+
+@app.command("path")
+def bank_path(
+    name: Annotated[str, typer.Argument(help="A direction; without one, the bank.", autocompletion=complete_name)] = "",
+    model: OwnModel = None,
+    bank: BankFolder = None,
+) -> None:
+    """Print where a direction, or your bank, is."""
+    found = Bank.default(bank)
+    typer.echo(str(found.get(name, model).path if name else found.folder))
+
+
+@app.command("remove")
+def bank_remove(name: Name, model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
+    """Remove a direction of yours; `bank restore` brings it back."""
+    entry = Bank.default(bank).remove(name, model)
+    answer(as_json, plain(entry), f"removed {entry.path}; `flowgrad bank restore {entry.name}` brings it back")
+
+
+@app.command("restore")
+def bank_restore(
+    name: Annotated[str, typer.Argument(help="Name of a removed direction.", show_default=False)],
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Bring back what was last removed or replaced under a name."""
+    entry = Bank.default(bank).restore(name, model)
+    answer(as_json, plain(entry), f"restored {entry.path}")
+
+
+@app.command("rename")
+def bank_rename(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(show_default=False)],
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Give a direction of yours another name."""
+    entry = Bank.default(bank).rename(name, new_name, model)
+    answer(as_json, plain(entry), f"renamed {name} to {entry.path}")
+
+
+@app.command("import")
+def bank_import(
+    file: Annotated[Path, typer.Argument(help=f"A direction file ({SUFFIX}).", show_default=False)],
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Default: the file's name.")] = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Check a direction file from elsewhere and put it into your bank."""
+    entry = Bank.default(bank).import_file(file, name, overwrite)
+    answer(as_json, plain(entry), f"wrote {entry.path}")
+
+
+@app.command("export")
+def bank_export(
+    name: Name,
+    destination: Annotated[Path, typer.Argument(help=f"A folder, or a {SUFFIX} file.", show_default=False)],
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a direction to a file or a folder, to pass it on."""
+    path = Bank.default(bank).export(name, destination, model, overwrite)
+    answer(as_json, {"file": path}, f"wrote {path}")
+
+
+@app.command("gallery")
+def bank_gallery(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .html file.")] = Path("gallery.html"),
+    title: Annotated[str, typer.Option(help="Its heading.")] = "Directions",
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write the bank as one HTML file to browse: previews inside, no network needed."""
+    from directions.bank.gallery import write_gallery
+
+    path = write_gallery(Bank.default(bank).list(model), output, title, overwrite)
+    answer(as_json, {"file": path}, f"wrote {path}")
+
+
+@app.command("matrix")
+def bank_matrix(
+    names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all of the model.")] = None,
+    model: ModelName = "faces64",
+    count: Annotated[int, typer.Option(help="Samples to measure on.", min=1)] = 16,
+    guide: GuideName = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("interference"),
+    bank: BankFolder = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how much each direction changes the others' texts: what composes well, and what does not.
+
+    flowgrad bank matrix smiling old feminine
+
+    Writes matrix.csv and a heat map, matrix.png.
+    """
+    import numpy as np
+
+    from directions.apply.inversion import join, sample_images
+    from directions.commands import tables
+    from directions.measure import interference
+    from directions.train.task import HELD_OUT_SEED
+    from flowgrad.guidance.guide_files import load_guide
+    from flowgrad.models import load_model
+
+    found, terminal = Bank.default(bank), Terminal(as_json)
+    own = model_name(model)
+    entries = [found.get(name, own) for name in names] if names else list(found.list(own))
+    interference.texts_of(entries)  # what cannot be measured is refused before anything is loaded
+    table, picture = output / "matrix.csv", output / "matrix.png"
+    for path in (table, picture):
+        refuse_existing(path, overwrite)
+    loaded = load_model(model, device, precision)
+    network = load_guide(guide or loaded.config.guide, loaded.device)
+    samples = join(sample_images(loaded, count, HELD_OUT_SEED))
+    rows = interference.measure_rows(loaded, network, entries, samples, force)
+    changes = np.stack(list(terminal.track(rows, "measuring", len(entries))))
+    measured = interference.Interference(tuple(entry.name for entry in entries), changes)
+    interference.save_table(measured, table)
+    interference.save_heat_map(measured, picture)
+    shown = [(name, *(f"{v:+.2f}" for v in row)) for name, row in zip(measured.names, changes, strict=True)]
+    data = {"names": measured.names, "changes": changes.tolist(), "files": [table, picture]}
+    answer(as_json, data, tables.plain_table(("applied", *measured.names), shown), wrote(table, picture))
+
+
+@app.command("push")
+def bank_push(
+    repository: Repository,
+    names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all of yours.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made now.")] = False,
+    model: OwnModel = None,
+    bank: BankFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Share directions in a Hugging Face repository, with a README. Log in first: `hf auth login`."""
+    from directions.bank.hub import push
+
+    found = Bank.default(bank)
+    entries = [found.get(name, model) for name in names] if names else [e for e in found.list(model) if not e.shipped]
+    url = push(entries, repository, private=private)
+    answer(as_json, {"url": url, "names": [e.name for e in entries]}, f"{len(entries)} directions pushed to {url}")
+
+
+@app.command("pull")
+def bank_pull(
+    repository: Repository,
+    names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all there are.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    bank: BankFolder = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch directions from a Hugging Face repository, check them, and put them into your bank."""
+    from directions.bank.hub import pull
+
+    results = pull(repository, Bank.default(bank), names or (), overwrite=overwrite, revision=revision)
+    found = list(Terminal(as_json).track(results, "fetching"))
+    errors = [result for result in found if isinstance(result, FlowgradError)]
+    entries = [result for result in found if isinstance(result, Entry)]
+    answer(
+        as_json,
+        {"directions": [plain(entry) for entry in entries], "errors": [str(error) for error in errors]},
+        wrote(*(entry.path for entry in entries)),
+        f"{len(entries)} of {len(found)} directions put into {Bank.default(bank).folder}",
+    )
+    for error in errors:
+        failed(str(error))
+    if errors:
+        raise typer.Exit(1)

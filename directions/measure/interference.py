@@ -1,0 +1,100 @@
+"""What composes and what does not: how much applying one direction changes the texts of the others."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from directions.apply.inversion import Inverted
+from directions.apply.steer import steer, to_control
+from directions.bank.bank import Entry
+from directions.bank.card import target
+from directions.figures import COLOURS, write_png
+from flowgrad.errors import UsageError
+from flowgrad.files import atomic_path
+from flowgrad.guidance.guide import Guide
+from flowgrad.guidance.text import Contrast, log_odds
+from flowgrad.models import Model
+
+_ROOM = 2.5  # inches beside and around a heat map, for its words
+
+
+@dataclass(frozen=True, eq=False)
+class Interference:
+    """changes[i, j]: mean change of the log-odds of direction j's text where direction i was applied at strength 1."""
+
+    names: tuple[str, ...]
+    changes: np.ndarray
+
+    def shares(self) -> np.ndarray:
+        """(n, n): the changes as shares of what each text's own direction does to it; 1 on the diagonal."""
+        own = np.diagonal(self.changes)
+        return self.changes / np.where(np.abs(own) > 1e-6, own, np.nan)
+
+
+def texts_of(entries: Sequence[Entry]) -> list[Contrast]:
+    """The text of each direction. Raises UsageError for fewer than two directions, or one without a text."""
+    if len(entries) < 2:
+        raise UsageError(f"a matrix needs two directions of one model at least; there is {len(entries)}")
+    texts = []
+    for entry in entries:
+        if entry.info is None or not entry.info.text:
+            raise UsageError(f"{entry.name!r} cannot be measured: {entry.error or 'its file names no text'}")
+        texts.append(Contrast.parse(target(entry.info), ""))
+    return texts
+
+
+def measure_rows(
+    model: Model, guide: Guide, entries: Sequence[Entry], photos: Inverted, force: bool = False
+) -> Iterator[np.ndarray]:
+    """For each direction in turn, the change (n,) of all texts' log-odds on photos that it was applied to."""
+    texts = texts_of(entries)
+    before = log_odds(guide, photos.images, texts)
+    for entry in entries:
+        edited = steer(model, photos, to_control(entry.load(), model, force))
+        yield (log_odds(guide, edited, texts) - before).mean(0).cpu().numpy()
+
+
+def to_csv(found: Interference) -> str:
+    """The matrix as CSV: one row for each direction applied, one column for each text."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["applied", *found.names])
+    for name, row in zip(found.names, found.changes, strict=True):
+        writer.writerow([name, *(f"{value:.4f}" for value in row)])
+    return buffer.getvalue()
+
+
+def save_table(found: Interference, path: Path) -> Path:
+    """Write the matrix as CSV, replacing what is there. Returns the path."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(to_csv(found), encoding="utf-8")
+    return path
+
+
+def save_heat_map(found: Interference, path: Path) -> Path:
+    """Draw the matrix: numbers are changes of log-odds, colours their share of the own effect. Returns the path."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    count = len(found.names)
+    side = 0.62 * count + _ROOM
+    buffer = io.BytesIO()
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 10}):
+        figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        shares = found.shares()
+        image = axes.imshow(shares, cmap="RdBu", vmin=-1, vmax=1)
+        for i, j in np.ndindex(count, count):
+            ink = "white" if abs(shares[i, j]) > 0.6 else "black"
+            axes.text(j, i, f"{found.changes[i, j]:+.1f}", ha="center", va="center", color=ink, fontsize=9)
+        axes.set_xticks(range(count), found.names, rotation=40, ha="right")
+        axes.set_yticks(range(count), found.names)
+        axes.set(xlabel="its text's log-odds change by", ylabel="applied at strength 1")
+        figure.colorbar(image, label="share of the text's own direction", shrink=0.8)
+        axes.set_title("Interference", color=COLOURS[0])
+        figure.savefig(buffer, format="png")
+    return write_png(buffer.getvalue(), path)

@@ -1,0 +1,317 @@
+"""What the page of `flowgrad ui` does, without the page: photos kept in memory, edited at once, and trained on.
+
+A photo is decoded from the bytes that were sent, inverted once, and forgotten when newer ones need the room; nothing
+of it is written to disk. What is kept are those bytes and a small copy that edits are shown on; at full size there is
+one photo at a time. Directions are named by what the bank lists, never by a path.
+"""
+
+import io
+import secrets
+import shlex
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from PIL import Image
+
+from directions.apply.edit import Edit, edit_inverted
+from directions.apply.familiarity import judge_familiarity, usual_grid
+from directions.apply.files import alignment
+from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
+from directions.apply.steer import steer, to_control
+from directions.bank.bank import Bank, Entry
+from directions.file.direction import check_name
+from directions.photo.composite import Patch, composite
+from directions.photo.crop import Place
+from directions.photo.reading import Prepared, prepare, prepare_faces, to_images, to_tensor
+from directions.photo.stored import Picture, read_picture, to_bytes
+from directions.train.checkpoint import Checkpoint
+from directions.train.recipe import load_recipe
+from directions.train.run import Labels, add_illustrated
+from directions.train.task import Task, finish, held_out
+from directions.train.training import train
+from flowgrad.errors import UsageError
+from flowgrad.files import refuse_existing
+from flowgrad.images import to_rgb
+from flowgrad.models import Model
+from flowgrad.ode import Control, total
+
+UPLOAD_LIMIT = 40 << 20  # bytes of a photo
+KEPT = 12  # photos in memory
+TRAINING_PHOTOS = 20
+KEPT_FACES = 1000  # to train on, of the model's size
+SHOWN_SIDE = 900  # pixels
+CHOSEN = 4  # directions that are mixed at once
+STRIP = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+T = TypeVar("T")
+
+
+class Shelf(Generic[T]):
+    """The last few things of a kind, in memory, each under a token that nobody guesses."""
+
+    def __init__(self, room: int = KEPT) -> None:
+        self.room, self.lock = room, Lock()
+        self.things: OrderedDict[str, T] = OrderedDict()
+
+    def add(self, thing: T) -> str:
+        """Keep a thing; its token. The oldest makes room for it."""
+        token = secrets.token_urlsafe(18)
+        with self.lock:
+            self.things[token] = thing
+            while len(self.things) > self.room:
+                self.things.popitem(last=False)
+        return token
+
+    def get(self, token: str) -> T:
+        """The thing of a token. Raises UsageError if it is gone."""
+        with self.lock:
+            if token not in self.things:
+                raise UsageError("the photo is no longer in memory. Drop it again.")
+            self.things.move_to_end(token)
+            return self.things[token]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A photo that was inverted: its file as it was sent, a small copy in RGB, its faces, and their trajectories.
+
+    places: where the faces lie in the small copy; verdicts: what is unusual about each to the model, or None.
+    """
+
+    name: str
+    content: bytes
+    small: Image.Image
+    faces: tuple[Prepared, ...]
+    places: tuple[Place, ...]
+    inverted: Inverted
+    verdicts: tuple[str | None, ...]
+    size: tuple[int, int]
+
+    @property
+    def warning(self) -> str:
+        """What its user may want to know of it."""
+        return "; ".join(dict.fromkeys(face.warning for face in self.faces if face.warning))
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A photo edited, as it is shown; and what is unusual about it to the model."""
+
+    image: Image.Image
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """A photo edited at its full size, as a file: its name, "jpeg" or "png" or another format's name, and bytes."""
+
+    name: str
+    kind: str
+    content: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """A training after an evaluation: losses so far, photos before and after, and at the end the direction's entry."""
+
+    losses: tuple[float, ...]
+    before: tuple[Image.Image, ...]
+    after: tuple[Image.Image, ...]
+    entry: Entry | None = None
+
+
+class Studio:
+    """One model, one bank, and the photos that the page is working on.
+
+    options: what a command line must say to find both again, as ("--bank", "mine"); see `command`.
+    """
+
+    def __init__(self, model: Model, bank: Bank, options: Sequence[str] = ()) -> None:
+        self.model, self.bank, self.options = model, bank, tuple(options)
+        self.subjects: Shelf[Subject] = Shelf()
+        self.uploads: Shelf[Image.Image] = Shelf(KEPT_FACES)
+        self.decoding = Lock()  # for whatever has a photo at full size in memory
+
+    # --- browse ---
+
+    def entries(self, words: str = "", tag: str = "") -> tuple[Entry, ...]:
+        """The directions of the model in which all words occur, and the tag."""
+        found = self.bank.search(words) if words.strip() else self.bank.list()
+        own = (entry for entry in found if entry.model == self.model.name)
+        return tuple(entry for entry in own if not tag or (entry.info and tag in entry.info.tags))
+
+    def tags(self) -> list[str]:
+        """All tags, sorted."""
+        return sorted({tag for entry in self.entries() if entry.info for tag in entry.info.tags})
+
+    def names(self) -> list[str]:
+        """The directions that can be applied."""
+        return [entry.name for entry in self.entries() if entry.info]
+
+    def safe_range(self, name: str) -> str:
+        """Between which strengths faces stay themselves, as a text; "" where that was not measured."""
+        info = self.bank.get(check_name(name), self.model.name).info
+        return "safe from {:g} to {:g}".format(*info.calibration.safe) if info and info.calibration else ""
+
+    # --- try ---
+
+    def command(self, name: str, mixture: Mapping[str, float]) -> str:
+        """The command line that does to a photo what the page did."""
+        told = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
+        return shlex.join(["flowgrad", "apply-direction", told, name, *self.options]) if told else ""
+
+    def receive(self, name: str, content: bytes) -> str:
+        """Decode, align and invert a photo that was sent; its token.
+
+        Raises FlowgradError for what is no photo, or too large.
+        """
+        with self.decoding:
+            rgb = _decoded(name, content).rgb
+            faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, "auto"))
+            small = shown(rgb)
+        images = to_tensor([face.image for face in faces])
+        inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
+        verdicts = tuple(judge_familiarity(self.model, inverted))
+        factors = small.width / rgb.width, small.height / rgb.height
+        places = tuple(face.place.scaled(*factors) for face in faces)
+        return self.subjects.add(Subject(_base(name), content, small, faces, places, inverted, verdicts, rgb.size))
+
+    def sample(self, seed: int) -> str:
+        """A new image of the model, as a photo; its token."""
+        inverted = join(sample_images(self.model, 1, seed))
+        verdicts = tuple(judge_familiarity(self.model, inverted))
+        (image,) = to_images(inverted.images)
+        place = Place.whole(*image.size)
+        face = Prepared(image, "resized", None, None, place)
+        content = to_bytes(image, Picture(image), ".png")
+        name = f"sample-{seed}.png"
+        return self.subjects.add(Subject(name, content, image, (face,), (place,), inverted, verdicts, image.size))
+
+    def edit(self, token: str, mixture: Mapping[str, float]) -> Result:
+        """A photo with directions at strengths, as it is shown: one forward pass. Raises UsageError for wrong names."""
+        subject = self.subjects.get(token)
+        edits = self._edits(subject, mixture)
+        patches = [Patch(edit.difference(), place) for edit, place in zip(edits, subject.places, strict=False)]
+        return Result(composite(subject.small, patches), _verdicts(edits))
+
+    def download(self, token: str, mixture: Mapping[str, float]) -> Download:
+        """The same at the photo's full size, as a file of its kind; the very file that was sent if nothing changes."""
+        subject = self.subjects.get(token)
+        edits = self._edits(subject, mixture)
+        patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, subject.faces, strict=False)]
+        with self.decoding:
+            picture = _decoded(subject.name, subject.content)
+            kind = picture.kind.lower()
+            if all(patch.is_empty for patch in patches):
+                return Download(subject.name, kind, subject.content)
+            kind = kind if kind == "jpeg" else "png"
+            content = to_bytes(composite(picture.pixels, patches), picture, f".{kind}")
+        return Download(subject.name, kind, content)
+
+    def _edits(self, subject: Subject, mixture: Mapping[str, float]) -> list[Edit]:
+        """An edit of each face; none where nothing is asked for."""
+        moved = {name: strength for name, strength in mixture.items() if strength}
+        if not moved:
+            return []
+        control = total(self._control(name) * strength for name, strength in moved.items())
+        return edit_inverted(self.model, self._ready(subject, control), subject.inverted, verdicts=subject.verdicts)
+
+    def strip(self, token: str, mixture: Mapping[str, float]) -> list[Image.Image]:
+        """The largest face at multiples STRIP of a mixture."""
+        subject = self.subjects.get(token)
+        control = total(self._control(name) * strength for name, strength in mixture.items())
+        first = subject.inverted.select([0])
+        control = self._ready(subject, control)
+        (edit,) = edit_inverted(self.model, control, first, STRIP, verdicts=subject.verdicts[:1])
+        return to_images(edit.after)
+
+    def _control(self, name: str) -> Control:
+        direction = self.bank.get(check_name(name), self.model.name).load()
+        if (way := Inversion.parse(direction.info.inversion)) != ANCHORED_EULER:
+            raise UsageError(
+                f"{name} was trained by {way} inversion, and the page inverts photos by {ANCHORED_EULER}: "
+                "apply it with `flowgrad apply-direction`"
+            )
+        return to_control(direction, self.model)
+
+    def _ready(self, subject: Subject, control: Control) -> Control:
+        """A control on knots that the photo's trajectory has: one trained since then may have others."""
+        there = subject.inverted.trajectory.grid
+        missing = set(control.grid.knots) - set(there.knots)
+        return control.on(there) if missing else control
+
+    # --- train ---
+
+    def keep(self, name: str, content: bytes) -> tuple[str, str]:
+        """Decode and align a photo to train on; its token, and what its user may want to know.
+
+        Raises FlowgradError for what is no photo, or too large.
+        """
+        with self.decoding:
+            rgb = _decoded(name, content).rgb
+            prepared = prepare(rgb, self.model.config.size, alignment(self.model, "auto"))
+        return self.uploads.add(prepared.image), prepared.warning or ""
+
+    def train(
+        self, tokens: Sequence[str], text: str, name: str, source: str = "", iterations: int | None = None
+    ) -> Iterator[Progress]:
+        """Train a direction on photos and put it into the bank; yields every evaluation, at the end with the entry.
+
+        Raises UsageError for a wrong call before anything is computed.
+        """
+        if not text.strip():
+            raise UsageError('write what the faces shall become, for example "a smiling face"')
+        if not tokens:
+            raise UsageError("drop about ten photos to train on")
+        refuse_existing(self.bank.path_for(name, self.model.name), overwrite=False)
+        if len(tokens) > TRAINING_PHOTOS:
+            raise UsageError(f"{len(tokens)} photos are too many: at most {TRAINING_PHOTOS}. Ten are usually enough.")
+        task = self._task([self.uploads.get(token) for token in tokens], text, source, iterations)
+        shown = task.photos.select(range(min(4, len(task.photos))))
+        before = tuple(to_images(shown.images))
+        for training in train(task):
+            after = tuple(to_images(steer(self.model, shown, training.control)))
+            yield Progress(training.losses, before, after)
+        yield self._finished(task, training, name, shown)
+
+    def _task(self, photos: Sequence[Image.Image], text: str, source: str, iterations: int | None) -> Task:
+        changes = {} if iterations is None else {"iterations": iterations}
+        images = to_tensor(photos)
+        recipe = load_recipe("default", **changes)
+        inverted = join(invert_images(self.model, images, recipe.way))
+        return Task.create(self.model, inverted, text.strip(), source=source.strip() or None, recipe=recipe)
+
+    def _finished(self, task: Task, training: Checkpoint, name: str, shown: Inverted) -> Progress:
+        samples = held_out(task, training.control)
+        direction = finish(task, training.control, training.losses, samples)
+        entry, direction = add_illustrated(self.model, direction, Labels(name), self.bank, samples.select(range(4)))
+        after = tuple(to_images(steer(self.model, shown, to_control(direction, self.model))))
+        return Progress(training.losses, tuple(to_images(shown.images)), after, entry)
+
+
+def _decoded(name: str, content: bytes) -> Picture:
+    if len(content) > UPLOAD_LIMIT:
+        raise UsageError(f"{_base(name)} is too large: at most {UPLOAD_LIMIT >> 20} MB are taken. Scale it down first.")
+    return read_picture(Path(_base(name)), io.BytesIO(content))
+
+
+def _base(name: str) -> str:
+    """A sent name as one to show: its last part, in letters that no terminal or file system obeys."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*').strip(". ").lstrip("-")
+    return kept[-80:] or "photo.png"
+
+
+def _verdicts(edits: Sequence[Edit]) -> str:
+    return "; ".join(dict.fromkeys(edit.verdict for edit in edits if edit.verdict))
+
+
+def shown(pixels: Image.Image) -> Image.Image:
+    """An image as RGB, no larger than a page shows it."""
+    picture = to_rgb(pixels).copy()
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return picture

@@ -1,0 +1,45 @@
+"""Recipes: how a direction is trained, as one commented YAML file each."""
+
+from pydantic import Field
+
+from directions.apply.inversion import Inversion
+from flowgrad.optimize import Settings
+from flowgrad.resources import read_config
+from flowgrad.validation import Section, validated
+
+
+class Recipe(Section):
+    """The settings of a training; configs/recipes/default.yaml explains each."""
+
+    inversion: str = "euler"
+    anchored: bool = True
+    intervals: int = Field(default=10, ge=0)
+    xi: float = Field(default=5e-3, ge=0)
+    forward: str = "grid"
+    eta: float = Field(default=0.7, ge=0, le=1)
+    preserve: str = "l1"
+    keep_weight: float = Field(default=5.0, ge=0)
+    augmentations: int = Field(default=6, ge=1)
+    penalty: float = Field(default=0.0, ge=0)
+    optimizer: str = "normalized"
+    step_size: float = Field(default=0.03, gt=0)
+    momentum: float = Field(default=0.8, ge=0, lt=1)
+    iterations: int = Field(default=8, ge=1)
+
+    @property
+    def way(self) -> Inversion:
+        """How photos are inverted. Raises UsageError for an unknown solver."""
+        return Inversion(self.inversion, self.anchored)
+
+    def settings(self, seed: int) -> Settings:
+        """The part that Algorithm 1 needs. Raises UsageError for a value out of range."""
+        names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty")
+        return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
+
+
+def load_recipe(name: str = "default", **changes: object) -> Recipe:
+    """The recipe of a shipped name or a YAML file, with some values changed.
+
+    Raises UsageError for an unknown name, a file that is no YAML, a wrong key or a wrong value.
+    """
+    return validated(Recipe, {**read_config("recipes", name), **changes}, name)

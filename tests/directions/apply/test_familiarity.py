@@ -1,0 +1,229 @@
+"""The inversion gate, the identity budget and the interference matrix, on a model too small to mean anything."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import directions.apply.budget
+import directions.bank.bank
+from cli import app
+from directions.apply.edit import edit_images, edit_inverted
+from directions.apply.familiarity import Fit, fits, judge_familiarity, ranges_of, usual_grid, verdict
+from directions.apply.inversion import Inversion, invert_images, join
+from directions.bank.bank import Bank
+from directions.file.direction import Direction, DirectionInfo
+from directions.measure.interference import Interference
+from directions.photo.reading import read_photo, to_tensor
+from flowgrad.errors import UsageError
+from flowgrad.models import Model, load_config, load_model
+from flowgrad.ode import Control, Grid
+from tests.helpers.tiny import Tiny, make_model, make_tiny
+
+RANGES = {"norm": (0.9, 1.1), "correlation": (-0.1, 0.2), "reconstruction": (0.0, 0.05)}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Tiny) -> Model:
+    return load_model(str(tiny.model), "cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def images(tiny: Tiny) -> torch.Tensor:
+    return to_tensor([read_photo(path) for path in tiny.files])
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWGRAD_BANK", str(tmp_path / "own-bank"))
+    monkeypatch.setattr(directions.bank.bank, "_shipped_folder", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def control() -> Control:
+    values = 0.3 * torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return Control(values, Grid((0, 3), 6))
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------
+
+
+def test_a_latent_of_the_prior_has_size_one_and_no_neighbours(model: Model, images: torch.Tensor) -> None:
+    inverted = join(invert_images(model, images))
+    inverted.trajectory.states[0] = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    for fit in fits(model, inverted):
+        assert fit.norm == pytest.approx(1, abs=0.1) and abs(fit.correlation) < 0.1 and fit.reconstruction > 0
+    inverted.trajectory.states[0] = 2.0
+    assert all(
+        fit.norm == pytest.approx(2) and fit.correlation == pytest.approx(1, abs=0.1) for fit in fits(model, inverted)
+    )
+
+
+def test_what_the_solver_misses_shrinks_with_its_step(model: Model, images: torch.Tensor) -> None:
+    exact = join(invert_images(model, images, Inversion("fixed-point")))
+    for fine, coarse in zip(fits(model, exact), fits(model, join(invert_images(model, images))), strict=True):
+        assert 0 <= fine.reconstruction < 1 and coarse.reconstruction > 0
+
+
+def test_the_verdict_names_what_is_unusual() -> None:
+    assert verdict(Fit(1.0, 0.0, 0.01), RANGES) is None
+    assert verdict(Fit(9.0, 9.0, 9.0), {}) is None
+    said = verdict(Fit(1.3, 0.0, 0.5), RANGES)
+    assert said and "does not know such an image" in said
+    assert "size 1.300, test photos 0.9 to 1.1" in said and "misses it by 0.500" in said and "neighbours" not in said
+
+
+def test_ranges_leave_out_the_extremes() -> None:
+    found = [Fit(i / 100, 0.0, 0.0) for i in range(101)]
+    assert ranges_of(found, 0.1)["norm"] == (0.1, 0.9)
+
+
+def test_the_ranges_of_shipped_models_can_be_read() -> None:
+    for low, high in load_config("faces64").gate.values():
+        assert low < high
+
+
+def test_the_command_measures_the_lines_of_a_configuration(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,split\nphoto-0.png,test\nphoto-1.png,train\nphoto-2.png,test\n")
+    arguments = ("models", "gate", tiny.photos, "--model", tiny.model)
+    result = call(*arguments, "--table", "labels.csv")
+    assert result.exit_code == 0 and result.output.startswith("gate:  # of 2 photos\n  norm: ["), result.output
+    assert json.loads(call(*arguments, "--json").stdout)["photos"] == 4
+    assert call(*arguments, "--table", "labels.csv", "--split", "none").exit_code == 2
+
+
+def test_an_unusual_photo_is_warned_of(tiny: Tiny, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", tiny.guide)
+    with (folder / "flowgrad.yaml").open("a") as file:
+        file.write("gate: {norm: [100, 200]}\n")
+    model = load_model(str(folder), "cpu", "fp32")
+    bank = Bank(tmp_path / "own-bank")
+    info = DirectionInfo("Smile", "tiny", model.fingerprint, 6, text="a smiling face")
+    bank.add(Direction.create(np.ones((2, 3, 16, 16)), np.array([0, 3]), info), "smiling")
+    result = call("apply-direction", "smiling", tiny.files[0], "--model", folder)
+    assert result.exit_code == 0 and "does not know such an image" in result.output
+
+
+def test_a_damaged_direction_does_not_keep_photos_from_being_inverted(model: Model, tmp_path: Path) -> None:
+    bank = Bank(tmp_path / "own-bank")
+    for name, starts in (("good", [0, 3]), ("cut", [0, 4])):
+        info = DirectionInfo(name, "tiny", model.fingerprint, 6)
+        bank.add(Direction.create(np.ones((2, 3, 16, 16)), np.array(starts), info), name)
+    cut = bank.get("cut").path
+    cut.write_bytes(cut.read_bytes()[:-100] + b"\xff" * 100)  # the header is whole, the numbers are none
+    knots = usual_grid(model, bank).knots
+    assert 3 in knots and knots[-1] == 6
+
+
+# --- the identity budget ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances that grow with the change, so that what should be found is known."""
+
+    def describe(pictures: list) -> np.ndarray:
+        return np.stack([np.asarray(picture, float).ravel() / 255 for picture in pictures])
+
+    monkeypatch.setattr(directions.apply.budget, "identity_descriptors", describe)
+    monkeypatch.setattr(directions.apply.budget, "has_faces", lambda: True)
+
+
+def test_each_face_gets_the_largest_share_within_the_budget(
+    tiny: Tiny, tmp_path: Path, images: torch.Tensor, control: Control, descriptors: None
+) -> None:
+    model = load_model(str(make_model(tmp_path / "model", tiny.guide, aligned=True)), "cpu", "fp32")
+    far = [edit.distance for edit in edit_images(model, control, images, (), 1e9)]
+    limit = float(np.mean([d for d in far if d is not None])) / 2
+    edits = edit_images(model, control, images, (), limit)
+    for edit in edits:
+        assert 0 < edit.share < 1 and edit.distance is not None and edit.distance < limit
+        again = edit_images(model, control * (edit.share + 1 / 16), images[:1] * 0 + edit.before, (), 1e9)[0]
+        assert again.distance is not None and again.distance > limit * 0.95
+    none = edit_images(model, control, images, (), 1e-9)[0]
+    assert none.share == 0 and torch.equal(none.after[0], none.before)
+    still = edit_images(model, control * 0.0, images, (), 0.5)[0]
+    assert (still.share, still.distance) == (1.0, 0.0) and not still.difference().any()
+
+
+def test_a_budget_needs_faces_and_one_strength(
+    model: Model, images: torch.Tensor, control: Control, tiny: Tiny
+) -> None:
+    with pytest.raises(UsageError, match="needs a model of faces"):
+        edit_images(model, control, images, (), 0.5)
+    with pytest.raises(UsageError, match="above 0; got -1"):
+        edit_images(model, control, images, (), -1.0)
+    with pytest.raises(UsageError, match="above 0; got nan"):
+        edit_images(model, control, images, (), float("nan"))
+
+
+# --- interference -----------------------------------------------------------------------------------------------
+
+
+def test_the_matrix_of_a_bank(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+    bank = Bank(tmp_path / "own-bank")
+    for i, name in enumerate(("smiling", "old")):
+        info = DirectionInfo(name, "tiny", model.fingerprint, 6, text=f"a {name} face", source_text="a face")
+        u = np.random.default_rng(i).normal(size=(2, 3, 16, 16))
+        bank.add(Direction.create(u, np.array([0, 3]), info), name)
+    result = call("bank", "matrix", "--model", tiny.model, "--count", 2, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["names"] == ["old", "smiling"] and np.shape(answer["changes"]) == (2, 2)
+    rows = list(csv.reader((tmp_path / "interference/matrix.csv").open()))
+    assert rows[0] == ["applied", "old", "smiling"] and float(rows[1][1]) == pytest.approx(
+        answer["changes"][0][0], abs=1e-3
+    )
+    assert (tmp_path / "interference/matrix.png").stat().st_size > 5000
+    assert call("bank", "matrix", "--model", tiny.model).exit_code == 2  # the files exist
+    assert call("bank", "matrix", "smiling", "--model", tiny.model, "-o", "x").exit_code == 2  # one alone
+    gallery = call("bank", "gallery")
+    assert gallery.exit_code == 0 and (tmp_path / "gallery.html").is_file()
+
+
+def test_shares_are_of_the_own_effect() -> None:
+    found = Interference(("a", "b"), np.array([[2.0, 1.0], [1.0, 4.0]]))
+    assert np.allclose(found.shares(), [[1, 0.25], [0.5, 1]])
+
+
+def test_a_model_without_ranges_decodes_nothing_to_judge_familiarity(model: Model, images: torch.Tensor) -> None:
+    inverted = join(invert_images(model, images))
+
+    def refuse(states: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("nothing is to be checked")
+
+    plain = model.config.model_copy(update={"gate": {}})
+    assert judge_familiarity(replace(model, config=plain, decode=refuse), inverted) == [None] * len(images)
+
+
+def test_strength_zero_is_not_computed(model: Model, images: torch.Tensor) -> None:
+    control = Control(torch.ones(2, 1, *model.shape), Grid((0, 3), model.config.steps))
+    inverted = join(invert_images(model, images))
+    seen = []
+
+    def counted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return model.velocity(x, t)
+
+    watched = replace(model, velocity=counted)
+    verdicts = [None] * len(images)
+    edits = edit_inverted(watched, control, inverted, (0.0, 1.0), verdicts=verdicts)
+    assert sum(seen) == len(control.grid) * len(images)
+    assert all(torch.equal(edit.after[0], edit.before) for edit in edits)
+    seen.clear()
+    assert edit_inverted(watched, control, inverted, (0.0,), verdicts=verdicts) and not seen

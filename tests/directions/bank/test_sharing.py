@@ -1,0 +1,221 @@
+"""Pushing to and pulling from a stand-in of the hub; the bank as a page; nothing of a stranger's is trusted."""
+
+import base64
+import hashlib
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from directions.bank import hub
+from directions.bank.bank import Bank, Entry
+from directions.bank.gallery import _told, to_page, write_gallery
+from directions.commands.tables import direction_card
+from directions.file.direction import Calibration, Direction, DirectionInfo
+from flowgrad.errors import FlowgradError, UsageError
+from tests.helpers import hub_stand_in
+
+SCRIPT = "<script>alert('mine')</script> & \"more\""
+
+
+def direction(**changes: object) -> Direction:
+    info = DirectionInfo("Smile", "tiny", "f" * 16, 6, text="a smiling face", tags=("expression", "mouth"))
+    calibration = Calibration(6.5, 1.0, (-1.0, 0.0, 1.0), (-4.0, 0.0, 6.5), (-1.0, 1.0), kept=(1.0, 1.0, 0.97))
+    return Direction.create(np.ones((2, 3, 4, 4)), np.array([0, 3]), replace(info, calibration=calibration, **changes))
+
+
+def picture(colour: str = "teal") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (80, 40), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Bank:
+    bank = Bank(tmp_path / "bank")
+    bank.add(direction(), "smiling", preview=picture(), card="# Smile")
+    bank.add(direction(title="Old", tags=("age",)), "old")
+    return bank
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
+    with hub_stand_in.hub() as (address, repositories):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 34)
+        yield repositories
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_pushed_can_be_pulled(bank: Bank, served: hub_stand_in.Repositories, tmp_path: Path) -> None:
+    assert "me/mine" in hub.push(bank.list(), "me/mine", token="hf_x")
+    files = served["me/mine"]
+    assert set(files) == {"README.md", "tiny/old.safetensors", "tiny/smiling.safetensors", "tiny/smiling.png"}
+    readme = files["README.md"].decode()
+    assert readme.startswith("---\n") and "- flowgrad\n" in readme and "flowgrad bank pull me/mine" in readme
+    other = Bank(tmp_path / "other")
+    names = [found.name for found in hub.pull("me/mine", other) if isinstance(found, Entry)]
+    assert names == ["old", "smiling"]
+    pulled = other.get("smiling")
+    assert pulled.info == bank.get("smiling").info and pulled.preview and pulled.card
+    assert (pulled.load().u == bank.get("smiling").load().u).all()
+
+
+def test_a_second_push_keeps_what_is_there_in_the_readme(bank: Bank, served: hub_stand_in.Repositories) -> None:
+    hub.push([bank.get("old")], "me/mine", token="hf_x")
+    hub.push([bank.get("smiling")], "me/mine", token="hf_x")
+    readme = served["me/mine"]["README.md"].decode()
+    assert "| smiling | tiny | a smiling face |" in readme and "| old | tiny |" in readme
+
+
+def test_hostile_files_are_refused_one_by_one(
+    bank: Bank, served: hub_stand_in.Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = bank.get("smiling").path.read_bytes()
+    bomb = picture()[:16] + (50_000).to_bytes(4, "big") * 2 + picture()[24:]
+    served["me/mine"] = {
+        "tiny/../../evil.safetensors": raw,
+        "../evil.safetensors": raw,
+        "tiny/CON.safetensors": raw,
+        "tiny/deep/x.safetensors": raw,
+        "other/moved.safetensors": raw,
+        "tiny/cut.safetensors": raw[:300],
+        "tiny/large.safetensors": raw + bytes(5000),
+        "tiny/good.safetensors": raw,
+        "tiny/good.png": bomb,
+        "tiny/good.md": b"<script>",
+        "run.py": b"print()",
+    }
+    monkeypatch.setattr(hub, "FILE_LIMIT", len(raw) + 100)
+    found = list(hub.pull("me/mine", Bank(tmp_path / "own")))
+    good = [each for each in found if isinstance(each, Entry)]
+    errors = " ".join(str(each) for each in found if isinstance(each, FlowgradError))
+    assert [each.name for each in good] == ["good"] and good[0].preview is None
+    assert "<script>" not in good[0].card.read_text() if good[0].card else False
+    for word in ("truncated", "wrong folder", "too large"):
+        assert word in errors
+    written = {path.relative_to(tmp_path / "own").as_posix() for path in (tmp_path / "own").rglob("*.*")}
+    assert written == {"tiny/good.safetensors", "tiny/good.md"}
+
+
+def test_an_enormous_preview_is_not_fetched(
+    bank: Bank, served: hub_stand_in.Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = bank.get("smiling").path.read_bytes()
+    monkeypatch.setattr(hub, "FILE_LIMIT", len(raw) + 100)
+    served["me/mine"] = {"tiny/good.safetensors": raw, "tiny/good.png": picture() + bytes(len(raw) + 101)}
+    (found,) = hub.pull("me/mine", Bank(tmp_path / "own"))
+    assert isinstance(found, Entry) and found.preview is None
+    served["me/mine"]["tiny/good.png"] = picture()
+    (found,) = hub.pull("me/mine", Bank(tmp_path / "own"), overwrite=True)
+    assert isinstance(found, Entry) and found.preview
+
+
+def test_names_and_what_exists_are_refused(bank: Bank, served: hub_stand_in.Repositories) -> None:
+    for name in ("mine", "../mine", "me/mine/more", "me/..", "https://hub/me/mine"):
+        with pytest.raises(UsageError, match="OWNER/NAME"):
+            hub.push(bank.list(), name)
+    with pytest.raises(UsageError, match="no direction to push"):
+        hub.push([], "me/mine")
+    hub.push(bank.list(), "me/mine", token="hf_x")
+    with pytest.raises(UsageError, match="no direction called wow; there is old, smiling"):
+        list(hub.pull("me/mine", bank, ["wow"]))
+    (found,) = hub.pull("me/mine", bank, ["old"])
+    assert isinstance(found, UsageError) and "exists already" in str(found)
+    with pytest.raises(FlowgradError, match=r"refused me/none \(404\).*log in with"):
+        list(hub.pull("me/none", bank))
+
+
+def test_without_a_network_the_message_says_so(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(FlowgradError, match=r"the hub cannot be reached.*Check the network"):
+        list(hub.pull("me/mine", bank))
+
+
+def test_a_readme_shows_texts_as_texts(bank: Bank) -> None:
+    bank.add(direction(text="a | <b>face</b>\n# x"), "odd")
+    readme = hub.to_readme("me/mine", bank.list())
+    assert r"a \| \<b\>face\</b\> \# x" in readme
+
+
+def test_side_effects_are_told_in_words() -> None:
+    assert _told("a smiling face - a serious face", -3.6) == "more “a serious face”, less “a smiling face” (3.6)"
+    assert _told("a smiling face", -0.5) == "less “a smiling face” (-0.5)"
+
+
+# --- the gallery ------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and its texts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_gallery_is_whole_and_tells_what_the_bank_knows(bank: Bank, tmp_path: Path) -> None:
+    page = Page(write_gallery(bank.list(), tmp_path / "gallery.html").read_text(encoding="utf-8"))
+    assert len(page.all("li")) == 2 and "Smile" in page.texts and "Old" in page.texts
+    (image,) = page.all("img")
+    assert str(image["src"]).startswith("data:image/jpeg;base64,") and "Smile" in str(image["alt"])
+    assert all(svg["aria-label"] for svg in page.all("svg")) and len(page.all("svg")) == 2
+    assert {button["data-tag"] for button in page.all("button")} == {"age", "expression", "mouth"}
+    assert page.all("label")[0]["for"] == "search" and page.all("html")[0]["lang"] == "en"
+    with pytest.raises(UsageError, match="exists already"):
+        write_gallery(bank.list(), tmp_path / "gallery.html")
+
+
+def test_the_gallery_needs_no_network_and_allows_its_own_script_alone(bank: Bank) -> None:
+    html = to_page(bank.list())
+    assert not re.search(r"https?://", html) and "@import" not in html and "url(" not in html
+    (policy,) = [each["content"] for each in Page(html).all("meta") if each.get("http-equiv")]
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy and "default-src 'none'" in policy and f"'sha256-{digest}'" in policy
+
+
+def test_a_script_in_a_title_is_text(bank: Bank) -> None:
+    texts = {"title": SCRIPT, "text": SCRIPT, "description": SCRIPT, "tags": (SCRIPT.replace(",", ""),)}
+    bank.add(direction(**texts), "evil", preview=b"<svg onload=alert(1)>")
+    page = Page(to_page(bank.list(), SCRIPT))
+    assert len(page.all("script")) == 1 and SCRIPT in page.texts
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert len(page.all("img")) == 1  # what is no picture is not shown
+
+
+@pytest.mark.parametrize(("raw", "count"), [(picture(), 1), (b"no picture", 0)])
+def test_without_a_preview_the_headers_picture_is_shown_encoded_anew(tmp_path: Path, raw: bytes, count: int) -> None:
+    own, url = Bank(tmp_path / "own"), f"data:image/png;base64,{base64.b64encode(raw).decode()}"
+    entry = own.add(direction(thumbnail=url), "smiling")
+    images = Page(to_page(own.list())).all("img")
+    assert len(images) == count and all(str(each["src"]).startswith("data:image/jpeg;") for each in images)
+    told = io.StringIO()
+    Console(file=told, width=200).print(direction_card(entry))
+    assert "in the file itself" in told.getvalue()
+
+
+def test_a_damaged_direction_is_shown_with_its_error(bank: Bank) -> None:
+    (bank.folder / "tiny" / "bad.safetensors").write_bytes(b"nothing")
+    assert any("truncated" in text or "bad" in text for text in Page(to_page(bank.list())).texts)

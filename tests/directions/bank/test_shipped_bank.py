@@ -1,0 +1,76 @@
+"""The bank that ships: every file fits the shipped model and guide, and does on a sample what its card says."""
+
+import pytest
+
+from directions.apply.inversion import join, sample_images
+from directions.apply.steer import steer, to_control
+from directions.bank.bank import Bank
+from flowgrad.guidance.guide_files import load_guide
+from flowgrad.guidance.text import Contrast, log_odds
+from flowgrad.models import load_model
+from flowgrad.resources import resource
+
+NAMES = ("angry", "baby-faced", "feminine", "masculine", "old", "serious", "smiling", "surprised")
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return Bank(resource("direction_bank"))
+
+
+@pytest.fixture(scope="module")
+def faces():
+    model = load_model("faces64")
+    return model, join(sample_images(model, 6, seed=3000))
+
+
+def test_everything_that_ships_is_whole(bank):
+    entries = bank.list()
+    assert tuple(entry.name for entry in entries) == NAMES
+    assert not [entry.error for entry in entries if entry.error]
+    assert all(entry.preview and entry.info.calibration and entry.info.thumbnail for entry in entries)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_direction_raises_the_score_of_its_text(bank, faces, name):
+    model, samples = faces
+    direction = bank.get(name).load()
+    guide = load_guide("faces64-guide")
+    assert direction.info.guide_fingerprint == guide.fingerprint
+    target = Contrast(direction.info.text, direction.info.source_text)
+    lacking = samples.select(log_odds(guide, samples.images, [target])[:, 0].argsort()[:2].tolist())
+    edited = steer(model, lacking, to_control(direction, model))
+    rise = (log_odds(guide, edited, [target]) - log_odds(guide, lacking.images, [target])).mean()
+    assert rise > 0.25 * direction.info.calibration.level
+
+
+def test_strength_zero_returns_every_kind_of_photo(faces):
+    """PSNR above 45 dB: the anchored trajectory has the photo at its end."""
+    model, samples = faces
+    control = to_control(Bank(resource("direction_bank")).get("smiling").load(), model) * 0.0
+    error = (steer(model, samples, control) - samples.images.clamp(-1, 1)).square().flatten(1).mean(1) / 4
+    assert error.max() < 10 ** (-4.5)
+
+
+@pytest.mark.slow
+def test_strength_zero_returns_test_photos(faces, shared):
+    """The same for photos of the test split, every twelfth of them."""
+    import csv
+    import io
+    import zipfile
+
+    from PIL import Image
+
+    from directions.apply.inversion import invert_for
+    from directions.photo.reading import prepare, to_tensor
+
+    model, _ = faces
+    rows = csv.DictReader((shared / "faces" / "labels.csv").read_text().splitlines())
+    names = [row["file"] for row in rows if row["split"] == "test"][::12]
+    with zipfile.ZipFile(shared / "faces" / "utkface_aligned.zip") as archive:
+        photos = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
+    images = to_tensor([prepare(photo, model.config.size, "never").image for photo in photos])
+    control = to_control(Bank(resource("direction_bank")).get("smiling").load(), model) * 0.0
+    for batch in invert_for(model, images, control):
+        error = (steer(model, batch, control) - batch.images).square().flatten(1).mean(1) / 4
+        assert error.max() < 10 ** (-4.5)

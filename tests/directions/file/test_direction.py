@@ -1,0 +1,516 @@
+"""The direction file: what is written comes back, and what is broken or hostile is refused with a reason."""
+
+import dataclasses
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from directions.file.direction import (
+    Calibration,
+    Direction,
+    DirectionInfo,
+    check_compatible,
+    check_name,
+    read_direction,
+    read_info,
+    replace_info,
+    write_direction,
+)
+from flowgrad.errors import FlowgradError, UsageError
+from tests.helpers.paths import ROOT
+
+SHAPE, STEPS, STARTS = (3, 4, 4), 10, (0, 1, 3, 7)
+
+CALIBRATION = Calibration(
+    level=2.5,
+    unit=0.75,
+    strengths=(-1.0, 0.0, 1.0),
+    effect=(-2.0, 0.0, 2.5),
+    safe=(-1.5, 1.5),
+    identity=(0.2, 0.0, 0.21),
+    kept=(1.0, 1.0, 0.98),
+    side_effects={"a woman": (0.1, 0.0, -0.1)},
+    photos=32,
+    source="test",
+)
+
+
+def make_info(**changes: Any) -> DirectionInfo:
+    info = DirectionInfo(
+        title="Smiling",
+        model="faces64",
+        fingerprint="abc123",
+        steps=STEPS,
+        text="a smiling face",
+        source_text="a serious face",
+        keep=("a woman", "a man"),
+        description="Ein *Lächeln*,\nüber zwei Zeilen \U0001f642",
+        date="2025-01-31",
+        license="Apache-2.0",
+        tags=("expression", "mouth"),
+        thumbnail="data:image/png;base64,iVBORw0KGgo=",
+        guide="faces-clip",
+        guide_fingerprint="def456",
+        forward="fine",
+        xi=5e-3,
+        eta=0.7,
+        lam=1e-4,
+        optimizer="sgd",
+        step_size=0.03,
+        seed=2**63 + 1,
+        iterations=3,
+        losses=(1.0, 0.1 + 0.2, 1e-300),
+        images=2,
+        image_hashes=("0123456789abcdef", "fedcba9876543210"),
+        calibration=CALIBRATION,
+        version="0.1.0",
+    )
+    return dataclasses.replace(info, **changes)
+
+
+def make_direction(dtype: Any = "F16", **changes: Any) -> Direction:
+    u = np.random.default_rng(0).normal(size=(len(STARTS), *SHAPE))
+    return Direction.create(u, np.array(STARTS), make_info(**changes), dtype=dtype)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_direction(make_direction(), tmp_path / "smiling.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_round_trip_is_lossless(tmp_path: Path, dtype: str) -> None:
+    direction = make_direction(dtype)
+    read = read_direction(write_direction(direction, tmp_path / "d.safetensors"))
+    assert read.info == direction.info == read_info(tmp_path / "d.safetensors")
+    assert read.u.dtype == direction.u.dtype and np.array_equal(read.u, direction.u)
+    assert read.starts.dtype == np.int32 and read.starts.tolist() == list(STARTS)
+    assert read.info.shape == SHAPE and read.info.intervals == len(STARTS) and read.info.dtype == dtype
+
+
+def test_minimal_info_round_trips(tmp_path: Path) -> None:
+    info = DirectionInfo(title="t", model="m", fingerprint="f", steps=1)
+    direction = Direction.create(np.zeros((1, 2)), np.array([0]), info)
+    assert read_direction(write_direction(direction, tmp_path / "d.safetensors")).info == direction.info
+
+
+def test_expand_repeats_each_interval() -> None:
+    direction = make_direction()
+    assert direction.lengths.tolist() == [1, 2, 4, 3]
+    full = direction.expand()
+    assert full.shape == (STEPS, *SHAPE)
+    ends = (*STARTS[1:], STEPS)
+    for j, (start, end) in enumerate(zip(STARTS, ends, strict=True)):
+        assert (full[start:end] == direction.u[j]).all()
+
+
+def test_safetensors_reads_it(path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    tensors = safetensors.load_file(path)
+    assert np.array_equal(tensors["u"], read_direction(path).u)
+    assert tensors["starts"].tolist() == list(STARTS)
+
+
+def test_reads_what_safetensors_wrote(path: Path, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    numpy_io = pytest.importorskip("safetensors.numpy")
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = {k: v for k, v in file.metadata().items() if k != "modelspec.hash_sha256"}
+    numpy_io.save_file(numpy_io.load_file(path), tmp_path / "other.safetensors", metadata)
+    assert read_direction(tmp_path / "other.safetensors").info == read_info(path)
+
+
+def test_modelspec_keys(path: Path) -> None:
+    metadata = read_header(path)["__metadata__"]
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert metadata["modelspec.architecture"] == "faces64/flow-direction"
+    assert metadata["modelspec.tags"] == "expression,mouth"
+    assert metadata["modelspec.hash_sha256"].startswith("0x")
+
+
+def test_the_same_direction_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    other = write_direction(make_direction(), tmp_path / "again.safetensors")
+    assert other.read_bytes() == path.read_bytes()
+
+
+def test_info_is_json(path: Path) -> None:
+    assert json.loads(json.dumps(read_info(path).as_dict()))["calibration"]["side_effects"] == {
+        "a woman": [0.1, 0.0, -0.1]
+    }
+
+
+def test_never_overwrites_unless_told(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
+        write_direction(make_direction(title="Other"), path)
+    assert path.read_bytes() == before
+    write_direction(make_direction(title="Other"), path, overwrite=True)
+    assert read_info(path).title == "Other"
+
+
+def test_replace_info_keeps_the_tensors(path: Path) -> None:
+    before = read_direction(path)
+    replace_info(path, dataclasses.replace(before.info, title="Beaming", tags=("new",)))
+    after = read_direction(path)
+    assert (after.info.title, after.info.tags) == ("Beaming", ("new",))
+    assert np.array_equal(after.u, before.u)
+
+
+def test_replace_info_refuses_other_tensors(path: Path) -> None:
+    with pytest.raises(FlowgradError, match="info describes u"):
+        replace_info(path, dataclasses.replace(read_info(path), shape=(3, 8, 8)))
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FlowgradError, match="metadata of"):
+        write_direction(make_direction(description="x" * (1 << 20)), tmp_path / "d.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_overflow_is_refused() -> None:
+    with pytest.raises(FlowgradError, match=r"reaches 7e\+04, more than F16 holds.*F32"):
+        Direction.create(np.full((1, 2), 7e4), np.array([0]), make_info())
+    assert Direction.create(np.full((1, 2), 7e4), np.array([0]), make_info(), dtype="F32").u[0, 0] == 7e4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_must_be_finite(bad: float) -> None:
+    u = np.zeros((1, 2))
+    u[0, 1] = bad
+    with pytest.raises(FlowgradError, match="u must be finite, 1 of 2 values"):
+        Direction.create(u, np.array([0]), make_info())
+
+
+@pytest.mark.parametrize("starts", [(1, 2), (0, 0), (0, 5, 3), (0, STEPS), (0, -1), (-3, 0)])
+def test_starts_must_increase_from_zero(starts: tuple[int, ...]) -> None:
+    with pytest.raises(FlowgradError, match="starts must increase from 0"):
+        Direction.create(np.zeros((len(starts), 2)), np.array(starts), make_info())
+
+
+def test_as_many_starts_as_intervals() -> None:
+    with pytest.raises(FlowgradError, match="one for each interval"):
+        Direction.create(np.zeros((2, 2)), np.array([0]), make_info())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"title": ""}, "title must be one line"),
+        ({"title": "a\nb"}, "title must be one line"),
+        ({"title": "\x1b[31mred"}, "title must be a text without control characters"),
+        ({"description": "abc\u202edcba"}, "description must be a text without control"),
+        ({"model": "../../etc"}, "cannot name a model"),
+        ({"fingerprint": ""}, "fingerprint must name"),
+        ({"steps": 0}, "steps must lie in 1 to 10000, not 0"),
+        ({"steps": 10**9}, "steps must lie in"),
+        ({"steps": True}, "steps must be an integer"),
+        ({"steps": 10.0}, "steps must be an integer"),
+        ({"eta": float("nan")}, "eta must be a finite number"),
+        ({"eta": "0.7"}, "eta must be a finite number"),
+        ({"losses": (1.0, float("inf"))}, "losses must be a list of finite numbers"),
+        ({"losses": [1.0]}, "losses must be a list of finite numbers"),
+        ({"lam": -1.0}, "at least 0"),
+        ({"forward": "both"}, "forward must be 'grid' or 'fine', not 'both'"),
+        ({"date": "yesterday"}, "date must be ISO 8601"),
+        ({"tags": ("a,b",)}, "a tag is one line"),
+        ({"thumbnail": "http://example.org/x.png"}, "thumbnail must be a base64 data URL"),
+        ({"thumbnail": "data:image/svg+xml;base64,AAAA"}, "thumbnail must be a base64 data URL"),
+        ({"thumbnail": "data:image/png;base64," + "A" * (1 << 18)}, "thumbnail must be at most"),
+        ({"seed": 1 << 70}, "seed must be an integer of 64 bits"),
+    ],
+)
+def test_fields_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FlowgradError, match=message.replace("(", r"\(")):
+        make_info(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strengths": (0.0, 0.0, 1.0)}, "strengths must be one or more, and increase"),
+        ({"strengths": (9007199254740992.0, 9007199254740993, 1e17)}, "strengths must be one or more, and increase"),
+        ({"strengths": (), "effect": (), "identity": (), "kept": (), "side_effects": {"a": ()}}, "one or more"),
+        ({"effect": (1.0,)}, "effect must hold 3 values"),
+        ({"identity": (1.0,)}, "identity must hold no value or 3"),
+        ({"kept": (0.0, 0.5, 1.5)}, "fractions of 1"),
+        ({"side_effects": {"x": (1.0,)}}, "side_effects must hold 3"),
+        ({"safe": (1.0, -1.0)}, "safe must be"),
+        ({"safe": (1.0,)}, "safe must be two"),
+        ({"unit": 0.0}, "unit must not be 0"),
+    ],
+)
+def test_calibration_is_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FlowgradError, match=message):
+        dataclasses.replace(CALIBRATION, **changes)
+
+
+# --- broken and hostile files -----------------------------------------------------------------------------------
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    return json.loads(raw[8 : 8 + length])
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None], raw_header: bytes | None = None) -> None:
+    """Put a changed header before the file's own tensors."""
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    change(header)
+    text = raw_header if raw_header is not None else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+
+
+def set_metadata(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda header: header["__metadata__"].__setitem__(key, value)
+
+
+def drop_metadata(key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda header: header["__metadata__"].__delitem__(key)
+
+
+def set_tensor(name: str, key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda header: header[name].__setitem__(key, value)
+
+
+def refused(path: Path, message: str, read: Callable[[Path], object] = read_info) -> None:
+    with pytest.raises(FlowgradError, match=message) as caught:
+        read(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and text.count(str(path)) == 1
+    assert len(text) < 600 and "\x1b" not in text
+
+
+def test_unchanged_rewrite_is_read(path: Path) -> None:
+    rewrite(path, lambda header: None)
+    assert read_direction(path).info == make_direction().info
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 100, -1])
+def test_truncated(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+    refused(path, "too short|truncated")
+
+
+def test_trailing_bytes(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"payload")
+    refused(path, "too long")
+
+
+@pytest.mark.parametrize("length", [1 << 20 | 1, 1 << 63, (1 << 64) - 1])
+def test_absurd_header_length(path: Path, length: int) -> None:
+    path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
+    refused(path, f"a header of {length} bytes, at most 1048576")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"\x80\x04pickle", "the header is not JSON"),
+        (b"not json", "the header is not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+        (b'{"a":' * 50_000, "not JSON"),
+        (b'{"u":1,"u":2}', "a key occurs twice"),
+        (b'{"u":NaN}', "NaN is not a JSON number"),
+        (b'{"u":' + b"9" * 5000 + b"}", "not JSON|must map"),
+        (b"{}", "must map texts to texts"),
+        (b"", "not JSON"),
+    ],
+)
+def test_hostile_headers(path: Path, raw: bytes, message: str) -> None:
+    rewrite(path, lambda header: None, raw)
+    refused(path, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_metadata("flowgrad.format", "2"), "direction format '2', this flowgrad reads 1. Upgrade flowgrad"),
+        (drop_metadata("flowgrad.format"), "the key flowgrad.format is missing"),
+        (drop_metadata("flowgrad.fingerprint"), "the key flowgrad.fingerprint is missing"),
+        (drop_metadata("modelspec.title"), "the key modelspec.title is missing"),
+        (set_metadata("flowgrad.steps", 10), "must map texts to texts"),
+        (set_metadata("flowgrad.steps", "ten"), "flowgrad.steps is not JSON"),
+        (set_metadata("flowgrad.steps", "1e1"), "steps must be an integer"),
+        (set_metadata("flowgrad.steps", "3"), "intervals must be at most steps = 3"),
+        (set_metadata("flowgrad.eta", "1e999"), "eta must be a finite number"),
+        (set_metadata("flowgrad.eta", "NaN"), "flowgrad.eta is not JSON"),
+        (set_metadata("flowgrad.losses", '["a"]'), "losses must be a list of finite numbers"),
+        (set_metadata("flowgrad.losses", "[[1]]"), "losses must be a list of finite numbers"),
+        (set_metadata("flowgrad.model", "../../x"), "cannot name a model"),
+        (set_metadata("flowgrad.text", "\x1b]0;owned\x07"), "text must be a text without control"),
+        (set_metadata("modelspec.title", "\ud800"), "title must be a text"),
+        (set_metadata("flowgrad.calibration", "[]"), "calibration must give"),
+        (set_metadata("flowgrad.calibration", '{"level":1}'), "calibration must give"),
+        (
+            set_metadata("flowgrad.calibration", '{"level":1,"unit":1,"strengths":3,"effect":[1],"safe":[0,1]}'),
+            "calibration.strengths must be",
+        ),
+        (lambda header: header.__setitem__("__metadata__", []), "must map texts to texts"),
+        (lambda header: header.__setitem__("extra", header["u"]), "its tensors are"),
+        (lambda header: header.__delitem__("starts"), "its tensors are"),
+        (lambda header: header.__setitem__("u", 3), "must give dtype"),
+        (set_tensor("u", "dtype", "BF16"), "tensor u is 'BF16', not F16 or F32"),
+        (set_tensor("u", "dtype", []), "tensor u is"),
+        (set_tensor("starts", "dtype", "F32"), "tensor starts is 'F32', not I32"),
+        (set_tensor("u", "shape", [4, 3, 4]), "does not fill bytes"),
+        (set_tensor("u", "shape", [4]), "has the shape"),
+        (set_tensor("u", "shape", [4, 0]), "has the shape"),
+        (set_tensor("u", "shape", [4, -1]), "has the shape"),
+        (set_tensor("u", "shape", [4] + [1] * 6), "has the shape"),
+        (set_tensor("u", "shape", [1 << 40, 1 << 40]), "does not fill bytes"),
+        (set_tensor("u", "shape", "big"), "has the shape"),
+        (set_tensor("u", "shape", [True, 2]), "has the shape"),
+        (set_tensor("u", "shape", [2, 6, 4, 4]), "u has 2 intervals and starts 4"),
+        (set_tensor("u", "data_offsets", [0, 384]), "side by side"),
+        (set_tensor("u", "data_offsets", [20, 404]), "side by side"),
+        (set_tensor("u", "data_offsets", [400, 16]), "does not fill bytes"),
+        (set_tensor("u", "data_offsets", [1.5, 3]), "has the offsets"),
+        (set_tensor("u", "data_offsets", [0]), "has the offsets"),
+    ],
+)
+def test_hostile_fields(path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    rewrite(path, change)
+    refused(path, message)
+
+
+def test_a_later_format_is_named_even_with_other_tensors(path: Path) -> None:
+    def change(header: dict[str, Any]) -> None:
+        header["__metadata__"]["flowgrad.format"] = "2"
+        header["v"] = header.pop("u")
+
+    rewrite(path, change)
+    refused(path, "Upgrade flowgrad")
+
+
+def test_unknown_metadata_is_ignored(path: Path) -> None:
+    rewrite(path, set_metadata("someone.else", "\x1b"))
+    assert read_info(path).title == "Smiling"
+
+
+def test_flipped_bit_is_found_by_the_hash(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    refused(path, "do not have the hash", read_direction)
+
+
+@pytest.mark.parametrize(
+    ("starts", "u", "message"),
+    [
+        ((1, 2, 3, 4), None, "starts must increase"),
+        ((0, 2, 2, 4), None, "starts must"),
+        (None, np.nan, "u must be finite"),
+    ],
+)
+def test_hostile_tensors(path: Path, starts: Any, u: Any, message: str) -> None:
+    raw = bytearray(path.read_bytes())
+    if starts is not None:
+        raw[-400:-384] = np.array(starts, "<i4").tobytes()
+    if u is not None:
+        raw[-2:] = np.array([u], "<f2").tobytes()
+    path.write_bytes(raw)
+    rewrite(path, drop_metadata("modelspec.hash_sha256"))
+    assert read_info(path).title == "Smiling"
+    refused(path, message, read_direction)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    refused(tmp_path / "none.safetensors", "cannot be read: No such file")
+    refused(tmp_path, "not a file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    refused(tmp_path / "pipe.safetensors", "not a file")
+
+
+def test_random_damage_never_escapes(path: Path) -> None:
+    """Whatever byte is hit, the answer is a direction or a FlowgradError, never another exception."""
+    raw, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(raw)
+        for place in random.integers(0, len(raw), size=3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_direction(path)
+        except FlowgradError:
+            continue
+
+
+# --- which model it fits ------------------------------------------------------------------------------------------
+
+FITTING: dict[str, Any] = {
+    "model": "faces64",
+    "fingerprint": "abc123",
+    "steps": STEPS,
+    "shape": SHAPE,
+    "time_convention": "t=0 noise, t=1 data",
+}
+
+
+def test_compatible() -> None:
+    check_compatible(make_direction().info, **FITTING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        ({"shape": (3, 8, 8)}, ("(3, 4, 4)", "(3, 8, 8)")),
+        ({"steps": 50}, ("10", "50")),
+        ({"time_convention": "t=1 noise, t=0 data"}, ("t=0 noise, t=1 data", "t=1 noise, t=0 data")),
+    ],
+)
+def test_incompatible_whatever_is_forced(changes: dict[str, Any], values: tuple[str, str]) -> None:
+    for force in (False, True):
+        with pytest.raises(FlowgradError) as caught:
+            check_compatible(make_direction().info, **{**FITTING, **changes}, force=force)
+        assert all(value in str(caught.value) for value in values)
+
+
+def test_force_overrides_the_fingerprint() -> None:
+    other = {**FITTING, "fingerprint": "xyz", "model": "faces128"}
+    with pytest.raises(FlowgradError, match=r"faces64 \(abc123\), not faces128 \(xyz\).*--force"):
+        check_compatible(make_direction().info, **other)
+    check_compatible(make_direction().info, **other, force=True)
+
+
+@pytest.mark.parametrize("name", ["smiling", "a", "0", "big-smile_2.1", "a" * 64])
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".x", "-x", "a/b", "a\\b", "A", "a b", "é", "a\n", "a" * 65, "con", "nul.x", "a.", "x.safetensors"],
+)
+def test_bad_names(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a direction"):
+        check_name(name)
+
+
+def test_header_needs_no_heavy_import(path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from directions.file.direction import read_info
+read_info(Path({str(path)!r}))
+print([name for name in ("numpy", "torch", "PIL", "safetensors") if name in sys.modules])
+"""
+    root = ROOT
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,417 @@
+"""Reading, preparing and saving photos; faces and identity where dlib and the shared photos are there."""
+
+import io
+import math
+import multiprocessing
+import os
+import signal
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from directions.photo import faces
+from directions.photo.reading import (
+    PIXEL_LIMIT,
+    find_photos,
+    photo_hash,
+    prepare,
+    read_photo,
+    save_image,
+    to_images,
+    to_tensor,
+)
+from flowgrad.errors import FlowgradError, UsageError
+from tests.helpers.paths import ROOT, SHARED
+
+FACES = SHARED / "faces" / "utkface_aligned.zip"
+needs_dlib = pytest.mark.skipif(not faces.available(), reason="the extra `faces` is not installed")
+needs_faces = pytest.mark.skipif(not FACES.exists(), reason="the shared photos of faces are not here")
+
+
+def gradient(width: int = 40, height: int = 30) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, 0 * x + 99], -1).astype(np.uint8))
+
+
+def apart(a: Image.Image, b: Image.Image) -> float:
+    """Mean difference of two images in grey levels."""
+    return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
+
+
+# --- finding ----------------------------------------------------------------------------------------------------
+
+
+def test_find_photos_in_folders_and_files(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.webp", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    expected = [tmp_path / name for name in ("a.JPG", "b.png", "c.webp")]
+    assert find_photos([tmp_path]) == expected
+    assert find_photos([tmp_path / "b.png", tmp_path]) == [expected[1], expected[0], expected[2]]
+    assert find_photos([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]
+
+
+def test_find_photos_refuses(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none.png does not exist"):
+        find_photos([tmp_path / "none.png"])
+    with pytest.raises(UsageError, match="holds no image"):
+        find_photos([tmp_path])
+    with pytest.raises(UsageError, match="no photo was named"):
+        find_photos([])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "1", "RGBA", "LA"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "x.tiff"
+    source = gradient().convert("RGB").convert(mode)
+    source.save(path)
+    photo = read_photo(path)
+    assert photo.mode == "RGB" and photo.size == (40, 30)
+    assert apart(photo, source.convert("RGB")) < 1
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    photo = np.asarray(read_photo(tmp_path / "deep.png"))
+    assert np.abs(photo[..., 0].astype(int) - values // 257).max() <= 1
+
+
+def test_floating_point_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(FlowgradError, match="floating-point pixels"):
+        read_photo(tmp_path / "x.tiff")
+
+
+def test_transparency_becomes_white(tmp_path: Path) -> None:
+    image = gradient().convert("RGBA")
+    image.putalpha(0)
+    image.save(tmp_path / "clear.png")
+    assert np.asarray(read_photo(tmp_path / "clear.png")).min() == 255
+    palette = gradient().quantize(8)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert (np.asarray(read_photo(tmp_path / "palette.png"))[np.asarray(palette) == 0] == 255).all()
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
+def test_exif_rotation(tmp_path: Path, orientation: int, turn: Image.Transpose) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gradient().save(tmp_path / "turned.png", exif=exif)
+    assert apart(read_photo(tmp_path / "turned.png"), gradient().transpose(turn)) == 0
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tiff"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"half.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(FlowgradError, match=rf"half.{suffix} is (a damaged or truncated|not an) image"):
+        read_photo(path)
+
+
+def test_random_damage_never_escapes(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for suffix in ("jpg", "png", "webp", "tiff", "gif", "bmp"):
+        path = tmp_path / f"x.{suffix}"
+        gradient().save(path)
+        raw = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(raw)
+            for place in random.integers(0, len(raw), 4):
+                damaged[place] = random.integers(256)
+            path.write_bytes(damaged)
+            try:
+                read_photo(path)
+            except FlowgradError as error:
+                assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x00" * 100])
+def test_no_image(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "drawing.jpg"
+    path.write_bytes(content)
+    with pytest.raises(FlowgradError, match=r"drawing.jpg is not an image of a kind.*Convert it to JPEG or PNG"):
+        read_photo(path)
+
+
+def test_missing_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(FlowgradError, match=r"cannot read .*none.png: No such file"):
+        read_photo(tmp_path / "none.png")
+    with pytest.raises(FlowgradError, match="cannot read"):
+        read_photo(tmp_path)
+
+
+def write_bomb(path: Path, side: int) -> None:
+    """Write a PNG that claims side x side pixels and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("side", [math.isqrt(PIXEL_LIMIT) + 1, 50_000])
+def test_decompression_bomb(tmp_path: Path, side: int) -> None:
+    write_bomb(tmp_path / "bomb.png", side)
+    with pytest.raises(FlowgradError, match=r"bomb.png has too many pixels.*Scale it down"):
+        read_photo(tmp_path / "bomb.png")
+
+
+# --- preparing without faces ------------------------------------------------------------------------------------
+
+
+def test_never_resizes_squares_and_crops_the_rest() -> None:
+    square = prepare(gradient(64, 64), 32, "never")
+    assert (square.how, square.image.size, square.warning, square.face) == ("resized", (32, 32), None, None)
+    assert apart(square.image, gradient(64, 64).resize((32, 32), Image.Resampling.LANCZOS)) == 0
+    wide = prepare(gradient(90, 30), 30, "never")
+    assert wide.how == "centre crop" and apart(wide.image, gradient(90, 30).crop((30, 0, 60, 30))) == 0
+
+
+def test_a_photo_of_the_right_size_is_left_alone() -> None:
+    assert apart(prepare(gradient(64, 64), 64, "never").image, gradient(64, 64)) == 0
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faces, "available", lambda: False)
+    assert prepare(gradient(64, 64), 32).warning is None
+    wide = prepare(gradient(), 32)
+    assert wide.how == "centre crop" and "pip install 'flowgrad[faces]'" in str(wide.warning)
+    with pytest.raises(FlowgradError, match=r"dlib, which is not installed. Run: pip install 'flowgrad\[faces\]'"):
+        prepare(gradient(), 32, "always")
+
+
+# --- tensors and files ------------------------------------------------------------------------------------------
+
+
+def test_tensors_round_trip_exactly() -> None:
+    images = [gradient(16, 16), gradient(16, 16).transpose(Image.Transpose.ROTATE_90)]
+    tensor = to_tensor(images)
+    assert tensor.shape == (2, 3, 16, 16) and str(tensor.dtype) == "torch.float32"
+    assert tensor.min() >= -1 and tensor.max() <= 1
+    assert tensor[0, 0, 0, 0] == -1 and tensor[0, 2, 5, 5] == pytest.approx(99 / 127.5 - 1)
+    assert all(apart(a, b) == 0 for a, b in zip(images, to_images(tensor), strict=True))
+    assert np.asarray(to_images(tensor * 10)[0]).max() == 255
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_save_image(tmp_path: Path, suffix: str) -> None:
+    path = save_image(gradient(), tmp_path / f"out{suffix}")
+    before = path.read_bytes()
+    assert apart(read_photo(path), gradient()) < 3
+    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
+        save_image(gradient(10, 10), path)
+    assert path.read_bytes() == before
+    save_image(gradient(10, 10), path, overwrite=True)
+    assert read_photo(path).size == (10, 10) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_save_image_wants_a_known_suffix(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"does not say which kind of image.*\.png"):
+        save_image(gradient(), tmp_path / "out.xyz")
+
+
+def test_photo_hash(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert photo_hash(tmp_path / "x") == "ba7816bf8f01cfea"
+    with pytest.raises(FlowgradError, match="cannot read"):
+        photo_hash(tmp_path / "none")
+
+
+# --- faces ------------------------------------------------------------------------------------------------------
+
+
+@needs_dlib
+def test_no_face() -> None:
+    with pytest.raises(FlowgradError, match=r"no face found.*--align never"):
+        prepare(gradient(64, 48), 32, "always")
+    prepared = prepare(gradient(64, 48), 32)
+    assert prepared.how == "centre crop" and "no face found" in str(prepared.warning)
+
+
+@pytest.fixture(scope="module")
+def crops() -> list[Image.Image]:
+    """Four aligned crops, 200 x 200, in which the detector sees a face."""
+    with zipfile.ZipFile(FACES) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg")][100:104]
+        return [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
+
+
+def on_canvas(crop: Image.Image, side: int, angle: float = 0.0) -> Image.Image:
+    """Put a crop, turned, somewhere on a grey picture of 4:3: a photo of a person."""
+    canvas = Image.new("RGB", (side * 4, side * 3), (128, 128, 128))
+    turned = crop.resize((side, side), Image.Resampling.LANCZOS).rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    mask = Image.new("L", (side, side), 255).rotate(angle, expand=True)
+    canvas.paste(turned, (side // 2, side), mask)
+    return canvas
+
+
+@needs_dlib
+@needs_faces
+@pytest.mark.parametrize("size", [200, 64])
+def test_aligned_crops_are_only_resized(crops: list[Image.Image], size: int) -> None:
+    for crop in crops:
+        small = crop.resize((size, size), Image.Resampling.LANCZOS)
+        prepared = prepare(small, 64)
+        assert prepared.how == "resized" and prepared.warning is None and prepared.face is not None
+        assert apart(prepared.image, small.resize((64, 64), Image.Resampling.LANCZOS)) == 0
+
+
+@needs_dlib
+@needs_faces
+@pytest.mark.parametrize(("side", "angle"), [(200, 0), (300, 15), (120, -10)])
+def test_a_face_in_a_photo_is_cut_out_as_the_crops_were(crops: list[Image.Image], side: int, angle: float) -> None:
+    crop = crops[0]
+    prepared = prepare(on_canvas(crop, side, angle), 64)
+    assert prepared.how == "aligned" and prepared.face is not None
+    wanted = crop.resize((64, 64), Image.Resampling.LANCZOS)
+    assert apart(prepared.image, wanted) < 12
+
+
+@needs_dlib
+@needs_faces
+def test_alignment_is_dlibs_chip(crops: list[Image.Image]) -> None:
+    import dlib
+
+    photo = on_canvas(crops[0], 250)
+    face = faces.find_faces(photo)[0]
+    points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
+    shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
+    chip = Image.fromarray(dlib.get_face_chip(np.asarray(photo), shape, size=200, padding=0.2))
+    assert apart(faces.crop_face(photo, face), chip) < 0.5
+
+
+@needs_dlib
+@needs_faces
+def test_several_faces_take_the_largest(crops: list[Image.Image]) -> None:
+    photo = Image.new("RGB", (640, 480), (128, 128, 128))
+    photo.paste(crops[0].resize((180, 180)), (30, 100))
+    photo.paste(crops[1].resize((260, 260)), (330, 100))
+    prepared = prepare(photo, 64)
+    assert prepared.how == "aligned" and "2 faces found, the largest" in str(prepared.warning)
+    assert prepared.face is not None and prepared.face.box[0] > 300
+
+
+@needs_dlib
+@needs_faces
+def test_a_shifted_square_is_aligned(crops: list[Image.Image]) -> None:
+    shifted = Image.new("RGB", (260, 260), (128, 128, 128))
+    shifted.paste(crops[0], (10, 50))
+    assert prepare(shifted, 64).how == "aligned"
+    assert prepare(shifted, 64, "never").how == "resized"
+
+
+@needs_dlib
+@needs_faces
+def test_identity_tells_people_apart(crops: list[Image.Image]) -> None:
+    from directions.apply.identity import SAME_PERSON, distances, identity_descriptors, identity_distance
+
+    small = [crop.resize((64, 64), Image.Resampling.LANCZOS) for crop in crops[:2]]
+    large, lowered = identity_descriptors(crops[:2]), identity_descriptors([np.asarray(image) for image in small])
+    assert large.shape == (2, 128) and (identity_distance(large, lowered) < SAME_PERSON).all()
+    assert identity_distance(large[0], large[1]) > identity_distance(large[0], lowered[0])
+    assert np.allclose(distances(to_tensor(small[:1]), to_tensor(small[:1])), 0, atol=1e-6)
+    with pytest.raises(FlowgradError, match="an aligned face is square"):
+        identity_descriptors([gradient()])
+
+
+@needs_dlib
+def test_many_faces_are_described_as_one_by_one() -> None:
+    """By several processes, unless another thread than the main one asks."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from directions.apply.identity import _BATCH, identity_descriptors
+
+    chips = list(np.random.default_rng(0).integers(0, 256, (2 * _BATCH + 1, 8, 8, 3), dtype=np.uint8))
+    with ThreadPoolExecutor(1) as thread:
+        alone = thread.submit(identity_descriptors, chips).result()
+    assert np.array_equal(identity_descriptors(chips), alone)
+    assert np.array_equal(np.concatenate([identity_descriptors([chip]) for chip in chips[:3]]), alone[:3])
+
+
+@needs_dlib
+def test_a_daemon_describes_many_faces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of multiprocessing.Pool may start no process."""
+    from directions.apply import identity
+
+    chips = [np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)
+    monkeypatch.setattr(identity, "_cores", lambda: 2)
+    monkeypatch.setattr(identity, "_describe", lambda batch: np.zeros((len(batch), 128)))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert identity.identity_descriptors(chips).shape == (len(chips), 128)
+
+
+def _dies_in_a_child(batch: list[np.ndarray]) -> np.ndarray:
+    if multiprocessing.parent_process():
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does to a process that takes too much memory
+    return np.ones((len(batch), 128))
+
+
+@needs_dlib
+def test_faces_are_described_here_if_a_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from directions.apply import identity
+
+    monkeypatch.setattr(identity, "_cores", lambda: 2)
+    monkeypatch.setattr(identity, "_describe", _dies_in_a_child)
+    assert identity.identity_descriptors([np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)).all()
+
+
+def _says_whether_it_ignores_interrupts(batch: list[np.ndarray]) -> np.ndarray:
+    return np.full((len(batch), 128), float(signal.getsignal(signal.SIGINT) is signal.SIG_IGN))
+
+
+@needs_dlib
+def test_an_interruption_is_left_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that describe faces print nothing of Ctrl-C, which reaches them too."""
+    from directions.apply import identity
+
+    monkeypatch.setattr(identity, "_cores", lambda: 2)
+    monkeypatch.setattr(identity, "_describe", _says_whether_it_ignores_interrupts)
+    chips = [np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)
+    assert identity.identity_descriptors(chips).all()
+
+
+def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) -> None:
+    """In a fresh interpreter, since it forks only while torch is not imported."""
+    Image.new("RGB", (70, 50), "teal").save(tmp_path / "photo.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    script = f"""
+import sys
+from pathlib import Path
+from directions.photo.reading import faces, prepare_file, process_beside
+from flowgrad.errors import FlowgradError
+faces.available, faces.warm_up = (lambda: True), (lambda: None)
+with process_beside("never") as none:
+    assert none is None
+with process_beside("auto") as beside:
+    assert beside is not None and "torch" not in sys.modules
+    prepared = beside.submit(prepare_file, Path({str(tmp_path / "photo.png")!r}), 16, "never").result()
+    assert prepared.image.size == (16, 16) and prepared.how == "centre crop"
+    try:
+        beside.submit(prepare_file, Path({str(tmp_path / "broken.png")!r}), 16, "never").result()
+    except FlowgradError as error:
+        print(error)
+import torch
+with process_beside("auto") as none:
+    assert none is None
+"""
+    root = ROOT
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "broken.png is not an image" in done.stdout

@@ -1,0 +1,177 @@
+"""CompVis' latent diffusion: the published code's outputs, latents and images, and its DDIM as an exact Euler flow."""
+
+import os
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from flowgrad.checkpoints import read_checkpoint
+from flowgrad.errors import FlowgradError
+from flowgrad.models import Model, load_model
+from flowgrad.ode import Grid, integrate
+from flowgrad.velocity import checked
+
+CONFIG = """\
+name: tiny-ldm
+family: ldm
+weights: {weights}
+size: {size}
+steps: {steps}
+"""
+SIZES = {"vq": 64, "kl": 32}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWGRAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(params=("vq", "kl"))
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def reference(shared: Path, kind: str) -> Path:
+    return shared / "reference" / f"ldm_{kind}_tiny"
+
+
+def load(weights: Path, folder: Path, kind: str, steps: int = 200) -> Model:
+    path = folder / "tiny-ldm.yaml"
+    path.write_text(CONFIG.format(weights=weights, size=SIZES[kind], steps=steps))
+    return load_model(str(path), "cpu", "fp32")
+
+
+@pytest.fixture
+def model(reference: Path, tmp_path: Path, kind: str) -> Model:
+    return load(reference, tmp_path, kind)
+
+
+@pytest.fixture
+def expected(reference: Path) -> dict[str, torch.Tensor]:
+    return load_file(reference / "expected.safetensors")
+
+
+def test_the_network_is_the_published_one(model: Model, expected: dict[str, torch.Tensor]):
+    with torch.no_grad():
+        eps = model.velocity.inner.network(expected["x"], expected["t"])
+    assert (eps - expected["eps"]).norm() < 1e-4 * expected["eps"].norm()
+    assert (eps - expected["eps"]).abs().max() < 1e-4
+
+
+def test_latents_and_images_are_the_published_ones(model: Model, expected: dict[str, torch.Tensor]):
+    with torch.no_grad():
+        states = model.encode(expected["image"])
+        assert (states / model.velocity.inner.gain - expected["latent"]).abs().max() < 1e-3
+        assert (model.decode(states) - expected["decoded"]).abs().max() < 1e-3
+
+
+def test_euler_on_the_flow_is_ddim(model: Model, expected: dict[str, torch.Tensor]):
+    x1 = integrate(model.velocity, expected["x_T"], Grid.full(200)).x1 / model.velocity.inner.gain
+    assert (x1 - expected["ddim200_x0"]).norm() < 1e-3 * expected["ddim200_x0"].norm()
+
+
+def test_batches_equal_one_by_one_and_gradients_pass_the_decoder(model: Model):
+    x, t = model.noise(2, seed=0), torch.tensor([0.1, 0.9])
+    alone = torch.cat([checked(model.velocity, x[i : i + 1], t[i]) for i in range(2)])
+    assert (model.velocity(x, t) - alone).norm() < 1e-5 * alone.norm(), "up to rounding in float32"
+    leaf = x.clone().requires_grad_()
+    images = model.decode(leaf)
+    (gradient,) = torch.autograd.grad(images.square().sum(), leaf)
+    assert images.shape == (2, 3, model.config.size, model.config.size)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+    with torch.no_grad():
+        assert torch.equal(model.decode(x), images)
+
+
+@pytest.mark.parametrize("kind", ["vq"], indirect=True)
+def test_bad_folders_say_what_is_wrong(reference: Path, tmp_path: Path, kind: str):
+    good = torch.load(reference / "model.ckpt", weights_only=True)
+    config = yaml.safe_load((reference / "config.yaml").read_text())
+    state = good["state_dict"]
+
+    def told(name: str, raw: object = good, **params: object) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        if raw is not None:
+            torch.save(raw, folder / "model.ckpt")
+        changed = {**config["model"]["params"], **params}
+        (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"params": changed}}))
+        with pytest.raises(FlowgradError) as found:
+            load(folder, tmp_path, kind)
+        return str(found.value)
+
+    assert "model.ckpt is missing" in told("none", None)
+    assert "no checkpoint of latent diffusion" in told("other", {"model": {}})
+    assert "holds no first stage" in told("half", {"state_dict": {k: v for k, v in state.items() if "model." in k[:6]}})
+    lost = {k: v for k, v in state.items() if k != "model_ema.diffusion_modelout2bias"}
+    assert "none of out.2.bias" in told("lost", {"state_dict": lost})
+    wide = {**config["model"]["params"]["unet_config"]["params"], "model_channels": 64}
+    assert "does not fit the U-Net" in told("wide", unet_config={"target": "x.UNetModel", "params": wide})
+    deep = {**wide, "model_channels": 32, "channel_mult": [1]}
+    assert "has no place in the U-Net" in told("deep", unet_config={"target": "x.UNetModel", "params": deep})
+    assert "among its weights" in told("numbers", {"state_dict": {**state, "model.diffusion_model.out.2.bias": 1}})
+    assert "has parameterization: x0" in told("x0", parameterization="x0")
+    assert "has beta_schedule: cosine" in told("cosine", beta_schedule="cosine")
+    order = {**wide, "model_channels": 32, "use_new_attention_order": True}
+    assert "has use_new_attention_order: True" in told("order", unet_config={"target": "x.UNetModel", "params": order})
+    assert "describes no latent diffusion model (KeyError" in told("bare", unet_config={"target": "x.UNetModel"})
+    assert "describes no latent diffusion model (TypeError" in told("timeless", timesteps=None)
+    assert "size is 64, and the model's images have 128 pixels" in told("large", image_size=32)
+    assert "only unconditional" in told("asked", cond_stage_config={"target": "x.ClassEmbedder"})
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FlowgradError, match=r"config\.yaml cannot be read"):
+        load(empty, tmp_path, kind)
+    with pytest.raises(FlowgradError, match="the weights of tiny-ldm are missing"):
+        load(tmp_path / "nowhere", tmp_path, kind)
+
+
+@pytest.mark.parametrize("kind", ["vq"], indirect=True)
+def test_another_config_is_another_conversion(reference: Path, tmp_path: Path, kind: str):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.ckpt").symlink_to(reference / "model.ckpt")
+    text = (reference / "config.yaml").read_text()
+
+    def attended(config: str) -> torch.Tensor:
+        (folder / "config.yaml").write_text(config)
+        model = load(folder, tmp_path, kind)
+        fingerprints.append(model.fingerprint)
+        with torch.no_grad():
+            return model.velocity(model.noise(1, seed=0), torch.tensor(0.5))
+
+    fingerprints: list[str] = []
+    first = attended(text)
+    assert not torch.equal(attended(text.replace("num_head_channels: 16", "num_head_channels: 8")), first)
+    torch.testing.assert_close(attended(f"# a comment\n{text}"), first)
+    attended(re.sub(r"linear_end: .*", "linear_end: 0.03", text))
+    assert fingerprints[0] == fingerprints[2] and len(set(fingerprints)) == 3
+    assert len(list(Path(os.environ["FLOWGRAD_CACHE"]).glob("model-*"))) == 4
+
+
+def test_a_trainers_bookkeeping_is_ignored_and_its_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = types.ModuleType("pytorch_lightning.callbacks")
+
+    class Checkpoint:
+        def __init__(self) -> None:
+            self.best = 1
+
+    Checkpoint.__module__, Checkpoint.__qualname__ = module.__name__, "Checkpoint"
+    module.Checkpoint = Checkpoint  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", types.ModuleType("pytorch_lightning"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    raw = {"state_dict": {"w": torch.ones(2)}, "callbacks": {Checkpoint: Checkpoint()}}
+    torch.save(raw, tmp_path / "zip.ckpt")
+    torch.save(raw, tmp_path / "legacy.ckpt", _use_new_zipfile_serialization=False)
+    monkeypatch.delitem(sys.modules, module.__name__)
+    for name in ("zip.ckpt", "legacy.ckpt"):
+        assert torch.equal(read_checkpoint(tmp_path / name)["state_dict"]["w"], torch.ones(2))

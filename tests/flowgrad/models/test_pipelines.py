@@ -1,0 +1,295 @@
+"""Models as diffusers saves them: unconditional and text-conditioned, against the library's own pipelines."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LDMPipeline,
+    ScoreSdeVeScheduler,
+    UNet2DModel,
+    VQModel,
+)
+
+from flowgrad.errors import FlowgradError
+from flowgrad.memory import ActivationBytes
+from flowgrad.models import Model, load_model
+from flowgrad.ode import Grid, integrate
+from flowgrad.velocity import checked
+from tests.helpers.pipelines import CONFIG, PIPELINES, has_transformers, make_pipeline, make_unet
+
+
+def load(folder: Path, size: int = 16, steps: int = 4, **changes: object) -> Model:
+    path = folder.parent / f"{folder.name}.yaml"
+    text = CONFIG.format(weights=folder, size=size, steps=steps)
+    path.write_text(text + "".join(f"{key}: {json.dumps(value)}\n" for key, value in changes.items()))
+    return load_model(str(path), "cpu", "fp32")
+
+
+def start(model: Model) -> torch.Tensor:
+    return model.noise(2, seed=0)
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler(), DDIMScheduler(prediction_type="v_prediction", steps_offset=1)])
+def test_a_diffusion_pipeline_becomes_its_ddim(tmp_path: Path, scheduler: object):
+    unet = make_unet()
+    DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model")
+    sampler = DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+    sampler.set_timesteps(4)
+    x = start(model)
+    with torch.no_grad():
+        for t in sampler.timesteps:
+            x = sampler.step(unet(x, t).sample, t, x).prev_sample
+    ours = integrate(model.velocity, start(model), Grid.full(4)).x1 / model.velocity.inner.gain
+    torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
+
+
+def test_a_rectified_flow_alone_with_its_scheduler(tmp_path: Path):
+    unet, scheduler = make_unet(), FlowMatchEulerDiscreteScheduler(shift=2.0)
+    unet.save_pretrained(tmp_path / "model")
+    scheduler.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model")
+    scheduler.set_timesteps(4)
+    x = start(model)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(unet(x, t).sample, t, x).prev_sample
+    torch.testing.assert_close(integrate(model.velocity, start(model), Grid.full(4)).x1, x, atol=1e-5, rtol=1e-5)
+    assert len(model.fingerprint) == 16
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        leaf = start(load(tmp_path / "model")).requires_grad_()
+        velocity = load(tmp_path / "model", checkpointing=checkpointing).velocity
+        with ActivationBytes() as counted:
+            gradients.append(torch.autograd.grad(velocity(leaf, torch.tensor(0.5)).square().sum(), leaf)[0])
+        kept.append(counted.bytes)
+    torch.testing.assert_close(*gradients)
+    assert kept[1] < kept[0] / 2
+
+
+def test_a_network_of_rectified_flows_authors_needs_no_scheduler(tmp_path: Path):
+    unet = make_unet()
+    unet.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model", prediction="velocity")
+    x = start(model)
+    with torch.no_grad():
+        for k in range(4):
+            x = x + unet(x, 1000 * (1 - k / 4)).sample / 4
+    torch.testing.assert_close(integrate(model.velocity, start(model), Grid.full(4)).x1, x, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_a_latent_diffusion_pipeline_draws_what_the_library_draws(tmp_path: Path, kind: str):
+    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    torch.manual_seed(0)
+    stage = (
+        VQModel(**sizes, **blocks, latent_channels=3, num_vq_embeddings=16, scaling_factor=0.5)
+        if kind == "vq"
+        else AutoencoderKL(**sizes, **blocks, latent_channels=3, scaling_factor=0.5)
+    )
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, set_alpha_to_one=False)
+    pipe = LDMPipeline(stage.eval(), make_unet(), scheduler)
+    pipe.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model", size=32)
+    assert model.shape == (3, 16, 16)
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(batch_size=2, generator=torch.Generator().manual_seed(1), num_inference_steps=4, output_type="np")
+    x0 = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        images = model.decode(integrate(model.velocity, x0, Grid.full(4)).x1)
+    shown = torch.tensor(drawn.images).permute(0, 3, 1, 2)
+    torch.testing.assert_close((images / 2 + 0.5).clamp(0, 1), shown, atol=1e-4, rtol=1e-4)
+
+
+@has_transformers
+@pytest.mark.parametrize("kind", PIPELINES)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_text_pipeline_draws_what_the_library_draws(tmp_path: Path, kind: str, guidance: float):
+    pipe = make_pipeline(kind)
+    pipe.save_pretrained(tmp_path / "model")
+    words = {"prompt": "a cat", **({"negative_prompt": "a dog"} if kind != "flux" else {})}
+    prediction = "velocity" if kind == "instaflow" else "scheduler"
+    told = {**words, "guidance_scale": guidance, "prediction": prediction}
+    model = load(tmp_path / "model", size=32, **told)
+    x0 = start(model)
+    v = checked(model.velocity, x0, torch.tensor([0.0, 0.6]))
+    alone = [model.velocity(x0[i : i + 1], torch.tensor(t)) for i, t in enumerate((0.0, 0.6))]
+    torch.testing.assert_close(v, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    other = load(tmp_path / "model", size=32, **{**told, "prompt": "a house"})
+    assert other.fingerprint != model.fingerprint
+    assert not torch.equal(other.velocity(x0, torch.tensor(0.3)), model.velocity(x0, torch.tensor(0.3)))
+    if kind == "instaflow":
+        return
+    shown = drawn_by_the_library(pipe, kind, x0, guidance)
+    with torch.no_grad():
+        images = model.decode(integrate(model.velocity, x0, Grid.full(4)).x1)
+    torch.testing.assert_close((images / 2 + 0.5).clamp(0, 1), shown, atol=2e-3, rtol=1e-3)
+
+
+def drawn_by_the_library(pipe, kind: str, x0: torch.Tensor, guidance: float) -> torch.Tensor:
+    words = {"negative_prompt": "a dog"} if kind != "flux" else {}
+    latents = pipe._pack_latents(x0, *x0.shape[:3], x0.shape[3]) if kind == "flux" else x0
+    found = pipe(
+        "a cat",
+        **words,
+        height=32,
+        width=32,
+        num_images_per_prompt=2,
+        latents=latents,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        output_type="np",
+    )
+    return torch.tensor(found.images).permute(0, 3, 1, 2)
+
+
+@has_transformers
+def test_instaflow_steps_as_its_authors_do(tmp_path: Path):
+    pipe = make_pipeline("instaflow")
+    pipe.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model", size=32, prediction="velocity", prompt="a cat")
+    x = start(model)
+    embedding = pipe.encode_prompt("a cat", pipe.device, 1, False)[0].expand(2, -1, -1)
+    with torch.no_grad():
+        for k in range(4):
+            time = torch.full((2,), 1000 * (1 - k / 4))
+            x = x + pipe.unet(x, time, embedding).sample / 4
+    torch.testing.assert_close(integrate(model.velocity, start(model), Grid.full(4)).x1, x, atol=1e-5, rtol=1e-5)
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_the_field_depends_on_is_in_the_fingerprint(tmp_path: Path):
+    stage = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=3, scaling_factor=0.7)
+    LDMPipeline(stage, make_unet(), DDIMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "vae").mkdir(exist_ok=True)
+    places = {name: next((tmp_path / "model").glob(f"{name}/*.json")) for name in ("scheduler", "vqvae")}
+    found = [load(tmp_path / "model").fingerprint]
+    rewrite(places["scheduler"], beta_end=0.03)
+    found.append(load(tmp_path / "model").fingerprint)
+    rewrite(places["scheduler"], prediction_type="sample")
+    found.append(load(tmp_path / "model").fingerprint)
+    rewrite(places["vqvae"], scaling_factor=0.1)
+    found.append(load(tmp_path / "model").fingerprint)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    scheduler.save_pretrained(tmp_path / "model" / "scheduler")
+    found.append(load(tmp_path / "model").fingerprint)
+    rewrite(places["scheduler"], shift=3.0)
+    found.append(load(tmp_path / "model").fingerprint)
+    assert len(set(found)) == len(found)
+    rewrite(places["scheduler"], _diffusers_version="0.0.1")
+    unet = tmp_path / "model" / "unet"
+    torch.save({}, unet / "diffusion_pytorch_model.bin")  # other forms of the weights, which are not read
+    (unet / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
+    assert load(tmp_path / "model").fingerprint == found[-1]
+
+
+@has_transformers
+def test_a_prompt_that_is_not_used_is_not_in_the_fingerprint_and_its_encoder_is(tmp_path: Path):
+    make_pipeline("stable-diffusion").save_pretrained(tmp_path / "model")
+    first = load(tmp_path / "model", size=32, prompt="a cat").fingerprint
+    assert load(tmp_path / "model", size=32, prompt="a cat", negative_prompt="a dog").fingerprint == first
+    pipe = make_pipeline("stable-diffusion")
+    next(pipe.text_encoder.parameters()).data.mul_(2)
+    pipe.save_pretrained(tmp_path / "other")
+    assert load(tmp_path / "other", size=32, prompt="a cat").fingerprint != first
+
+
+def test_a_network_beside_the_index_is_found_as_diffusers_finds_it(tmp_path: Path):
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(tmp_path / "model")
+    expected = load(tmp_path / "model").fingerprint
+    for path in (tmp_path / "model" / "unet").iterdir():
+        path.rename(tmp_path / "model" / path.name)
+    (tmp_path / "model" / "unet").rmdir()
+    assert load(tmp_path / "model").fingerprint == expected
+
+
+def test_what_cannot_be_had_or_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def told(folder: Path, **changes: object) -> str:
+        with pytest.raises(FlowgradError) as found:
+            load(folder, **changes)
+        assert len(str(found.value).splitlines()) <= 2
+        return str(found.value)
+
+    unet = make_unet()
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    assert "size is 32, and the model's images have 16 pixels" in told(tmp_path / "model", size=32)
+    unet.save_pretrained(tmp_path / "alone")
+    assert "has no scheduler" in told(tmp_path / "alone")
+    ScoreSdeVeScheduler().save_pretrained(tmp_path / "alone")
+    assert "is a ScoreSdeVeScheduler: only flow-matching" in told(tmp_path / "alone")
+    assert "which reads no prompt: remove it" in told(tmp_path / "model", prompt="a cat")
+    assert "which reads no guidance_scale: remove it" in told(tmp_path / "model", guidance_scale=2.0)
+    path = tmp_path / "alone" / "config.json"
+    sizes = json.loads(path.read_text())
+    for key, value, message in (
+        ("out_channels", 6, "takes 3 channels and returns 6"),
+        ("num_class_embeds", 10, "asks for a class"),
+        ("sample_size", [16, 8], "its states are 16 x 8, and only squares"),
+    ):
+        UNet2DModel.from_config({**sizes, key: value}).save_pretrained(tmp_path / "alone")
+        assert message in told(tmp_path / "alone", prediction="velocity")
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "steps")
+    assert "does not give 2000 steps" in told(tmp_path / "steps", steps=2000)
+    rewrite(
+        tmp_path / "steps" / "scheduler" / "scheduler_config.json",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    assert "must not begin at pure noise" in told(tmp_path / "steps")
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(tmp_path / "steps" / "scheduler")
+    assert "does not give 4 steps" in told(tmp_path / "steps")
+    assert "sha256 is of one file" in told(tmp_path / "steps", sha256="0" * 64)
+    UNet2DModel.from_config({**sizes, "sample_size": None}).save_pretrained(tmp_path / "alone")
+    assert load(tmp_path / "alone", size=32, prediction="velocity").shape == (3, 32, 32)
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "is damaged" in told(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    index["unet"] = ["diffusers", "UNet3DConditionModel"]
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    assert "has a UNet3DConditionModel: only" in told(tmp_path / "model")
+    evil = {**index, "unet": ["diffusers", "UNet2DModel"], "vae": ["evil", "Evil"]}
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(evil))
+    assert "is evil.Evil, code of its own, which is not run" in told(tmp_path / "model")
+    (tmp_path / "model" / "model_index.json").write_text("{")
+    assert "missing or damaged" in told(tmp_path / "model")
+
+
+def test_a_hub_name_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def offline(*_: object, **__: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    path = tmp_path / "hub.yaml"
+    path.write_text(CONFIG.format(weights="someone/some-flow", size=16, steps=4))
+    with pytest.raises(FlowgradError, match=r"could not be fetched .*no route to host.*\n.*the folder's path"):
+        load_model(str(path), "cpu")
+    make_unet().save_pretrained(tmp_path / "cached")
+    FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "cached")
+    asked: list[str] = []
+
+    def cached(_: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path / "cached")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    first = load_model(str(path), "cpu", "fp32")
+    assert first.shape == (3, 16, 16) and not any(pattern.endswith(".bin") for pattern in asked)
+    make_unet().save_pretrained(tmp_path / "cached", safe_serialization=False)
+    (tmp_path / "cached" / "diffusion_pytorch_model.safetensors").unlink()
+    again, x = load_model(str(path), "cpu", "fp32"), start(first)
+    assert asked[-1] == "diffusion_pytorch_model*.bin", "weights that are in one format are not fetched in the other"
+    assert torch.equal(again.velocity(x, torch.tensor(0.5)), first.velocity(x, torch.tensor(0.5)))

@@ -1,0 +1,55 @@
+"""Writing files: what a full disk says, and what it leaves."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowgrad.errors import FlowgradError
+from flowgrad.files import atomic_path
+from tests.helpers.paths import ROOT
+
+WRITERS = {
+    "torch": "torch.save({'a': torch.randn(100_000)}, path)",
+    "safetensors": "save_file({'a': torch.randn(100_000)}, path)",
+    "numpy": "np.save(path, np.zeros(100_000))",
+}
+SCRIPT = """
+import resource, sys
+from pathlib import Path
+import numpy as np, torch
+from safetensors.torch import save_file
+from flowgrad.errors import FlowgradError
+from flowgrad.files import atomic_path
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # writes fail as on a full disk
+try:
+    with atomic_path(Path(sys.argv[1])) as path:
+        {write}
+except FlowgradError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of files are POSIX's")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_reported_as_one(tmp_path: Path, writer: str) -> None:
+    script = SCRIPT.format(write=WRITERS[writer])
+    path = tmp_path / {"torch": "a.pt", "safetensors": "a.safetensors", "numpy": "a.npy"}[writer]
+    path.write_bytes(b"before")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(f"cannot write {path}: ") and "Free some space" in run.stdout
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    for error in (RuntimeError("sizes differ"), FlowgradError("no")):
+        with pytest.raises(type(error), match=str(error)), atomic_path(tmp_path / "a") as _:
+            raise error
+    assert list(tmp_path.iterdir()) == []
