@@ -10,11 +10,7 @@ from typer.core import TyperGroup
 from flowgrad.errors import FlowgradError, UsageError, is_out_of_memory
 
 WRONG_CALL, FAILED, INTERRUPTED = 2, 1, 130
-RESUMABLE = {  # what to do after an interruption
-    "train-direction": "run the same command again to resume",
-    "train-guide": "run the same command again to resume",
-    "train-flow": "run the same command again with --resume to go on",
-}
+RESUMABLE = ("train-direction", "train-flow", "train-autoencoder", "train-guide")
 
 
 class Commands(TyperGroup):
@@ -25,8 +21,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            again = RESUMABLE.get(ctx.invoked_subcommand or "", "")
-            raise failed("; ".join(part for part in ("interrupted", again) if part), INTERRUPTED) from None
+            again = "; run the same command again to resume" if ctx.invoked_subcommand in RESUMABLE else ""
+            raise failed(f"interrupted{again}", INTERRUPTED) from None
         except BrokenPipeError:  # what reads our answer has seen enough: typer ends quietly
             raise
         except Exception as error:

@@ -102,19 +102,27 @@ def chosen_recipe(name: str, settings: list[str] | None, seed: int, **changes: o
 
     Raises UsageError for an unknown key or a value out of range.
     """
-    import yaml
-
     from directions.train.recipe import load_recipe
 
-    given = {key: value for key, value in changes.items() if value is not None}
+    recipe = load_recipe(name, **changed(settings, **changes))
+    recipe.settings(seed)  # values that only Algorithm 1 refuses
+    return recipe
+
+
+def changed(settings: list[str] | None, **options: object) -> dict[str, object]:
+    """What the user changed of a recipe, by options of their own (None: not given) and by `--set KEY=VALUE`.
+
+    Raises UsageError for a setting that is not written so.
+    """
+    import yaml
+
+    values = {key: value for key, value in options.items() if value is not None}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f"--set needs KEY=VALUE, for example momentum=0.5; got {setting!r}")
         try:
-            given[key.strip().replace("-", "_")] = yaml.safe_load(value)
+            values[key.strip().replace("-", "_")] = yaml.safe_load(value)
         except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
             raise UsageError(f"--set {setting}: {value!r} is no value; write, for example, momentum=0.5") from error
-    recipe = load_recipe(name, **given)
-    recipe.settings(seed)  # values that only Algorithm 1 refuses
-    return recipe
+    return values

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from flowgrad.training.flow.trainer import FlowStep
+    from flowgrad.training.loop.trainer import TrainStep
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Terminal:
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield from progress.track(items, total=total, description=label)
 
-    def follow(self, steps: "Iterator[FlowStep]") -> "Iterator[FlowStep]":
+    def follow(self, steps: "Iterator[TrainStep]") -> "Iterator[TrainStep]":
         """Yield steps of a flow's training under a bar with the losses, images per second and time left."""
         if self.quiet or not self.console.is_terminal:
             yield from steps
@@ -77,7 +77,7 @@ class Terminal:
         typer.echo(f"{typer.style('warning:', fg='yellow')} {text}", err=True)
 
 
-def _pace(step: "FlowStep", held_out: float | None) -> str:
+def _pace(step: "TrainStep", held_out: float | None) -> str:
     """Where a training is, in one line."""
     parts = (
         f"step {step.step}",

@@ -26,9 +26,9 @@ from flowgrad.resources import FOLDER_CONFIG
 from flowgrad.training.data.images import to_model_range
 from flowgrad.training.data.pictures import UnusableImageError, list_images, read_splits, read_square, side_of
 from flowgrad.training.flow.config import FlowTraining
-from flowgrad.training.flow.model_folder import write_curve, write_sheet
+from flowgrad.training.flow.objective import ImagePairs, held_out_loss
 from flowgrad.training.flow.reflow import curvature, sample
-from flowgrad.training.flow.trainer import ImagePairs, held_out_loss
+from flowgrad.training.loop.pictures import write_curve, write_sheet
 
 STEPS = 25  # Euler steps of a sample, unless told otherwise, and of the paths whose curvature is measured
 BATCH = 25  # samples drawn at once

@@ -1,57 +1,56 @@
 """The job behind `train-flow`: pictures, or pairs drawn from a flow, become a model's folder."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from directions.own_models.pictures import prepare_pictures, refuse_among
 from directions.progress import Reporter
 from flowgrad.errors import UsageError
+from flowgrad.models import resolve_device, resolve_precision
+from flowgrad.models.autoencoder import load_first_stage
 from flowgrad.models.config import load_config
+from flowgrad.models.diffusers_folder import fingerprints
+from flowgrad.training.data.latents import load_latents, prepare_latents
+from flowgrad.training.data.shards import SHARD, ShardStep, own_starts
 from flowgrad.training.flow.config import FlowConfig, load_flow_config
-from flowgrad.training.flow.reflow import SHARD, own_shards
 from flowgrad.training.flow.run import (
     FlowData,
     FlowResult,
     FlowRun,
-    RunOptions,
     config_of,
     image_data,
+    latent_data,
+    latents_of,
     model_config,
-    prepare_image_data,
     prepare_reflow_data,
-    read_run,
     reflow_data,
-    worth_compiling,
+    run_identity,
 )
-from flowgrad.training.flow.trainer import Budget, FlowStep
-from flowgrad.training.workers import Workers
-
-Follow = Callable[[Iterator[FlowStep]], Iterable[FlowStep]]
+from flowgrad.training.loop.run import Follow, RunOptions
+from flowgrad.training.loop.workers import Workers
 
 
 @dataclass(frozen=True)
 class FlowJob:
-    """What to train on, and how: `images` (see `flowgrad.training.data.pictures`) or pairs of the model `reflow`.
+    """What to train on: `images` (see `flowgrad.training.data.pictures`) or pairs of the model `reflow`.
 
-    splits: a CSV file with the columns file and split; start: a model to begin with (that of `reflow` if there is
-    one); changes: of the recipe's keys, those that are None excepted. Raises UsageError unless one source is given.
+    autoencoder: whose latents of the images the flow is in: a folder, a model's name, or a name on the Hugging Face
+    hub; a model to begin with has its own. splits: a CSV file with the columns file and split; start: a model to begin with (that of `reflow` if there is
+    one); changes: of the recipe's keys, those that are None excepted; name, title, licence, subject: for the model's
+    configuration; command: for its card. Raises UsageError unless one source is given.
     """
 
-    output: Path
-    budget: Budget
+    options: RunOptions
     images: str | Path | None = None
     reflow: str | None = None
     pairs: int | None = None
     pair_steps: int | None = None
     splits: Path | None = None
     start: str | None = None
-    recipe: str = "faces64"
+    autoencoder: str | None = None
+    recipe: str | None = None
     changes: dict[str, object] = field(default_factory=dict)
-    resume: bool = False
-    compiled: bool | None = None
-    device: str = "auto"
-    evaluate_every: int = 500
-    half: bool = False
     name: str = ""
     title: str = ""
     licence: str = ""
@@ -61,6 +60,8 @@ class FlowJob:
     def __post_init__(self) -> None:
         if (self.images is None) == (self.reflow is None):
             raise UsageError("give either pictures to train on, or --reflow with a model to straighten")
+        if self.autoencoder and self.origin:
+            raise UsageError(f"--autoencoder is for a new flow; {self.origin} has its own, or none")
         if self.reflow is not None and self.splits is not None:
             raise UsageError("--splits is for pictures; --reflow trains on pairs that it draws")
         if self.reflow is None and (self.pairs, self.pair_steps) != (None, None):
@@ -79,7 +80,7 @@ class FlowJob:
     @property
     def config(self) -> FlowConfig:
         """The recipe with its changes, and with the network's sizes of the model it begins with."""
-        config = load_flow_config(self.recipe)
+        config = load_flow_config(self.recipe or ("faces128" if self.autoencoder else "faces64"))
         if self.origin is not None:
             config = config_of(self.origin, config)
             self._refuse_other_size(config)
@@ -87,12 +88,6 @@ class FlowJob:
         if self.reflow is not None and (config.training.flips or config.training.augment):
             raise UsageError("flips and augment are for pictures; --reflow trains on pairs as they are drawn")
         return config
-
-    def refuse_output_among_images(self) -> None:
-        """Raise UsageError if what is written would be found among the pictures when the run goes on."""
-        source = Path(self.images or "")
-        if self.images is not None and source.is_dir() and self.output.resolve().is_relative_to(source.resolve()):
-            raise UsageError(f"{self.output} lies among the pictures in {source}: choose another folder by --output")
 
     def _refuse_other_size(self, config: FlowConfig) -> None:
         wanted = self.changes.get("size")
@@ -109,46 +104,45 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
 
     Raises UsageError for what is wrong in the call before data are prepared.
     """
-    workers = workers or Workers()
-    job.refuse_output_among_images()
+    options, workers = job.options, workers or Workers()
+    if job.images is not None:
+        refuse_among(job.images, options.output)
     config = job.config
-    model = model_config(job.output, config, job.origin, job.name, job.title, job.licence, job.subject)
-    options = RunOptions(
-        output=job.output,
-        budget=job.budget,
-        resume=job.resume,
-        start=job.origin,
-        compiled=job.compiled,
-        device=job.device,
-        evaluate_every=job.evaluate_every,
-        half=job.half,
-    )
+    model = model_config(options.output, config, job.origin, job.name, job.title, job.licence, job.subject)
     workers.share(config.training.batch)
-    worth_compiling(options)
-    saved = read_run(config, options)
-    data = _data(job, config, options, saved["data"] if saved else "", reporter, workers)
-    run = FlowRun(data, config, options, workers)
+    place = latents_of(job.autoencoder, job.origin)
+    saved = options.saved(**run_identity(config, job.origin, place))
+    options.begin()
+    data = _data(job, config, place, saved["data"] if saved else "", reporter, workers)
+    run = FlowRun(data, config, options, job.origin, place, workers)
     for _ in follow(run.steps()):
         pass
     return run.finish(model, job.command)
 
 
 def _data(
-    job: FlowJob, config: FlowConfig, options: RunOptions, key: str, reporter: Reporter, workers: Workers
+    job: FlowJob, config: FlowConfig, place: Path | None, key: str, reporter: Reporter, workers: Workers
 ) -> FlowData:
-    """Pictures or pairs, brought to where training reads them; `key` is that of the run that goes on."""
+    """Pictures, their latents or pairs, brought to where training reads them.
+
+    place: the folder of the latents' autoencoder; key: of the data of the run that goes on.
+    """
+    options = job.options
     if job.reflow is not None:
-        seed = config.training.seed
-        drawn = prepare_reflow_data(job.reflow, *job.drawn, seed, options, workers)
-        total = len(own_shards(job.drawn[0], workers))
-        for _ in reporter.track(drawn, f"drawing pairs, {SHARD} at a time", total):
-            pass
-        return reflow_data(job.reflow, config, job.output)
-    source = job.images or ""
-    prepared = prepare_image_data(source, config.network.size, job.output, workers, key)
-    for _ in reporter.track(prepared, "preparing pictures"):
+        drawn = prepare_reflow_data(job.reflow, *job.drawn, config.training.seed, options, workers)
+        _follow(drawn, "drawing pairs", job.drawn[0], reporter, workers)
+        return reflow_data(job.reflow, config, options.output)
+    images = prepare_pictures(job.images or "", config.network.size, options.output, key, reporter, workers)
+    if place is None:
+        return image_data(images, config, job.splits)
+    folder, device = options.state / "latents", resolve_device(workers.device(options.device))
+    stage = load_first_stage(place, device, resolve_precision(config.training.precision, device))
+    encoded = prepare_latents(stage, fingerprints(place)[0], images, folder, device, workers)
+    _follow(encoded, "encoding pictures", len(images.names), reporter, workers)
+    return latent_data(images, load_latents(folder, images), stage.decode, config, job.splits)
+
+
+def _follow(steps: Iterator[ShardStep], label: str, count: int, reporter: Reporter, workers: Workers) -> None:
+    """Show how many shards of this process's are made."""
+    for _ in reporter.track(steps, f"{label}, {SHARD} at a time", len(own_starts(count, workers))):
         pass
-    data = image_data(source, config, job.output, job.splits)
-    if workers.leads and data.description["left out"] != "none":
-        reporter.warn(f"left out of {source}: {data.description['left out']}")
-    return data

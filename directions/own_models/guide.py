@@ -8,82 +8,72 @@ from torch import Tensor
 
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError
-from flowgrad.files import file_fingerprint, refuse_existing
+from flowgrad.files import file_fingerprint
 from flowgrad.guidance.guide_files import guide_file, load_guide
+from flowgrad.models import resolve_device
 from flowgrad.training.data.images import read_images, to_model_range
-from flowgrad.training.guide.card import write_card
 from flowgrad.training.guide.config import GuideConfig
 from flowgrad.training.guide.evaluation import guide_auc, questions
 from flowgrad.training.guide.labels import Part, read_labels, read_table, split_rows
-from flowgrad.training.guide.trainer import GuideTrainer, export_guide, read_checkpoint, train_guide
-
-CHECKPOINT = "checkpoint.pt"
+from flowgrad.training.guide.objective import WEIGHTS, GuideObjective, data_key, export_guide
+from flowgrad.training.loop.card import Card
+from flowgrad.training.loop.run import Follow, Run, RunOptions
+from flowgrad.training.loop.trainer import Trainer
+from flowgrad.training.loop.workers import Workers
 
 
 @dataclass(frozen=True)
 class GuideJob:
-    """Images (as `training.data.pictures` reads them), their table (CSV), a config, and how long: `steps` or `minutes`.
+    """Images (as `training.data.pictures` reads them), their table (CSV) and a config.
 
-    start: a guide to begin with, by name or file, of the config's sizes; random weights without one.
+    part: the rows of the table that are trained on; start: a guide to begin with, by name or file, of the config's
+    sizes; random weights without one.
     """
 
     images: str | Path
     table: Path
     config: GuideConfig
-    folder: Path
+    options: RunOptions
     part: Part = "all"
-    steps: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    device: str = "auto"
-    resume: bool = True
     start: str | None = None
 
-    @property
-    def checkpoint(self) -> Path:
-        """The file from which the run goes on."""
-        return self.folder / CHECKPOINT
 
-    def refuse_unwanted(self, overwrite: bool) -> None:
-        """Raise UsageError if the folder has files that may not be overwritten, unless they are of a run that goes on.
+def run_guide_job(
+    job: GuideJob, reporter: Reporter, follow: Follow, workers: Workers | None = None
+) -> tuple[Path, dict[str, float]]:
+    """Train, export to the run's folder, measure on the table's test split; the weights' path and the AUC figures.
 
-        Raises FlowgradError if a checkpoint that would be deleted is not of a guide's training.
-        """
-        if self.checkpoint.exists():
-            read_checkpoint(self.checkpoint)
-            if self.resume:
-                return
-        for name in ("model.safetensors", "README.md"):
-            refuse_existing(self.folder / name, overwrite)
-
-
-def run_guide_job(job: GuideJob, reporter: Reporter, overwrite: bool = False) -> tuple[Path, dict[str, float]]:
-    """Train, export to the job's folder, measure on the table's test split; the weights' path and the AUC figures.
-
-    It goes on from an interrupted run's checkpoint in the folder, which is removed at the end. Raises UsageError if
-    that was another run, or if there are files that may not be overwritten.
+    `follow` passes the steps on and may show them. Raises UsageError for what is wrong in the call, and what
+    `RunOptions.saved` does.
     """
-    job.refuse_unwanted(overwrite)
-    table = read_table(job.table)
-    labels = read_labels(table, job.config)
-    rows = split_rows(table, job.config.table, job.config.table.train, job.part)
-    chosen = labels.rows(rows)
+    options, workers = job.options, workers or Workers()
     start = None if job.start is None else guide_file(job.start)
-    trainer = GuideTrainer(_images(job, chosen.files, reporter), chosen, job.config, job.seed, job.device)
+    own = {"recipe": job.config.model_dump_json(), "start": file_fingerprint(start) if start else ""}
+    options.saved(**own)
+    options.begin()
+    table = read_table(job.table)
+    rows = split_rows(table, job.config.table, job.config.table.train, job.part)
+    labels = read_labels(table, job.config).rows(rows)
+    images = _images(job, labels.files, reporter)
+    own["data"] = data_key(images, labels)
+    saved = options.saved(**own)
+    objective = GuideObjective(images, labels, job.config, resolve_device(workers.device(options.device)))
     if start:
-        trainer.start_from(start)
-    if not job.resume:
-        job.checkpoint.unlink(missing_ok=True)
-    for _ in reporter.track(
-        train_guide(trainer, steps=job.steps, minutes=job.minutes, checkpoint=job.checkpoint), "training", job.steps
-    ):
+        objective.start_from(start)
+    run = Run(Trainer(objective, job.config.training, workers), options, own)
+    run.restore(saved)
+    for _ in follow(run.steps()):
         pass
-    recipe = {"images": f"{len(rows)} of {job.table.name}", "part": job.part, "seed": str(job.seed)}
-    recipe |= {"begins with": f"{job.start} ({file_fingerprint(start)})"} if start else {}
-    path = export_guide(trainer, job.folder, recipe)
+    if not workers.leads:
+        return options.output / WEIGHTS, {}
+    recipe = {"images": f"{len(rows)} of {job.table.name}", "part": job.part, "steps": str(run.trainer.step)}
+    recipe |= {"begins with": f"{job.start} ({own['start']})"} if start else {}
+    path = export_guide(objective, run.trainer.averaged_state(), options.output, recipe)
     areas = _measure(job, table, path, reporter)
-    write_card(job.folder, job.config.card, recipe, {"AUC": areas} if areas else {})
-    job.checkpoint.unlink(missing_ok=True)
+    card = job.config.card
+    results = (("", "AUC"), *((name, f"{area:.3f}") for name, area in areas.items())) if areas else ()
+    data = {"pictures": card.data}
+    Card(card.title, card.summary, card.license, data, recipe, results, card.figures).write(options.output)
     return path, areas
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
+from flowgrad.training.data.pictures import load_images, prepare_images
 from flowgrad.training.flow.config import FlowConfig
-from flowgrad.training.flow.run import FlowRun, RunOptions, image_data, prepare_image_data
-from flowgrad.training.flow.trainer import Budget
-from flowgrad.training.workers import Workers
+from flowgrad.training.flow.run import FlowRun, image_data
+from flowgrad.training.loop.run import RunOptions
+from flowgrad.training.loop.trainer import Budget
+from flowgrad.training.loop.workers import Workers
 
 TINY = {"size": 16, "channels": (8, 16), "attention": (False, True), "head_dim": 8, "groups": 4, "precision": "fp32"}
 
@@ -28,11 +30,13 @@ def main(source: Path, output: Path, steps: int, batch: int) -> None:
 def train(source: Path, output: Path, steps: int, batch: int, workers: Workers) -> None:
     """The same, as one of the workers."""
     config = FlowConfig().change(**TINY, batch=batch, warmup=2, flips=True, augment=True, held_out=0.25)
-    for _ in prepare_image_data(source, 16, output, workers):
-        pass
+    if workers.leads:
+        for _ in prepare_images(source, 16, output / "training"):
+            pass
+    workers.wait()
     often = {"evaluate_every": 5, "checkpoint_minutes": 0, "samples": 2}
-    options = RunOptions(output, Budget(steps=steps), resume=True, device="cpu", **often)
-    run = FlowRun(image_data(source, config, output), config, options, workers)
+    options = RunOptions(output, Budget(steps=steps), device="cpu", **often)
+    run = FlowRun(image_data(load_images(output / "training"), config), config, options, workers=workers)
     for record in run.steps():
         if workers.leads:
             _say({"step": record.step, "loss": record.loss, "held_out": record.held_out})

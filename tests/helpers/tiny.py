@@ -13,7 +13,7 @@ from flowgrad.guidance.guide import VOCABULARY_KEY
 from flowgrad.guidance.judge import JudgeNetwork, JudgeSizes, judge_metadata
 from flowgrad.models.diffusers_unet import WEIGHTS, unet_class
 from flowgrad.training.guide.config import NetworkConfig
-from flowgrad.training.guide.trainer import VOCABULARY_SIZE, new_network
+from flowgrad.training.guide.objective import VOCABULARY_SIZE, new_network
 
 SIZE, STEPS = 16, 6
 WORDS = ("a", "an", "face", "smiling", "serious", "old", "young", "adult", "woman", "man")

@@ -70,12 +70,18 @@ class ImageSet:
     skipped: dict[str, int]
     key: str
 
-    def split(self, held_out: float, splits: dict[str, str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def left_out(self) -> str:
+        """How many pictures were left out for which reasons; "none" for none."""
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
+
+    def split(self, held_out: float, table: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows held out: by a table of splits, else a share chosen by the names' hashes.
 
-        By hashes, nearly all pictures stay on their side when others come or go. Raises FlowgradError if a side is too
-        small.
+        By hashes, nearly all pictures stay on their side when others come or go. Raises UsageError for a table that
+        cannot be read, FlowgradError if a side is too small.
         """
+        splits = None if table is None else read_splits(table)
         if splits is None:
             order = sorted(range(len(self.names)), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
             count = max(1, round(held_out * len(order)))
@@ -86,9 +92,14 @@ class ImageSet:
         if len(train) < FEWEST or not kept:
             raise FlowgradError(
                 f"training needs {FEWEST} pictures and one held out; got {len(train)} and {len(kept)}. "
-                f"Give more pictures{_explain(self.skipped)}{'' if splits is None else ', or names in the table'}."
+                f"Give more pictures (left out: {self.left_out}){'' if splits is None else ', or names in the table'}."
             )
         return np.asarray(train), np.asarray(kept)
+
+
+def split_key(images: ImageSet, *sides: np.ndarray) -> str:
+    """A text that changes with the pictures and with how they are split."""
+    return f"{images.key} {hashlib.sha256(np.concatenate(sides).tobytes()).hexdigest()[:16]}"
 
 
 def side_of(name: str, splits: dict[str, str]) -> str | None:

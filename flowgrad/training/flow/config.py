@@ -1,21 +1,22 @@
 """Recipes for training a flow: network and optimiser as validated configuration."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from flowgrad.resources import read_config
+from flowgrad.training.loop.optimizer import Optimization, Share
 from flowgrad.validation import Section, validated
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 
 
 class UNetConfig(Section):
     """Sizes of the UNet2DModel: `channels` and `attention` have one entry for each resolution, finest first.
 
-    It sees `patch` x `patch` pixel-unshuffled patches of RGB images and the time `time_scale` t.
+    It sees `patch` x `patch` pixel-unshuffled patches of images, or of their latents, and the time `time_scale` t.
+    `size` is the side of the images in pixels.
     """
 
     size: Count = 64
@@ -43,28 +44,17 @@ class UNetConfig(Section):
         return self
 
 
-class FlowTraining(Section):
-    """How the network is trained.
+class FlowTraining(Optimization):
+    """How the network is trained; see `Optimization` for the keys that all trainings share.
 
-    t is uniform for `uniform` of each batch and logit-normal for the rest. The learning rate rises in a line over
-    `warmup` steps; "constant" then keeps it, "cosine" brings it to zero over the last `decay` of the run.
+    t is uniform for `uniform` of each batch and logit-normal for the rest. flips: half of the images are mirrored;
+    augment: small shifts, brightness and contrast; held_out: share of the images that is kept from training.
     """
 
-    batch: Annotated[int, Field(ge=2)] = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 8e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: Annotated[int, Field(ge=0)] = 300
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.4
-    betas: tuple[Share, Share] = (0.9, 0.99)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.9995
     uniform: Share = 0.2
     flips: bool = False
     augment: bool = False
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.025
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class FlowConfig(Section):

@@ -1,11 +1,11 @@
 """Reflow (Liu et al., 2022, section 2.2): pairs (x0, x1 = ODE(x0)) drawn from a flow, on which a straighter one learns.
 
-The noise of pair i is a function of the seed and of i, so only x1 is kept: in shards that are whole or not there.
+The noise of pair i is a function of the seed and of i, so only x1 is kept.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,14 +14,13 @@ import torch
 from torch import Generator, Tensor
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import atomic_path, remove_leftovers
 from flowgrad.models import Model
 from flowgrad.ode import Grid, Trajectory, integrate, require_finite
 from flowgrad.seeds import generator
-from flowgrad.training.workers import Workers
+from flowgrad.training.data.shards import Shards, ShardStep, read_plan, read_shards, write_shards
+from flowgrad.training.loop.workers import Workers
 from flowgrad.velocity import Velocity
 
-SHARD = 256  # pairs in a file
 BATCH = 32  # pairs integrated at once
 FEWEST = 16
 
@@ -40,40 +39,9 @@ class PairPlan:
             raise UsageError(f"reflow needs {FEWEST} pairs and one step at least; got {self.count} and {self.steps}")
 
 
-@dataclass(frozen=True)
-class PairStep:
-    """How many of `total` pairs are drawn."""
-
-    done: int
-    total: int
-
-
-def draw_pairs(model: Model, plan: PairPlan, folder: Path, workers: Workers | None = None) -> Iterator[PairStep]:
-    """Write the plan's pairs into `folder`, yielding after each shard; goes on where it was interrupted.
-
-    Raises FlowgradError if the model's samples are not finite, or the disk is full.
-    """
-    workers, folder = workers or Workers(), Path(folder)
-    if drawn_plan(folder) != plan:
-        for path in folder.glob("pairs-*.npy"):
-            path.unlink(missing_ok=True)  # another process may have done it
-        with atomic_path(folder / "pairs.json") as temporary:
-            temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-    if workers.leads:
-        remove_leftovers(folder / "pairs.npy")
-    workers.wait()
-    for start in own_shards(plan.count, workers):
-        stop = min(start + SHARD, plan.count)
-        if not _shard(folder, start).exists():
-            with atomic_path(_shard(folder, start)) as temporary:
-                np.save(temporary, _ends(model, plan, start, stop))
-        yield PairStep(stop, plan.count)
-    workers.wait()
-
-
-def own_shards(count: int, workers: Workers) -> range:
-    """The first pairs of the shards, of `count` pairs in all, that this process draws."""
-    return range(0, count, SHARD)[workers.rank :: workers.size]
+def draw_pairs(model: Model, plan: PairPlan, folder: Path, workers: Workers | None = None) -> Iterator[ShardStep]:
+    """Write the plan's pairs into `folder`; see `write_shards`. Raises FlowgradError if samples are not finite."""
+    return write_shards(folder, asdict(plan), plan.count, partial(_ends, model, plan), workers or Workers())
 
 
 def _ends(model: Model, plan: PairPlan, start: int, stop: int) -> np.ndarray:
@@ -104,7 +72,7 @@ def pair_noise(rows: np.ndarray, shape: tuple[int, ...], seed: int) -> Tensor:
 class DrawnPairs:
     """Drawn pairs `rows` to train on: the noise belongs to the image, nothing is random."""
 
-    shards: tuple[np.ndarray, ...]
+    ends: Shards
     rows: np.ndarray
     seed: int
 
@@ -114,7 +82,7 @@ class DrawnPairs:
     def draw(self, rows: np.ndarray, generator: Generator, share: slice) -> tuple[Tensor, Tensor]:
         """(x0, x1) of the part of these rows; the generator is not used."""
         chosen = self.rows[rows[share]]
-        x1 = np.stack([self.shards[row // SHARD][row % SHARD] for row in chosen.tolist()])
+        x1 = self.ends[chosen]
         return pair_noise(chosen, x1.shape[1:], self.seed), torch.from_numpy(x1).float()
 
 
@@ -123,24 +91,16 @@ def load_pairs(folder: Path, held_out: float) -> tuple[DrawnPairs, DrawnPairs]:
     plan = drawn_plan(Path(folder))
     if plan is None:
         raise FlowgradError(f"{folder} holds no pairs: draw them first.")
-    try:
-        paths = [_shard(Path(folder), start) for start in range(0, plan.count, SHARD)]
-        shards = tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-    except (OSError, ValueError, EOFError) as error:
-        raise FlowgradError(f"the pairs in {folder} are damaged ({error}): delete that file and resume.") from error
+    ends = read_shards(folder, plan.count)
     rows, kept = np.arange(plan.count), plan.count - max(1, round(held_out * plan.count))
-    return DrawnPairs(shards, rows[:kept], plan.seed), DrawnPairs(shards, rows[kept:], plan.seed)
-
-
-def _shard(folder: Path, start: int) -> Path:
-    return folder / f"pairs-{start:07d}.npy"
+    return DrawnPairs(ends, rows[:kept], plan.seed), DrawnPairs(ends, rows[kept:], plan.seed)
 
 
 def drawn_plan(folder: Path) -> PairPlan | None:
     """The plan of the pairs that are, or were being, drawn into a folder; None if there are none."""
     try:
-        return PairPlan(**json.loads((folder / "pairs.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, UsageError):
+        return PairPlan(**(read_plan(folder) or {}))  # type: ignore[arg-type]
+    except (TypeError, UsageError):
         return None
 
 

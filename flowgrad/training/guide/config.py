@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from flowgrad.resources import read_config
+from flowgrad.training.loop.optimizer import Optimization, Positive, Share
 from flowgrad.validation import Section, nearest, validated
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TableConfig(Section):
@@ -111,19 +110,24 @@ class NetworkConfig(Section):
     text_layers: Annotated[int, Field(ge=1)] = 3
 
 
-class TrainingConfig(Section):
-    """The optimiser's settings."""
+class TrainingConfig(Optimization):
+    """How the network is trained; see `Optimization` for the keys that all trainings share.
 
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    captions: how many a step compares with the images, out of `pool` that are drawn in advance; smoothing: of their
+    targets; attribute_loss: weight of the readout of attribute values.
+    """
+
+    batch: Annotated[int, Field(ge=2)] = 128
     captions: Annotated[int, Field(ge=1)] = 80
     pool: Annotated[int, Field(ge=1)] = 16384
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    warmup: Share = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
     attribute_loss: Annotated[float, Field(ge=0)] = 0.5
+    learning_rate: Positive = 1e-3
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    bfloat16: bool = True
 
 
 class QuestionConfig(Section):
@@ -188,6 +192,11 @@ class GuideConfig(CaptionConfig):
     training: TrainingConfig = TrainingConfig()
     evaluation: list[QuestionConfig] = Field(default_factory=list)
     card: CardConfig = CardConfig()
+
+    def change(self, **changes: object) -> "GuideConfig":
+        """Return a config with some keys of its training changed, validated again. Raises UsageError."""
+        parts = self.model_dump()
+        return validated(GuideConfig, {**parts, "training": {**parts["training"], **changes}}, "the config")
 
     @model_validator(mode="after")
     def _claims_exist(self) -> "GuideConfig":

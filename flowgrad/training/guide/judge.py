@@ -1,23 +1,23 @@
 """Training the judge: one network answers several questions about a face at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from typing import ClassVar
 
 import torch
-from safetensors.torch import save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from flowgrad.errors import UsageError
-from flowgrad.files import atomic_path
 from flowgrad.guidance.judge import Judge, JudgeNetwork, JudgeSizes, judge_metadata
+from flowgrad.seeds import generator
 from flowgrad.training.guide.augment import augment
 from flowgrad.training.guide.config import AttributeConfig, CategoryConfig, NumberConfig, ProbabilitiesConfig
 from flowgrad.training.guide.evaluation import area_under_curve
 from flowgrad.training.guide.labels import attribute_probabilities
-from flowgrad.training.guide.trainer import schedule
+from flowgrad.training.loop.optimizer import Optimization
+from flowgrad.training.loop.trainer import BATCH
+from flowgrad.training.loop.weights import write_weights
+from flowgrad.training.loop.workers import Workers
 
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 AGES: dict[str, tuple[float, float]] = {
@@ -32,17 +32,10 @@ FACE_HEADS: dict[str, AttributeConfig] = {
     "gender": CategoryConfig(kind="category", column="gender", values=["female", "male"]),
     "age": NumberConfig(kind="number", column="age", ranges=AGES),
 }
-LEARNING_RATE, WARMUP, WEIGHT_DECAY, AVERAGE = 3e-3, 0.05, 0.05, 0.995
+SETTINGS = Optimization(
+    batch=128, optimizer="adamw", learning_rate=3e-3, weight_decay=0.05, ema=0.995, schedule="cosine", decay=1.0
+)
 BALANCE = 0.4  # images are drawn with their likeliest expression's count to the power of minus this
-
-
-@dataclass(frozen=True)
-class JudgeStep:
-    """One step of training: how far the run is (0 to 1), and its loss."""
-
-    step: int
-    progress: float
-    loss: float
 
 
 def answers(table: Sequence[Mapping[str, str]], heads: Mapping[str, AttributeConfig]) -> dict[str, Tensor]:
@@ -50,55 +43,35 @@ def answers(table: Sequence[Mapping[str, str]], heads: Mapping[str, AttributeCon
     return {name: attribute_probabilities(table, head) for name, head in heads.items()}
 
 
-class JudgeTrainer:
-    """State of a run; `average` is the network to keep."""
+class JudgeObjective:
+    """A judge that learns the answers to several questions about an image at once."""
+
+    plain = ("features.0.", "head.")
+    factors: ClassVar[dict[str, float]] = {}
 
     def __init__(
-        self, images: Tensor, truths: Mapping[str, Tensor], sizes: JudgeSizes, *, batch_size: int = 128, seed: int = 0
+        self, images: Tensor, truths: Mapping[str, Tensor], sizes: JudgeSizes, settings: Optimization = SETTINGS
     ) -> None:
         """Hold images (N, 3, H, W) uint8 of the judge's resolution and the answers' probabilities by head."""
-        self.images, self.truths, self.batch_size = images, dict(truths), batch_size
-        self.generator = Generator().manual_seed(seed)
-        outputs = sum(truth.shape[1] for truth in truths.values())
+        self.images, self.truths, self.settings = images, dict(truths), settings
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = JudgeNetwork(sizes, outputs).to(memory_format=torch.channels_last)
-        self.average = JudgeNetwork(sizes, outputs)
-        self.average.load_state_dict(self.network.state_dict())
-        parameters = self.network.parameters()
-        self.optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+            torch.manual_seed(settings.seed)
+            network = JudgeNetwork(sizes, sum(truth.shape[1] for truth in truths.values()))
+        self.network: torch.nn.Module = network.to(memory_format=torch.channels_last)
         self.weights = expression_weights(next(iter(self.truths.values())))
-        self.step, self.elapsed = 0, 0.0
 
-    def advance(self, progress: float) -> JudgeStep:
-        """Take one step at this share of the run."""
-        begun = perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * schedule(progress, WARMUP)
-        loss = self._loss()
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        self._update_average()
-        self.elapsed += perf_counter() - begun
-        return JudgeStep(self.step, progress, float(loss.detach()))
-
-    def _loss(self) -> Tensor:
-        rows = torch.multinomial(self.weights, self.batch_size, replacement=True, generator=self.generator)
-        pixels = augment(self.images[rows].float() / 255, self.generator) * 2 - 1
-        self.network.train()
+    def loss(self, step: int, progress: float, share: slice) -> Tensor:
+        """The loss of a part of a step's images."""
+        draws = generator(self.settings.seed, BATCH, step)
+        rows = torch.multinomial(self.weights, self.settings.batch, replacement=True, generator=draws)
+        pixels = augment(self.images[rows].float() / 255, draws)[share] * 2 - 1
         with torch.random.fork_rng(devices=[]), torch.autocast("cpu", dtype=torch.bfloat16):
-            torch.manual_seed(self.step)  # of the dropout
+            torch.manual_seed(step)  # of the dropout
             logits = self.network(pixels.contiguous(memory_format=torch.channels_last)).float()
-        return heads_loss(logits, {name: truth[rows] for name, truth in self.truths.items()})
+        return heads_loss(logits, {name: truth[rows[share]] for name, truth in self.truths.items()})
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        keep = min(AVERAGE, (1 + self.step) / (10 + self.step))
-        for mine, theirs in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            mine.copy_(torch.lerp(mine, theirs, 1 - keep) if mine.is_floating_point() else theirs)
+    def held_out_loss(self, workers: Workers) -> None:
+        """Nothing is held out in training; see `judge_figures`."""
 
 
 def heads_loss(logits: Tensor, truths: Mapping[str, Tensor]) -> Tensor:
@@ -115,28 +88,13 @@ def expression_weights(truth: Tensor) -> Tensor:
     return counts[likely] ** -BALANCE
 
 
-def train_judge(
-    trainer: JudgeTrainer, *, steps: int | None = None, minutes: float | None = None
-) -> Iterator[JudgeStep]:
-    """Train for a number of steps (repeatable) or of minutes, yielding each step.
-
-    Raises UsageError unless exactly one limit is given, above zero.
-    """
-    limit = minutes if steps is None else steps
-    if (steps is None) == (minutes is None) or limit is None or limit <= 0:
-        raise UsageError(f"give either steps or minutes, above zero (got {steps=}, {minutes=}).")
-    while (progress := trainer.step / limit if minutes is None else trainer.elapsed / (60 * limit)) < 1:
-        yield trainer.advance(progress)
-
-
-def export_judge(trainer: JudgeTrainer, sizes: JudgeSizes, heads: Mapping[str, AttributeConfig], folder: Path) -> Path:
-    """Write the averaged network as fp16 `folder/model.safetensors` and return its path."""
-    state = trainer.average.state_dict()
-    halves = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+def export_judge(
+    state: Mapping[str, Tensor], sizes: JudgeSizes, heads: Mapping[str, AttributeConfig], folder: Path
+) -> Path:
+    """Write a network's state as fp16 `folder/model.safetensors` and return its path."""
     names = {name: head.values_in_order for name, head in heads.items()}
     path = folder / "model.safetensors"
-    with atomic_path(path) as temporary:
-        save_file(halves, temporary, metadata=judge_metadata(sizes, names))
+    write_weights(path, state, judge_metadata(sizes, names))
     return path
 
 

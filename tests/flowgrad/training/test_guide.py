@@ -5,7 +5,6 @@ import math
 import shutil
 import zipfile
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,11 +22,13 @@ from flowgrad.guidance.guide_files import load_guide
 from flowgrad.training.data.images import read_images, to_model_range
 from flowgrad.training.data.pictures import to_square
 from flowgrad.training.guide.augment import augment
-from flowgrad.training.guide.card import write_card
 from flowgrad.training.guide.config import GuideConfig, load_guide_config
 from flowgrad.training.guide.evaluation import area_under_curve, guide_auc, questions
 from flowgrad.training.guide.labels import Labels, read_labels, read_table, split_rows
-from flowgrad.training.guide.trainer import GuideTrainer, export_guide, schedule, train_guide
+from flowgrad.training.guide.objective import GuideObjective, data_key, export_guide
+from flowgrad.training.loop.card import Card
+from flowgrad.training.loop.run import RunOptions
+from flowgrad.training.loop.trainer import Budget, Trainer, train
 
 CONFIG = GuideConfig.model_validate(
     {
@@ -41,7 +42,7 @@ CONFIG = GuideConfig.model_validate(
         "templates": ["a {colour} thing", "a thing"],
         "network": {"embed_dim": 16, "resolution": 32, "vision_layers": [1, 1, 1, 1], "vision_width": 4}
         | {"context_length": 8, "text_width": 64, "text_layers": 1},
-        "training": {"batch_size": 8, "captions": 8, "pool": 32, "bfloat16": False, "ema": 0.5},
+        "training": {"batch": 8, "captions": 8, "pool": 32, "precision": "fp32", "ema": 0.5, "warmup": 2},
         "evaluation": [
             {"name": "red / blue", "text": "a red thing", "against": "a blue thing", "positive": {"colour": ["red"]}}
         ],
@@ -59,17 +60,23 @@ def _data(count: int = 16) -> tuple[Tensor, Labels]:
     return noise, read_labels(rows, CONFIG)
 
 
-def _trainer(seed: int = 0) -> GuideTrainer:
-    return GuideTrainer(*_data(), CONFIG, seed, "cpu")
+def _trainer(seed: int = 0) -> Trainer:
+    config = CONFIG.change(seed=seed)
+    return Trainer(GuideObjective(*_data(), config, torch.device("cpu")), config.training)
+
+
+def _losses(trainer: Trainer, steps: int) -> list[float]:
+    return [step.loss for step in train(trainer, Budget(steps=steps)) if step.loss is not None]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a guide that has learned red from blue."""
     trainer = _trainer()
-    losses = [step.loss for step in train_guide(trainer, steps=25)]
+    losses = _losses(trainer, 25)
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
-    return export_guide(trainer, tmp_path_factory.mktemp("colours") / "colours", {"data": "synthetic"})
+    folder = tmp_path_factory.mktemp("colours") / "colours"
+    return export_guide(trainer.objective, trainer.averaged_state(), folder, {"data": "synthetic", "steps": "25"})
 
 
 @pytest.fixture(scope="module")
@@ -154,127 +161,65 @@ def test_auc_needs_labels_for_each_prompt(guide: Guide) -> None:
 
 
 def test_training_repeats_itself_by_seed() -> None:
-    runs = [[step.loss for step in train_guide(_trainer(seed), steps=3)] for seed in (1, 1, 2)]
+    runs = [_losses(_trainer(seed), 3) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = _trainer()
-    losses = [step.loss for step in train_guide(whole, steps=6)]
-    run = train_guide(_trainer(), steps=6, checkpoint=tmp_path / "run.pt")
-    first = [next(run).loss for _ in range(3)]
-    run.close()
-    resumed = _trainer()
-    rest = [step.loss for step in train_guide(resumed, steps=6, checkpoint=tmp_path / "run.pt")]
-    assert first + rest == losses
-    assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
-
-
-def test_a_run_interrupted_within_a_step_goes_on_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, cut, steps = _trainer(), _trainer(), iter(range(1, 10))
-    list(train_guide(whole, steps=6))
-
-    def interrupt() -> None:  # the numbers are drawn and the weights changed, their average is not
-        if next(steps) == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(cut, "_limit_scale", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        list(train_guide(cut, steps=6, checkpoint=tmp_path / "run.pt", save_every=0))
-    resumed = _trainer()
-    assert [step.step for step in train_guide(resumed, steps=6, checkpoint=tmp_path / "run.pt")] == [4, 5, 6]
-    assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
-
-
-def test_checkpoints_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "run.pt"
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(FlowgradError, match="is not a readable checkpoint"):
-        _trainer().restore(path)
-    torch.save({"other": 1}, path)
-    with pytest.raises(FlowgradError, match="is not a checkpoint of a guide's training"):
-        _trainer().restore(path)
-    _trainer().save(path)
-    other = GuideTrainer(*_data(), CONFIG.model_copy(update={"fill": 0.1}), 0, "cpu")
-    with pytest.raises(UsageError, match=r"another config.*--no-resume"):
-        other.restore(path)
-
-
-def test_a_run_of_other_data_seed_or_start_is_not_gone_on_with(exported: Path, tmp_path: Path) -> None:
-    path, (images, labels) = tmp_path / "run.pt", _data()
-    _trainer().save(path)
+def test_what_a_run_draws_from_has_a_key() -> None:
+    images, labels = _data()
     changed = Labels(labels.files, labels.probabilities.flip(0))
-    for other in (
-        _trainer(seed=1),
-        GuideTrainer(images.flip(0), labels, CONFIG, 0, "cpu"),
-        GuideTrainer(images, changed, CONFIG, 0, "cpu"),
-        GuideTrainer(images[::2], labels.rows(range(0, 16, 2)), CONFIG, 0, "cpu"),
-    ):
-        with pytest.raises(UsageError, match=r"other images, labels or rows, or another seed.*--no-resume"):
-            other.restore(path)
-    onward = _trainer()
-    onward.start_from(exported)
-    with pytest.raises(UsageError, match=r"another guide to begin with.*--no-resume"):
-        onward.restore(path)
-    onward.save(path)
-    onward.restore(path)
+    keys = {data_key(images, labels), data_key(images.flip(0), labels), data_key(images, changed)}
+    keys.add(data_key(images[::2], labels.rows(range(0, 16, 2))))
+    assert len(keys) == 4
+    assert data_key(*_data()) == data_key(images, labels)
 
 
-def _job(tmp_path: Path, **options: object) -> GuideJob:
-    """Training on four pictures of two colours."""
+def _run(tmp_path: Path, steps: int = 2, config: GuideConfig = CONFIG, **values: object) -> Path:
+    """Train on four pictures of two colours; the weights' path."""
     photos = tmp_path / "photos"
-    photos.mkdir(exist_ok=True)
+    photos.mkdir(parents=True, exist_ok=True)
     for i, colour in enumerate(["red", "blue"] * 2):
         Image.new("RGB", (40, 32), colour).save(photos / f"{i}.png")
     rows = [f"{i}.png,{('red', 'blue')[i % 2]}" for i in range(4)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,colour", *rows]))
-    return GuideJob(photos, tmp_path / "labels.csv", CONFIG, tmp_path / "out", **{"steps": 1, **options})
+    options = RunOptions(tmp_path / "out", Budget(steps=steps), device="cpu", checkpoint_minutes=0)
+    job = GuideJob(photos, tmp_path / "labels.csv", config, options, **values)
+    return run_guide_job(job, Silent(), lambda steps: steps)[0]
 
 
-def test_files_of_others_are_not_overwritten_or_deleted(tmp_path: Path) -> None:
+def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
     mine = tmp_path / "out" / "README.md"
     mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(UsageError, match=r"README.md exists already"):
-        run_guide_job(_job(tmp_path), Silent())
-    torch.save({"mine": 1}, mine.with_name("checkpoint.pt"))
-    for resume in (True, False):
-        with pytest.raises(FlowgradError, match="not a checkpoint of a guide's training: move it away"):
-            run_guide_job(_job(tmp_path, resume=resume), Silent())
-    assert {path.name for path in mine.parent.iterdir()} == {"README.md", "checkpoint.pt"}
+    with pytest.raises(UsageError, match=r"README.md that no run left there"):
+        _run(tmp_path)
+    assert mine.read_text() == "mine"
 
 
-def test_a_run_interrupted_after_its_export_is_finished_by_the_same_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_goes_on_to_its_budget_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(GuideObjective):
+        def loss(self, step: int, progress: float, share: slice) -> Tensor:
+            if step == 2:
+                raise KeyboardInterrupt
+            return super().loss(step, progress, share)
+
+    whole = load_file(_run(tmp_path / "whole", steps=4))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("directions.own_models.guide.write_card", Mock(side_effect=KeyboardInterrupt))
-        run_guide_job(_job(tmp_path), Silent())
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    run_guide_job(_job(tmp_path, device="auto"), Silent())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "README.md"}
-    with pytest.raises(UsageError, match="exists already"):
-        run_guide_job(_job(tmp_path), Silent())
+        patch.setattr("directions.own_models.guide.GuideObjective", Stopped)
+        _run(tmp_path / "cut", steps=4)
+    assert (tmp_path / "cut" / "out" / "training" / "checkpoint.pt").is_file()
+    cut = load_file(_run(tmp_path / "cut", steps=4))
+    assert all(torch.equal(value, cut[key]) for key, value in whole.items())
 
 
-@pytest.mark.parametrize("limits", [{}, {"steps": 1, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}])
-def test_exactly_one_positive_limit(limits: dict) -> None:
-    with pytest.raises(UsageError, match="either steps or minutes"):
-        next(train_guide(_trainer(), **limits))
-
-
-def test_minutes_end_a_run() -> None:
-    records = list(train_guide(_trainer(), minutes=0.005))
-    assert records and [record.step for record in records] == list(range(1, len(records) + 1))
-
-
-def test_a_diverging_run_is_stopped() -> None:
-    trainer = _trainer()
-    trainer.bias.data.fill_(torch.nan)
-    with pytest.raises(FlowgradError, match=r"loss became nan at step 0: lower training.learning_rate"):
-        trainer.advance(0.0)
+def test_a_run_of_another_config_start_or_other_data_does_not_go_on(tmp_path: Path, exported: Path) -> None:
+    _run(tmp_path)
+    with pytest.raises(UsageError, match="another recipe"):
+        _run(tmp_path, config=CONFIG.change(seed=1))
+    with pytest.raises(UsageError, match="other weights to begin with"):
+        _run(tmp_path, start=str(exported))
+    with pytest.raises(UsageError, match="other data"):
+        _run(tmp_path, part="even")
 
 
 def test_export_is_half_precision_with_zeros_for_unused_tokens(exported: Path) -> None:
@@ -289,16 +234,11 @@ def test_export_is_half_precision_with_zeros_for_unused_tokens(exported: Path) -
 
 
 def test_the_card_states_figures_and_licence(tmp_path: Path) -> None:
-    figures = {"AUC": {"red / blue": 0.98765}, "half": {"red / blue": 0.5, "red / rest": 1.0}}
-    text = write_card(tmp_path, CONFIG.card, {"steps": "25"}, figures).read_text()
-    assert "# Colours" in text and "* steps: 25" in text and "Free." in text
-    assert "| AUC | half |" in text and "| red / blue | 0.988 | 0.500 |" in text and "| red / rest |  | 1.000 |" in text
-
-
-def test_schedule_rises_then_falls() -> None:
-    rates = [schedule(step / 100, 0.1) for step in range(100)]
-    assert max(rates) == pytest.approx(1) and rates[0] < 0.05 and rates[-1] < 0.02
-    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    rows = (("", "AUC"), ("red / blue", "0.988"))
+    Card("Colours", "A guide.", "Free.", {"pictures": "4"}, {"steps": "25"}, rows, "On the test split.").write(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    facts = ("# Colours", "| steps | 25 |", "Free.", "| red / blue | 0.988 |", "On the test split.", "| pictures | 4 |")
+    assert [fact for fact in facts if fact not in text] == []
 
 
 def test_augmentation_is_seeded_and_stays_in_range() -> None:
@@ -418,8 +358,8 @@ def test_the_shipped_guide_on_held_out_photos(shipped: Guide, shared: Path) -> N
 
 def test_half_precision_loses_nothing(exported: Path) -> None:
     trainer = _trainer()
-    list(train_guide(trainer, steps=2))
-    state = trainer.averaged_state()
+    _losses(trainer, 2)
+    state = trainer.objective.exported(trainer.averaged_state())
     full = Guide(to_network(state, exported), "full", "0" * 16)
     network = to_network({key: value.half().float() for key, value in state.items()}, exported)
     images = to_model_range(_data(4)[0])
@@ -434,10 +374,12 @@ def test_labels_keep_their_rows() -> None:
 
 def test_training_can_start_from_a_guide(exported: Path) -> None:
     trainer = _trainer()
-    trainer.start_from(exported)
+    trainer.objective.start_from(exported)
     state = load_file(exported)
-    assert torch.allclose(trainer.averaged_state()["token_embedding.weight"], state["token_embedding.weight"].float())
-    assert trainer.advance(0.0).loss < _trainer().advance(0.0).loss
+    begun = trainer.objective.exported(trainer.network.state_dict())
+    assert torch.allclose(begun["token_embedding.weight"], state["token_embedding.weight"].float())
+    losses = [float(t.objective.loss(0, 0.0, slice(None)).detach()) for t in (trainer, _trainer())]
+    assert losses[0] < losses[1]
     wider = CONFIG.model_copy(update={"network": CONFIG.network.model_copy(update={"embed_dim": 24})})
     with pytest.raises(UsageError, match="is a guide of other sizes"):
-        GuideTrainer(*_data(), wider, 0, "cpu").start_from(exported)
+        GuideObjective(*_data(), wider, torch.device("cpu")).start_from(exported)

@@ -9,22 +9,23 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError
 from flowgrad.guidance.judge import Judge, JudgeSizes, judge_metadata, load_judge
 from flowgrad.resources import resource
 from flowgrad.training.data.images import read_images, to_model_range
 from flowgrad.training.guide.judge import (
     EXPRESSIONS,
     FACE_HEADS,
-    JudgeTrainer,
+    SETTINGS,
+    JudgeObjective,
     answers,
     export_judge,
     expression_weights,
     heads_loss,
     judge_figures,
-    train_judge,
 )
 from flowgrad.training.guide.labels import read_table
+from flowgrad.training.loop.trainer import Budget, Trainer, train
 
 SIZES = JudgeSizes(resolution=32, widths=(8, 16), depths=(1, 1))
 NAMES = ["neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised"]
@@ -36,20 +37,25 @@ def _row(happy: float, gender: str, age: str) -> dict[str, str]:
     return row | {"gender": gender, "age": age}
 
 
-def _trainer(seed: int = 0) -> JudgeTrainer:
+def _trainer(seed: int = 0) -> Trainer:
     images = torch.randint(0, 90, (16, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images[::2, 0] += 160
     table = [_row(1.0, "female", "30") if row % 2 == 0 else _row(0.0, "male", "70") for row in range(16)]
-    return JudgeTrainer(images, answers(table, FACE_HEADS), SIZES, batch_size=16, seed=seed)
+    settings = SETTINGS.model_copy(update={"batch": 16, "seed": seed, "warmup": 2})
+    return Trainer(JudgeObjective(images, answers(table, FACE_HEADS), SIZES, settings), settings)
+
+
+def _losses(trainer: Trainer, steps: int) -> list[float]:
+    return [step.loss for step in train(trainer, Budget(steps=steps)) if step.loss is not None]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a tiny judge that has learned two kinds of image."""
     trainer = _trainer()
-    losses = [step.loss for step in train_judge(trainer, steps=30)]
+    losses = _losses(trainer, 30)
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    return export_judge(trainer, SIZES, FACE_HEADS, tmp_path_factory.mktemp("judge"))
+    return export_judge(trainer.averaged_state(), SIZES, FACE_HEADS, tmp_path_factory.mktemp("judge"))
 
 
 def test_answers_have_names_and_sum_to_one_per_question(exported: Path) -> None:
@@ -62,14 +68,14 @@ def test_answers_have_names_and_sum_to_one_per_question(exported: Path) -> None:
 
 
 def test_a_trained_judge_tells_what_it_learned(exported: Path) -> None:
-    trainer = _trainer()
-    figures = judge_figures(load_judge(str(exported)), to_model_range(trainer.images), trainer.truths)
+    objective = _trainer().objective
+    figures = judge_figures(load_judge(str(exported)), to_model_range(objective.images), objective.truths)
     assert figures["gender, accuracy"] == 1 and figures["happy, AUC"] == 1
     assert "sad, AUC" not in figures
 
 
 def test_training_repeats_itself_by_seed() -> None:
-    runs = [[step.loss for step in train_judge(_trainer(seed), steps=3)] for seed in (1, 1, 2)]
+    runs = [_losses(_trainer(seed), 3) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
@@ -83,11 +89,6 @@ def test_rare_expressions_are_drawn_more_often() -> None:
     truth = torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 1.0]])
     weights = expression_weights(truth)
     assert weights[9] > weights[0] and weights[0] == weights[8]
-
-
-def test_exactly_one_positive_limit() -> None:
-    with pytest.raises(UsageError, match="either steps or minutes"):
-        next(train_judge(_trainer()))
 
 
 def test_missing_and_damaged_weights(exported: Path, tmp_path: Path) -> None:

@@ -318,11 +318,12 @@ def test_the_split_is_stable_and_by_table_where_one_is_given(tmp_path: Path) -> 
     assert sorted([*train, *held_out]) == list(range(40))
     table = tmp_path / "splits.csv"
     table.write_text("file,split\n" + "".join(f"{i:02d}.png,{'test' if i < 5 else 'train'}\n" for i in range(39)))
-    train, held_out = images.split(0.25, read_splits(table))
+    train, held_out = images.split(0.25, table)
     assert held_out.tolist() == [0, 1, 2, 3, 4]
     assert train.tolist() == list(range(5, 39))  # 39 is not in the table
+    table.write_text("file,split\n00.png,train\n")
     with pytest.raises(FlowgradError, match="got 1 and 0"):
-        images.split(0.5, {"00.png": "train"})
+        images.split(0.5, table)
 
 
 def test_tables_of_splits_are_checked(tmp_path: Path) -> None:
