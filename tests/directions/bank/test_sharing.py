@@ -5,6 +5,7 @@ import hashlib
 import io
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from rich.console import Console
 
 from directions.bank import hub
 from directions.bank.bank import Bank, Entry
-from directions.bank.gallery import _told, to_page, write_gallery
+from directions.bank.card import in_words
+from directions.bank.gallery import curve, to_page, write_gallery
 from directions.commands.tables import direction_card
 from directions.file.direction import Calibration, Direction, DirectionInfo
 from flowgrad.errors import FlowgradError, UsageError
@@ -44,11 +46,16 @@ def bank(tmp_path: Path) -> Bank:
     return bank
 
 
+def point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every client of the hub ask this address."""
+    client = pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
+    monkeypatch.setattr(client, "HfApi", partial(client.HfApi, endpoint=address))
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
     with hub_stand_in.hub() as (address, repositories):
-        monkeypatch.setenv("HF_ENDPOINT", address)
+        point_to(address, monkeypatch)
         monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 34)
         yield repositories
 
@@ -136,8 +143,7 @@ def test_names_and_what_exists_are_refused(bank: Bank, served: hub_stand_in.Repo
 
 
 def test_without_a_network_the_message_says_so(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    point_to("http://127.0.0.1:9", monkeypatch)
     with pytest.raises(FlowgradError, match=r"the hub cannot be reached.*Check the network"):
         list(hub.pull("me/mine", bank))
 
@@ -149,8 +155,8 @@ def test_a_readme_shows_texts_as_texts(bank: Bank) -> None:
 
 
 def test_side_effects_are_told_in_words() -> None:
-    assert _told("a smiling face - a serious face", -3.6) == "more “a serious face”, less “a smiling face” (3.6)"
-    assert _told("a smiling face", -0.5) == "less “a smiling face” (-0.5)"
+    assert in_words("a smiling face - a serious face", -3.6) == "more “a serious face”, less “a smiling face” (3.6)"
+    assert in_words("a smiling face", -0.5) == "less “a smiling face” (-0.5)"
 
 
 # --- the gallery ------------------------------------------------------------------------------------------------
@@ -174,13 +180,18 @@ class Page(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
+    def images(self, kind: str = "jpeg") -> list[str | None]:
+        """What is said of each picture of a kind."""
+        return [image["alt"] for image in self.all("img") if str(image["src"]).startswith(f"data:image/{kind};base64,")]
+
 
 def test_the_gallery_is_whole_and_tells_what_the_bank_knows(bank: Bank, tmp_path: Path) -> None:
     page = Page(write_gallery(bank.list(), tmp_path / "gallery.html").read_text(encoding="utf-8"))
     assert len(page.all("li")) == 2 and "Smile" in page.texts and "Old" in page.texts
-    (image,) = page.all("img")
-    assert str(image["src"]).startswith("data:image/jpeg;base64,") and "Smile" in str(image["alt"])
-    assert all(svg["aria-label"] for svg in page.all("svg")) and len(page.all("svg")) == 2
+    (photo,) = page.images()
+    assert photo and "Smile" in photo
+    assert page.images("svg+xml") == ["Effect by strength: -4.0 at -1, +6.5 at 1"] * 2
+    assert len(page.all("img")) == 3
     assert {button["data-tag"] for button in page.all("button")} == {"age", "expression", "mouth"}
     assert page.all("label")[0]["for"] == "search" and page.all("html")[0]["lang"] == "en"
     with pytest.raises(UsageError, match="exists already"):
@@ -202,18 +213,22 @@ def test_a_script_in_a_title_is_text(bank: Bank) -> None:
     page = Page(to_page(bank.list(), SCRIPT))
     assert len(page.all("script")) == 1 and SCRIPT in page.texts
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    assert len(page.all("img")) == 1  # what is no picture is not shown
+    assert len(page.images()) == 1  # what is no picture is not shown
 
 
 @pytest.mark.parametrize(("raw", "count"), [(picture(), 1), (b"no picture", 0)])
 def test_without_a_preview_the_headers_picture_is_shown_encoded_anew(tmp_path: Path, raw: bytes, count: int) -> None:
     own, url = Bank(tmp_path / "own"), f"data:image/png;base64,{base64.b64encode(raw).decode()}"
     entry = own.add(direction(thumbnail=url), "smiling")
-    images = Page(to_page(own.list())).all("img")
-    assert len(images) == count and all(str(each["src"]).startswith("data:image/jpeg;") for each in images)
+    page = Page(to_page(own.list()))
+    assert len(page.images()) == count and url not in str(page.all("img"))
     told = io.StringIO()
     Console(file=told, width=200).print(direction_card(entry))
     assert "in the file itself" in told.getvalue()
+
+
+def test_a_curve_of_absurd_numbers_is_drawn() -> None:
+    assert curve((-1e308, 0.0, 1e308), (-1e308, 0.0, 1e308), (-1e308, 1e308)).startswith("data:image/svg+xml;base64,")
 
 
 def test_a_damaged_direction_is_shown_with_its_error(bank: Bank) -> None:
