@@ -116,7 +116,9 @@ class DirectionInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, without the thumbnail, as plain values that `json.dumps` takes."""
-        return dataclasses.asdict(dataclasses.replace(self, thumbnail=""))
+        values = dataclasses.asdict(self)
+        del values["thumbnail"]
+        return values
 
 
 def encode_info(info: DirectionInfo) -> dict[str, str]:
