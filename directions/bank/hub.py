@@ -6,11 +6,10 @@ direction file is, and previews are decoded and encoded anew; cards are written 
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from directions.bank.bank import PREVIEW, SUFFIX, Bank, Entry
 from directions.bank.card import target, to_card
@@ -27,30 +26,14 @@ COUNT_LIMIT = 500
 _PATIENCE = 15  # seconds to wait for the hub's first answer
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A direction in a repository: its model and name, its file's size in bytes, and whether to fetch a preview."""
-
-    model: str
-    name: str
-    size: int
-    preview: bool
-
-    @property
-    def files(self) -> list[str]:
-        """The paths in the repository of what is fetched."""
-        suffixes = (SUFFIX, PREVIEW) if self.preview else (SUFFIX,)
-        return [f"{self.model}/{self.name}{suffix}" for suffix in suffixes]
-
-
-def push(entries: Sequence[Entry], repository: str, *, private: bool = False, token: str | None = None) -> str:
+def push(entries: Sequence[Entry], repository: str, *, private: bool = False) -> str:
     """Put directions, previews and a README into a repository, which is made if there is none; returns its address.
 
     Raises UsageError for a wrong name and no direction, FlowgradError where the hub cannot be reached or refuses.
     """
     if not entries:
         raise UsageError("there is no direction to push. Train one, or name others.")
-    api = _api(repository, token)
+    api = _api(repository)
     with tempfile.TemporaryDirectory() as folder:
         for entry in entries:
             entry.load()  # a damaged file is not passed on
@@ -60,40 +43,36 @@ def push(entries: Sequence[Entry], repository: str, *, private: bool = False, to
                 shutil.copy(path, place)
         with _reaching(repository):
             url = api.create_repo(repository, private=private, exist_ok=True)
-            known = {(remote.model, remote.name) for remote in _list(api, repository)[1]}
-            others = sorted(known - {(entry.model, entry.name) for entry in entries})
+            _, sizes = _list(api, repository)
+            others = sorted(set(_directions(sizes)) - {(entry.model, entry.name) for entry in entries})
             Path(folder, "README.md").write_text(to_readme(repository, entries, others), encoding="utf-8")
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"{len(entries)} directions")
     return str(url)
 
 
 def pull(
-    repository: str,
-    bank: Bank,
-    names: Sequence[str] = (),
-    *,
-    overwrite: bool = False,
-    revision: str | None = None,
-    token: str | None = None,
+    repository: str, bank: Bank, names: Sequence[str] = (), *, overwrite: bool = False, revision: str | None = None
 ) -> Iterator[Entry | FlowgradError]:
     """Fetch directions (all, or those of `names`) and put them into a bank; one that is refused is an error among them.
 
     Raises UsageError for a wrong or unknown name, FlowgradError where the hub cannot be reached.
     """
-    api = _api(repository, token)
+    api = _api(repository)
     with _reaching(repository):
-        commit, found = _list(api, repository, revision)
-    if missing := sorted(set(names) - {remote.name for remote in found}):
-        there = ", ".join(remote.name for remote in found) or "none"
+        commit, sizes = _list(api, repository, revision)
+    found = _directions(sizes)
+    if missing := sorted(set(names) - {name for _, name in found}):
+        there = ", ".join(name for _, name in found) or "none"
         raise UsageError(f"{repository} has no direction called {', '.join(missing)}; there is {there}")
-    wanted = [remote for remote in found if not names or remote.name in names]
+    wanted = [(model, name) for model, name in found if not names or name in names]
+    paths = [f"{model}/{name}{suffix}" for model, name in wanted for suffix in (SUFFIX, PREVIEW)]
+    fetched = [path for path in paths if sizes.get(path, 0) <= FILE_LIMIT]
     with tempfile.TemporaryDirectory() as folder:
         with _reaching(repository):
-            paths = [path for remote in wanted if remote.size <= FILE_LIMIT for path in remote.files]
-            api.snapshot_download(repository, revision=commit, allow_patterns=paths, local_dir=folder)
-        for remote in wanted:
+            api.snapshot_download(repository, revision=commit, allow_patterns=fetched, local_dir=folder)
+        for model, name in wanted:
             try:
-                yield _add(Path(folder), remote, bank, overwrite)
+                yield _add(Path(folder, model, name + SUFFIX), bank, overwrite)
             except FlowgradError as error:
                 yield error
 
@@ -122,7 +101,7 @@ def to_readme(repository: str, entries: Sequence[Entry], others: Sequence[tuple[
     return "\n\n".join(parts) + "\n"
 
 
-def _api(repository: str, token: str | None) -> "HfApi":
+def _api(repository: str) -> "HfApi":
     """The hub's client. Raises UsageError for a name that is no repository's, FlowgradError if it is not installed."""
     try:
         from huggingface_hub import HfApi
@@ -136,41 +115,37 @@ def _api(repository: str, token: str | None) -> "HfApi":
         raise UsageError(
             f"{repository!r} names no repository. Write OWNER/NAME, for example me/my-directions."
         ) from error
-    return HfApi(token=token)
+    return HfApi()
 
 
-def _list(api: "HfApi", repository: str, revision: str | None = None) -> tuple[str | None, list[Remote]]:
-    """The commit of a revision and its directions; whatever else the repository holds is left alone."""
+def _list(api: "HfApi", repository: str, revision: str | None = None) -> tuple[str | None, dict[str, int]]:
+    """The commit of a revision, and the bytes of its files by path."""
     info = api.model_info(repository, revision=revision, files_metadata=True, timeout=_PATIENCE)
-    sizes = {file.rfilename: file.size for file in info.siblings or ()}
-    remotes = [_remote(path, sizes) for path in sorted(sizes)]
-    return info.sha, [remote for remote in remotes if remote is not None][:COUNT_LIMIT]
+    return info.sha, {file.rfilename: file.size for file in info.siblings or () if file.size is not None}
 
 
-def _remote(path: str, sizes: dict[str, Any]) -> Remote | None:
-    """The direction of a path; None for another file, or a name that no bank may have."""
-    model, _, file = path.partition("/")
-    name = file.removesuffix(SUFFIX)
-    try:
-        check_name(model, "model")
-        check_name(name)
-    except UsageError:
-        return None
-    preview = sizes.get(f"{model}/{name}{PREVIEW}", FILE_LIMIT + 1) <= FILE_LIMIT
-    return Remote(model, name, sizes[path], preview) if file.endswith(SUFFIX) else None
+def _directions(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """(model, name) of the directions among files; whatever else a repository holds is left alone."""
+    found = []
+    for path in sorted(paths):
+        model, _, file = path.partition("/")
+        with suppress(UsageError):  # a name that no bank may have
+            if file.endswith(SUFFIX):
+                found.append((check_name(model, "model"), check_name(file.removesuffix(SUFFIX))))
+    return found[:COUNT_LIMIT]
 
 
-def _add(folder: Path, remote: Remote, bank: Bank, overwrite: bool) -> Entry:
+def _add(path: Path, bank: Bank, overwrite: bool) -> Entry:
     """Check a direction that was fetched, and put it into the bank. Raises FlowgradError."""
-    title = f"{remote.model}/{remote.name}"
-    if remote.size > FILE_LIMIT:
-        raise FlowgradError(f"{title} is too large: {remote.size >> 20} MB, at most {FILE_LIMIT >> 20} are fetched")
-    direction = read_direction(folder / f"{title}{SUFFIX}")
-    if direction.info.model != remote.model:
-        raise FlowgradError(f"{title} was made for {direction.info.model}: it lies in a wrong folder")
-    picture = read_picture(folder / f"{title}{PREVIEW}") if remote.preview else None
-    preview, card = to_png(picture) if picture else None, to_card(remote.name, direction.info)
-    return bank.add(direction, remote.name, preview=preview, card=card, overwrite=overwrite)
+    model, name = path.parent.name, path.stem
+    if not path.exists():
+        raise FlowgradError(f"{model}/{name} is too large: at most {FILE_LIMIT >> 20} MB are fetched")
+    direction = read_direction(path)
+    if direction.info.model != model:
+        raise FlowgradError(f"{model}/{name} was made for {direction.info.model}: it lies in a wrong folder")
+    picture = read_picture(path.with_suffix(PREVIEW))
+    preview, card = to_png(picture) if picture else None, to_card(name, direction.info)
+    return bank.add(direction, name, preview=preview, card=card, overwrite=overwrite)
 
 
 @contextmanager

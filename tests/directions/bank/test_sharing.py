@@ -64,7 +64,7 @@ def served(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_is_pushed_can_be_pulled(bank: Bank, served: hub_stand_in.Repositories, tmp_path: Path) -> None:
-    assert "me/mine" in hub.push(bank.list(), "me/mine", token="hf_x")
+    assert "me/mine" in hub.push(bank.list(), "me/mine")
     files = served["me/mine"]
     assert set(files) == {"README.md", "tiny/old.safetensors", "tiny/smiling.safetensors", "tiny/smiling.png"}
     readme = files["README.md"].decode()
@@ -78,8 +78,8 @@ def test_what_is_pushed_can_be_pulled(bank: Bank, served: hub_stand_in.Repositor
 
 
 def test_a_second_push_keeps_what_is_there_in_the_readme(bank: Bank, served: hub_stand_in.Repositories) -> None:
-    hub.push([bank.get("old")], "me/mine", token="hf_x")
-    hub.push([bank.get("smiling")], "me/mine", token="hf_x")
+    hub.push([bank.get("old")], "me/mine")
+    hub.push([bank.get("smiling")], "me/mine")
     readme = served["me/mine"]["README.md"].decode()
     assert "| smiling | tiny | a smiling face |" in readme and "| old | tiny |" in readme
 
@@ -133,7 +133,7 @@ def test_names_and_what_exists_are_refused(bank: Bank, served: hub_stand_in.Repo
             hub.push(bank.list(), name)
     with pytest.raises(UsageError, match="no direction to push"):
         hub.push([], "me/mine")
-    hub.push(bank.list(), "me/mine", token="hf_x")
+    hub.push(bank.list(), "me/mine")
     with pytest.raises(UsageError, match="no direction called wow; there is old, smiling"):
         list(hub.pull("me/mine", bank, ["wow"]))
     (found,) = hub.pull("me/mine", bank, ["old"])
