@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from directions.bank.card import to_card
-from directions.file.direction import Direction, DirectionInfo, check_name, read_direction, read_info, write_direction
+from directions.file.direction import Direction, read_direction, read_info, write_direction
+from directions.file.header import DirectionInfo, check_name
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import TRASH, atomic_path, next_numbered, refuse_existing
 from flowgrad.resources import resource, user_folder
@@ -83,10 +84,9 @@ class Bank:
             raise UsageError(f"{name!r} is in the bank for several models: {', '.join(found)}. {remedy}")
         return _read_entry(*found.popitem()[1])
 
-    def search(self, words: str | Sequence[str]) -> tuple[Entry, ...]:
+    def search(self, words: str) -> tuple[Entry, ...]:
         """Return the entries in which every word occurs (name, title, texts, tags, model), best match first."""
-        split = (words if isinstance(words, str) else " ".join(words)).lower().split()
-        scored = [(_score(entry, split), entry) for entry in self.list()]
+        scored = [(_score(entry, words.lower().split()), entry) for entry in self.list()]
         return tuple(entry for score, entry in sorted(scored, key=lambda pair: -pair[0]) if score > 0)
 
     def path_for(self, name: str, model: str) -> Path:
@@ -121,7 +121,7 @@ class Bank:
         Raises FlowgradError for a file that breaks the format, UsageError for a name that is taken or bad.
         """
         direction = read_direction(path)
-        return self.add(direction, name or _to_name(Path(path).stem), overwrite=overwrite)
+        return self.add(direction, name or _to_name(path.stem), overwrite=overwrite)
 
     def export(self, name: str, destination: Path, model: str | None = None, overwrite: bool = False) -> Path:
         """Write a direction to a file, or into a folder under its own name. Returns the file's path.

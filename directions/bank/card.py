@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from directions.file.direction import Calibration, DirectionInfo
+from directions.file.header import Calibration, DirectionInfo
 from flowgrad.markdown import plain, table
 
 NOTABLE = 0.1  # share of the wanted effect from which another text's change is worth saying

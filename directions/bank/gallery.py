@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader
 from directions.bank.bank import Entry
 from directions.bank.card import at_strength, facts, in_words, is_notable, side_effects
 from directions.bank.pictures import data_url, image_url, read_data_url, read_picture
-from directions.file.direction import Calibration, DirectionInfo
+from directions.file.header import Calibration, DirectionInfo
 from flowgrad.files import atomic_path, refuse_existing
 
 PREVIEW_SIDE = 640  # pixels

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from directions.bank.bank import PREVIEW, SUFFIX, Bank, Entry
 from directions.bank.card import target, to_card
 from directions.bank.pictures import read_picture, to_png
-from directions.file.direction import check_name, read_direction
+from directions.file.direction import read_direction
+from directions.file.header import check_name
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.markdown import plain, table
 
@@ -156,12 +157,10 @@ def _reaching(repository: str) -> Iterator[None]:
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or requests', as the client's version has it
     try:
         yield
-    except HfHubHTTPError as error:
-        code = getattr(error.response, "status_code", "no answer")
+    except (http_error, OSError, ValueError) as error:
+        code = getattr(getattr(error, "response", None), "status_code", None)
+        if code is None:
+            remedy = "Check the network; `bank export` and `bank import` need none."
+            raise FlowgradError(f"the hub cannot be reached ({str(error).splitlines()[0]}). {remedy}") from error
         remedy = "Check the name, and log in with: hf auth login" if code in (401, 403, 404) else "Try again later."
         raise FlowgradError(f"the hub refused {repository} ({code}). {remedy}") from error
-    except (http_error, OSError) as error:
-        remedy = "Check the network; `bank export` and `bank import` need none."
-        raise FlowgradError(f"the hub cannot be reached ({str(error).splitlines()[0]}). {remedy}") from error
-    except ValueError as error:
-        raise FlowgradError(f"the hub refused {repository}: {str(error).splitlines()[0]}") from error

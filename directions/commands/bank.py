@@ -62,7 +62,7 @@ def bank_search(
 ) -> None:
     """Find directions by words, best match first."""
     found = Bank.default(bank)
-    _browse(found.search(words), found, as_json)
+    _browse(found.search(" ".join(words)), found, as_json)
 
 
 @app.command("show")

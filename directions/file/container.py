@@ -19,6 +19,7 @@ from flowgrad.files import atomic_path
 if TYPE_CHECKING:
     import numpy as np
 
+FORMAT = "1"
 HEADER_LIMIT = 1 << 20  # bytes; a thumbnail and a long text fit many times over
 TENSOR_LIMIT = 1 << 32  # bytes
 RANK_LIMIT = 6
@@ -43,47 +44,19 @@ def open_named(path: Path) -> Iterator[BinaryIO]:
         raise FlowgradError(f"{path}: {error}") from error
 
 
-def read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """Return the JSON header and how many bytes of tensors follow; leaves `file` at the first of them."""
-    size = file.seek(0, 2)
-    file.seek(0)
-    if size < 8:
-        corrupt(f"{size} bytes are too short for a safetensors file")
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > HEADER_LIMIT:
-        corrupt(f"a header of {length} bytes, at most {HEADER_LIMIT} are allowed")
-    if 8 + length > size:
-        corrupt(f"truncated, a header of {length} bytes does not fit into a file of {size}")
-    header = parse_json(file.read(length), "the header")
-    if not isinstance(header, dict):
-        corrupt("the header is not a JSON object")
-    return header, size - 8 - length
-
-
-def read_metadata(header: Mapping[str, Any]) -> dict[str, str]:
-    """Return the header's `__metadata__`, a mapping of texts to texts."""
-    metadata = header.get("__metadata__")
+def read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the metadata, and the entry of `u`, of a header that obeys the format; no tensor is read."""
+    header, room = _read_json(file)
+    metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         corrupt("__metadata__ must map texts to texts")
-    return metadata
-
-
-def check_tensors(header: Mapping[str, Any], room: int) -> None:
-    """Refuse entries of tensors that break the format, or do not fill the `room` bytes after the header."""
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if set(tensors) != set(_TENSORS):
-        corrupt(f"its tensors are {shorten(sorted(tensors))}, not u and starts")
-    if room > TENSOR_LIMIT:
-        corrupt(f"tensors of {room} bytes, at most {TENSOR_LIMIT} are allowed")
-    u, starts = (_check_entry(name, tensors[name]) for name in _TENSORS)
-    if u + starts != room:
-        corrupt(f"truncated or too long, tensors of {u + starts} bytes, the file has {room} for them")
-    offsets = [tensors[name]["data_offsets"] for name in _TENSORS]
-    if offsets not in ([[0, u], [u, room]], [[starts, room], [0, starts]]):
-        corrupt(f"tensors of {u} and {starts} bytes must lie side by side, not at {shorten(offsets)}")
-    m, n = (tensors[name]["shape"][0] for name in _TENSORS)
-    if m != n:
-        corrupt(f"u has {m} intervals and starts {n}")
+    number = metadata.get("flowgrad.format")
+    if number is None:
+        corrupt("the key flowgrad.format is missing")
+    if number != FORMAT:  # before the tensors, of which a later format may have others
+        raise FlowgradError(f"direction format {shorten(number)}, this flowgrad reads {FORMAT}. Upgrade flowgrad.")
+    _check_tensors(header, room)
+    return metadata, header["u"]
 
 
 def read_tensors(file: BinaryIO) -> tuple[dict[str, "np.ndarray"], str]:
@@ -149,6 +122,40 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
+def _read_json(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return the JSON header, and how many bytes of tensors follow it."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    if size < 8:
+        corrupt(f"{size} bytes are too short for a safetensors file")
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > HEADER_LIMIT:
+        corrupt(f"a header of {length} bytes, at most {HEADER_LIMIT} are allowed")
+    if 8 + length > size:
+        corrupt(f"truncated, a header of {length} bytes does not fit into a file of {size}")
+    header = parse_json(file.read(length), "the header")
+    if not isinstance(header, dict):
+        corrupt("the header is not a JSON object")
+    return header, size - 8 - length
+
+
+def _check_tensors(entries: Mapping[str, Any], room: int) -> None:
+    """Refuse entries of tensors that break the format, or do not fill the `room` bytes after the header."""
+    if set(entries) != set(_TENSORS):
+        corrupt(f"its tensors are {shorten(sorted(entries))}, not u and starts")
+    if room > TENSOR_LIMIT:
+        corrupt(f"tensors of {room} bytes, at most {TENSOR_LIMIT} are allowed")
+    u, starts = (_check_entry(name, entries[name]) for name in _TENSORS)
+    if u + starts != room:
+        corrupt(f"truncated or too long, tensors of {u + starts} bytes, the file has {room} for them")
+    offsets = [entries[name]["data_offsets"] for name in _TENSORS]
+    if offsets not in ([[0, u], [u, room]], [[starts, room], [0, starts]]):
+        corrupt(f"tensors of {u} and {starts} bytes must lie side by side, not at {shorten(offsets)}")
+    m, n = (entries[name]["shape"][0] for name in _TENSORS)
+    if m != n:
+        corrupt(f"u has {m} intervals and starts {n}")
 
 
 def _check_entry(name: str, entry: Any) -> int:

@@ -7,26 +7,15 @@ the standard library alone; numpy and safetensors are imported for tensors only.
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from directions.file import container
-from directions.file.header import Calibration, DirectionInfo, check_format, check_name, decode_info, encode_info
+from directions.file.header import DirectionInfo, decode_info, encode_info
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
 
 if TYPE_CHECKING:
     import numpy as np
-
-__all__ = [
-    "Calibration",
-    "Direction",
-    "DirectionInfo",
-    "check_compatible",
-    "check_name",
-    "read_direction",
-    "read_info",
-    "write_direction",
-]
 
 _NUMPY_TYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4"}
 
@@ -73,16 +62,17 @@ def read_info(path: Path) -> DirectionInfo:
     Raises FlowgradError naming the file, the rule it breaks and the remedy.
     """
     with container.open_named(path) as file:
-        return _read_head(file)[0]
+        return decode_info(*container.read_header(file))
 
 
 def read_direction(path: Path) -> Direction:
     """Read and check a whole direction file. Raises FlowgradError as `read_info`, and for broken tensors."""
     with container.open_named(path) as file:
-        info, stored_hash = _read_head(file)
+        metadata, entry = container.read_header(file)
+        info = decode_info(metadata, entry)
         tensors, digest = container.read_tensors(file)
-        if stored_hash not in ("", digest):
-            container.corrupt(f"its tensors do not have the hash {container.shorten(stored_hash)} of its header")
+        if metadata.get(container.HASH_KEY, digest) != digest:
+            container.corrupt("its tensors do not have the hash in its header")
         return Direction(tensors["u"], tensors["starts"], info)
 
 
@@ -108,34 +98,25 @@ def check_compatible(
     force: bool = False,
 ) -> None:
     """Raise FlowgradError unless a direction fits the model it shall steer; `force` overrides the fingerprint alone."""
-    if info.shape != tuple(shape):
-        _mismatch(info, "shape", info.shape, tuple(shape), f"Apply it with {info.model}, or train one for {model}.")
-    if info.steps != steps:
-        _mismatch(info, "number of steps N", info.steps, steps, f"Use N = {info.steps}, or train it again.")
-    if info.time_convention != time_convention:
-        _mismatch(info, "time convention", info.time_convention, time_convention, f"Train one for {model}.")
+    checks: list[tuple[str, object, object, str]] = [
+        ("shape", info.shape, tuple(shape), f"Apply it with {info.model}, or train one for {model}."),
+        ("number of steps N", info.steps, steps, f"Use N = {info.steps}, or train it again."),
+        ("time convention", info.time_convention, time_convention, f"Train one for {model}."),
+    ]
     if info.fingerprint != fingerprint and not force:
         mine, given = f"{info.model} ({info.fingerprint})", f"{model} ({fingerprint})"
-        _mismatch(info, "model's weights", mine, given, "Load those weights, train it again, or try it with --force.")
-
-
-def _mismatch(info: DirectionInfo, rule: str, stored: object, given: object, remedy: str) -> NoReturn:
-    raise FlowgradError(f"direction {info.title!r} was made for another {rule}: {stored}, not {given}. {remedy}")
-
-
-def _read_head(file: BinaryIO) -> tuple[DirectionInfo, str]:
-    """Return the info of a file, and the hash that it gives for its tensors ("" if none)."""
-    header, room = container.read_header(file)
-    metadata = container.read_metadata(header)
-    check_format(metadata)  # first: a later format may have other tensors
-    container.check_tensors(header, room)
-    return decode_info(metadata, header["u"]), metadata.get(container.HASH_KEY, "")
+        checks.append(("model's weights", mine, given, "Load those weights, train it again, or try it with --force."))
+    for rule, stored, value, remedy in checks:
+        if stored != value:
+            raise FlowgradError(
+                f"direction {info.title!r} was made for another {rule}: {stored}, not {value}. {remedy}"
+            )
 
 
 def _check_starts(starts: "np.ndarray", info: DirectionInfo) -> None:
     if starts.dtype.str != _NUMPY_TYPES["I32"] or starts.shape != (info.intervals,) or not info.intervals:
-        told = f"starts must be ({info.intervals},) of int32, one for each interval"
-        raise FlowgradError(f"{told}, not {starts.shape} of {starts.dtype}. Use Direction.create.")
+        rule = f"starts must be ({info.intervals},) of int32, one for each interval"
+        raise FlowgradError(f"{rule}, not {starts.shape} of {starts.dtype}. Use Direction.create.")
     if starts[0] != 0 or (starts[1:] <= starts[:-1]).any() or starts[-1] >= info.steps:
         shown = container.shorten(starts.tolist())
         raise FlowgradError(f"starts must increase from 0, below N = {info.steps}, not {shown}. Train it again.")
@@ -145,8 +126,8 @@ def _check_control(u: "np.ndarray", info: DirectionInfo) -> None:
     import numpy as np
 
     if u.dtype.str != _NUMPY_TYPES.get(info.dtype) or u.shape != (info.intervals, *info.shape):
-        told = f"{info.intervals} x {info.shape} of {info.dtype or 'no type'}"
-        raise FlowgradError(f"info describes u as {told}, it is {u.shape} of {u.dtype}. Use Direction.create.")
+        described = f"{info.intervals} x {info.shape} of {info.dtype or 'no type'}"
+        raise FlowgradError(f"info describes u as {described}, it is {u.shape} of {u.dtype}. Use Direction.create.")
     bad = u.size - int(np.isfinite(u).sum())
     if bad:
         raise FlowgradError(f"u must be finite, {bad} of {u.size} values are not. Train the direction again.")

@@ -9,10 +9,9 @@ from dataclasses import MISSING, dataclass
 from itertools import pairwise
 from typing import Any
 
-from directions.file.container import corrupt, parse_json, shorten
+from directions.file.container import FORMAT, corrupt, parse_json, shorten
 from flowgrad.errors import FlowgradError, UsageError
 
-FORMAT = 1
 THUMBNAIL_LIMIT = 1 << 18  # characters of the data URL
 STEPS_LIMIT = 10_000
 NAME_LIMIT = 64
@@ -125,7 +124,7 @@ def encode_info(info: DirectionInfo) -> dict[str, str]:
     """Return the `__metadata__` of `info`: texts as they are, tags with commas, the rest as JSON."""
     metadata = {f"modelspec.{key}": value for key, value in _MODELSPEC.items()}
     metadata["modelspec.architecture"] = f"{info.model}/flow-direction"
-    metadata["flowgrad.format"] = str(FORMAT)
+    metadata["flowgrad.format"] = FORMAT
     for field in dataclasses.fields(info):
         if field.name not in _TENSOR_FIELDS:
             metadata[_key(field.name)] = _to_text(field.name, getattr(info, field.name))
@@ -143,15 +142,6 @@ def decode_info(metadata: Mapping[str, str], u: Mapping[str, Any]) -> DirectionI
         elif field.default is MISSING:
             corrupt(f"the key {key} is missing")
     return DirectionInfo(**values)
-
-
-def check_format(metadata: Mapping[str, str]) -> None:
-    """Raise FlowgradError unless metadata are of the format read here."""
-    number = metadata.get("flowgrad.format")
-    if number is None:
-        corrupt("the key flowgrad.format is missing")
-    if number != str(FORMAT):
-        raise FlowgradError(f"direction format {shorten(number)}, this flowgrad reads {FORMAT}. Upgrade flowgrad.")
 
 
 def _key(name: str) -> str:

@@ -19,7 +19,8 @@ from directions.bank.bank import Bank, Entry
 from directions.bank.card import in_words
 from directions.bank.gallery import curve, to_page, write_gallery
 from directions.commands.tables import direction_card
-from directions.file.direction import Calibration, Direction, DirectionInfo
+from directions.file.direction import Direction
+from directions.file.header import Calibration, DirectionInfo
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers import hub_stand_in
 

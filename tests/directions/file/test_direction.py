@@ -13,16 +13,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from directions.file.direction import (
-    Calibration,
-    Direction,
-    DirectionInfo,
-    check_compatible,
-    check_name,
-    read_direction,
-    read_info,
-    write_direction,
-)
+from directions.file.direction import Direction, check_compatible, read_direction, read_info, write_direction
+from directions.file.header import Calibration, DirectionInfo, check_name
 from flowgrad.errors import FlowgradError, UsageError
 
 SHAPE, STEPS, STARTS = (3, 4, 4), 10, (0, 1, 3, 7)
