@@ -35,7 +35,7 @@ def main(path: Path) -> None:
     model, portrait = load_model(), Image.fromarray(astronaut())
     pictures = [portrait, *(edited(model, portrait, name, strength) for name, strength in SHOWN)]
     labels = ["photo", *(f"{name} {strength_label(strength)}" for name, strength in SHOWN)]
-    save_image(contact_sheet([picture.crop(HEAD) for picture in pictures], labels, 5, tile=1), path, overwrite=True)
+    save_image(contact_sheet([picture.crop(HEAD) for picture in pictures], labels, 5), path, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -47,15 +47,15 @@ def strength_label(strength: float) -> str:
     return "photo" if strength == 0 else f"{strength:+g}".replace("-", "−")
 
 
-def enlarge(image: Image.Image, tile: int = TILE) -> Image.Image:
-    """Enlarge a small image by a whole factor to about `tile` pixels, smoothly; larger ones stay as they are."""
-    factor = max(1, round(tile / max(image.size)))
+def enlarge(image: Image.Image) -> Image.Image:
+    """Enlarge a small image by a whole factor to about TILE pixels, smoothly; larger ones stay as they are."""
+    factor = max(1, round(TILE / max(image.size)))
     size = (image.width * factor, image.height * factor)
     return image if factor == 1 else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def contact_sheet(
-    images: Sequence[Image.Image], labels: Sequence[str] = (), columns: int = 8, title: str = "", tile: int = TILE
+    images: Sequence[Image.Image], labels: Sequence[str] = (), columns: int = 8, title: str = ""
 ) -> Image.Image:
     """Images of one size in rows of `columns`, each above its label; no labels at all save the space.
 
@@ -63,7 +63,7 @@ def contact_sheet(
     """
     if not images or (labels and len(labels) != len(images)):
         raise UsageError(f"a contact sheet needs images and one label each; got {len(images)} and {len(labels)}")
-    tiles = [enlarge(image, tile) for image in images]
+    tiles = [enlarge(image) for image in images]
     columns, side, top = min(columns, len(tiles)), max(tiles[0].size), _top(title)
     row = side + GAP + (LABEL_SIZE + 7 if any(labels) else 0)
     width = 2 * MARGIN + columns * (side + GAP) - GAP
