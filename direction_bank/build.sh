@@ -30,11 +30,11 @@ python - direction_bank/overview.jpg <<'PYTHON'
 import sys
 from pathlib import Path
 
-from directions.apply import steer, to_control
-from directions.bank import Bank
+from directions.apply.inversion import join, sample_images
+from directions.apply.steer import steer, to_control
+from directions.bank.bank import Bank
 from directions.figures import before_after
-from directions.latents import join, sample_images
-from directions.photos import save_image, to_images
+from directions.photo.reading import save_image, to_images
 from flowgrad.models import load_model
 
 model = load_model("faces64")

@@ -11,7 +11,7 @@ from PIL import Image
 from directions.apply.edit import edit_images
 from directions.apply.steer import to_control
 from directions.bank.bank import Bank
-from directions.figures import contact_sheet
+from directions.figures import contact_sheet, strength_label
 from directions.photo.composite import Patch, composite
 from directions.photo.reading import prepare_faces, save_image, to_tensor
 from flowgrad.models import Model, load_model
@@ -34,8 +34,8 @@ def main(path: Path) -> None:
 
     model, portrait = load_model(), Image.fromarray(astronaut())
     pictures = [portrait, *(edited(model, portrait, name, strength) for name, strength in SHOWN)]
-    labels = ["photo", *(f"{name} {strength:+g}".replace("-", "−") for name, strength in SHOWN)]
-    save_image(contact_sheet([picture.crop(HEAD) for picture in pictures], labels, 5, tile=1), path, overwrite=True)
+    labels = ["photo", *(f"{name} {strength_label(strength)}" for name, strength in SHOWN)]
+    save_image(contact_sheet([picture.crop(HEAD) for picture in pictures], labels, 5), path, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ import socket
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +36,17 @@ def served(studio: Studio) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     stop = in_thread(studio, port)
-    address = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: answers(address))
-        yield address
+        until(lambda: answers(port))
+        yield f"http://127.0.0.1:{port}"
     finally:
         stop()
 
 
-def answers(address: str) -> bool:
+def answers(port: int) -> bool:
     """Whether the page is there."""
-    with suppress(OSError):
-        return bool(urllib.request.urlopen(address, timeout=20).status == 200)
-    return False
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -61,13 +58,8 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def browse(page: Any) -> None:
-    """The first part."""
-    page.locator(".fg-card").first.wait_for()
-
-
 def try_on(page: Any, photo: Path) -> None:
-    """The second: a photo, two directions, and their strengths."""
+    """The second part: a photo, two directions, and their strengths."""
     page.get_by_role("tab", name="Try").click()
     page.locator("#fg-drop input[type=file]").set_input_files(str(photo))
     after = page.locator("#fg-view img").nth(1)
@@ -85,7 +77,7 @@ def try_on(page: Any, photo: Path) -> None:
 
 
 def train(page: Any, photos: list[Path]) -> None:
-    """The third: a short training."""
+    """The third part: a short training."""
     page.get_by_role("tab", name="Train").click()
     page.locator(".fg-drop input[multiple]").set_input_files([str(photo) for photo in photos])
     page.get_by_text(f"{len(photos)} photos").wait_for()
@@ -98,8 +90,8 @@ def train(page: Any, photos: list[Path]) -> None:
     page.get_by_text("saved as my-smile").wait_for()
 
 
-def main(folder: Path, kept: Path | None) -> None:
-    """Draw the pages and the README's picture; files of the work in `folder`."""
+def main(folder: Path, shots: Path) -> None:
+    """Draw the pages into `shots` and the README's picture; `folder` is for files of the work."""
     from playwright.sync_api import sync_playwright
     from skimage.data import astronaut
 
@@ -114,20 +106,17 @@ def main(folder: Path, kept: Path | None) -> None:
         page = browser.new_page(viewport=WINDOW)
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(address)
-        for name, act in (
-            ("browse", lambda: browse(page)),
-            ("try", lambda: try_on(page, portrait)),
-            ("train", lambda: train(page, photos)),
-        ):
-            act()
-            page.screenshot(path=folder / f"{name}.png", full_page=name != "browse")
-            if kept:
-                shutil.copy(folder / f"{name}.png", kept / f"{name}.png")
+        page.locator(".fg-card").first.wait_for()
+        page.screenshot(path=shots / "browse.png")
+        try_on(page, portrait)
+        page.screenshot(path=shots / "try.png", full_page=True)
+        train(page, photos)
+        page.screenshot(path=shots / "train.png", full_page=True)
         browser.close()
-    with Image.open(folder / "try.png") as shown:
+    with Image.open(shots / "try.png") as shown:
         save_image(shown, Path(__file__).with_name("page.jpg"), overwrite=True)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as work:
-        main(Path(work), Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+        main(Path(work), Path(sys.argv[1] if len(sys.argv) > 1 else work))

@@ -5,18 +5,17 @@ Images are drawn with Pillow, so that applying a direction never waits for matpl
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
-from directions.photo.reading import save_image
 from flowgrad.errors import UsageError
-from flowgrad.files import atomic_path
+from flowgrad.files import atomic_path, refuse_existing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +26,8 @@ GAP, MARGIN = 6, 16
 PAPER, INK, MUTED = "white", "#1d1d22", "#6a6a74"
 TITLE_SIZE, LABEL_SIZE = 18, 13
 PER_BLOCK = 10  # photos side by side before a figure goes on below
-THUMBNAIL_FACES = 3
+THUMBNAIL_FACES, THUMBNAIL_SIDE = 3, 96
+THUMBNAIL_LIMIT = 30_000  # bytes: `bank list` reads them
 COLOURS = ("#1f5fa8", "#c8501e", "#2e8b57", "#7d4bb0", "#8a6d1b")
 
 
@@ -42,40 +42,20 @@ class Evaluation(Protocol):
     def best(self) -> bool: ...
 
 
-class _Layout(NamedTuple):
-    """Where a sheet's tiles go: side of a tile, columns, left and top of the first, height of a row."""
-
-    side: int
-    columns: int
-    left: int
-    top: int
-    row: int
-
-    def corner(self, index: int) -> tuple[int, int]:
-        """The upper left corner of tile `index`, counted row by row."""
-        row, column = divmod(index, self.columns)
-        return self.left + column * (self.side + GAP), self.top + row * self.row
-
-    def size(self, count: int) -> tuple[int, int]:
-        """(width, height) of a sheet of `count` tiles."""
-        rows = -(-count // self.columns)
-        return self.left + self.columns * (self.side + GAP) - GAP + MARGIN, self.top + rows * self.row - GAP + MARGIN
-
-
 def strength_label(strength: float) -> str:
     """Write a strength as a label: "photo" for 0, else signed, with a true minus: "−1", "+0.5"."""
     return "photo" if strength == 0 else f"{strength:+g}".replace("-", "−")
 
 
-def enlarge(image: Image.Image, tile: int = TILE) -> Image.Image:
-    """Enlarge a small image by a whole factor to about `tile` pixels, smoothly; larger ones stay as they are."""
-    factor = max(1, round(tile / max(image.size)))
+def enlarge(image: Image.Image) -> Image.Image:
+    """Enlarge a small image by a whole factor to about TILE pixels, smoothly; larger ones stay as they are."""
+    factor = max(1, round(TILE / max(image.size)))
     size = (image.width * factor, image.height * factor)
     return image if factor == 1 else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def contact_sheet(
-    images: Sequence[Image.Image], labels: Sequence[str] = (), columns: int = 8, title: str = "", tile: int = TILE
+    images: Sequence[Image.Image], labels: Sequence[str] = (), columns: int = 8, title: str = ""
 ) -> Image.Image:
     """Images of one size in rows of `columns`, each above its label; no labels at all save the space.
 
@@ -83,16 +63,17 @@ def contact_sheet(
     """
     if not images or (labels and len(labels) != len(images)):
         raise UsageError(f"a contact sheet needs images and one label each; got {len(images)} and {len(labels)}")
-    tiles = [enlarge(image, tile) for image in images]
-    label_height = LABEL_SIZE + 7 if any(labels) else 0
-    side = max(tiles[0].size)
-    layout = _Layout(side, min(columns, len(tiles)), MARGIN, _top(title), side + label_height + GAP)
-    sheet, draw = _new_sheet(layout.size(len(tiles)), title)
+    tiles = [enlarge(image) for image in images]
+    columns, side, top = min(columns, len(tiles)), max(tiles[0].size), _top(title)
+    row = side + GAP + (LABEL_SIZE + 7 if any(labels) else 0)
+    width = 2 * MARGIN + columns * (side + GAP) - GAP
+    sheet, draw = _new_sheet(width, top + math.ceil(len(tiles) / columns) * row - GAP + MARGIN, title)
     for index, image in enumerate(tiles):
-        x, y = layout.corner(index)
+        x, y = MARGIN + index % columns * (side + GAP), top + index // columns * row
         sheet.paste(image, (x, y))
-        if label_height:
-            _centred(draw, labels[index], x + side // 2, y + side + 3, side)
+        if any(labels):
+            text = _fitted(labels[index], side, LABEL_SIZE)
+            draw.text((x + side // 2, y + side + 3), text, MUTED, _font(LABEL_SIZE), anchor="ma")
     return sheet
 
 
@@ -101,40 +82,28 @@ def strip(images: Sequence[Image.Image], labels: Sequence[str], title: str = "")
     return contact_sheet(images, labels, max(1, len(images)), title)
 
 
-def before_after(rows: Mapping[str, Sequence[Image.Image]], title: str = "", per_block: int = PER_BLOCK) -> Image.Image:
+def before_after(rows: Mapping[str, Sequence[Image.Image]], title: str = "") -> Image.Image:
     """Rows of the same photos, each with its label on the left: the photo, and below it what became of it.
 
-    More than `per_block` photos go on in a further block below. Raises UsageError for no photo, or rows that differ
-    in length.
+    More than PER_BLOCK photos go on in a further block below. Raises UsageError for no photo, or rows that differ in
+    length.
     """
     counts = {len(images) for images in rows.values()}
     if len(counts) != 1 or counts == {0}:
         raise UsageError(f"rows of a figure need the same number of photos, at least 1; got {sorted(counts)}")
-    (count,) = counts
-    blocks = [_block({k: v[i : i + per_block] for k, v in rows.items()}) for i in range(0, count, per_block)]
-    width = max(MARGIN * 2 + block.width for block in blocks)
-    height = _top(title) + sum(block.height + 2 * GAP for block in blocks) - 2 * GAP + MARGIN
-    sheet, _ = _new_sheet((width, height), title)
-    y = _top(title)
-    for block in blocks:
-        sheet.paste(block, (MARGIN, y))
-        y += block.height + 2 * GAP
+    tiles = [[enlarge(image) for image in images] for images in rows.values()]
+    (count,), side, top = counts, max(tiles[0][0].size), _top(title)
+    left = MARGIN + int(max(_font(LABEL_SIZE).getlength(label) for label in rows)) + 10
+    columns, block = min(count, PER_BLOCK), len(rows) * (side + GAP) + GAP
+    height = top + math.ceil(count / columns) * block - 2 * GAP + MARGIN
+    sheet, draw = _new_sheet(left + columns * (side + GAP) - GAP + MARGIN, height, title)
+    for row, (label, images) in enumerate(zip(rows, tiles, strict=True)):
+        for index, image in enumerate(images):
+            y = top + index // columns * block + row * (side + GAP)
+            sheet.paste(image, (left + index % columns * (side + GAP), y))
+            if index % columns == 0:
+                draw.text((left - 10, y + side // 2), label, INK, _font(LABEL_SIZE), anchor="rm")
     return sheet
-
-
-def _block(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-    tiles = {label: [enlarge(image) for image in images] for label, images in rows.items()}
-    first = next(iter(tiles.values()))
-    side, left = max(first[0].size), int(max(_font(LABEL_SIZE).getlength(label) for label in rows)) + 10
-    size = (left + len(first) * (side + GAP) - GAP, len(rows) * (side + GAP) - GAP)
-    block = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(block)
-    for j, (label, images) in enumerate(tiles.items()):
-        y = j * (side + GAP)
-        draw.text((left - 10, y + side // 2), label, INK, _font(LABEL_SIZE), anchor="rm")
-        for i, image in enumerate(images):
-            block.paste(image, (left + i * (side + GAP), y))
-    return block
 
 
 def preview(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> bytes:
@@ -142,29 +111,34 @@ def preview(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> byte
 
     Give samples that no training used, never a user's photos: a bank is there to be passed on.
     """
-    tiles = [enlarge(image) for image in chain(before, after)]
-    side, columns = max(tiles[0].size), len(before)
-    sheet = Image.new("RGB", (columns * (side + 2) - 2, 2 * side + 2), PAPER)
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        sheet.paste(tile, (column * (side + 2), row * (side + 2)))
-    return _encoded(sheet, "PNG")
+    buffer = io.BytesIO()
+    _above_and_below(before, after, max(enlarge(before[0]).size), 2).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
-def thumbnail(before: Sequence[Image.Image], after: Sequence[Image.Image], limit: int = 30_000) -> str:
-    """A data URL (JPEG, `limit` bytes at most) of a few samples before and after, for a direction file's header.
+def thumbnail(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> str:
+    """A data URL (JPEG, THUMBNAIL_LIMIT bytes at most) of a few samples before and after, for a file's header.
 
     Give samples of the model, never a user's photos: the header travels with the file wherever it is sent.
     """
-    count = min(THUMBNAIL_FACES, len(before))
-    side = min(96, max(before[0].size))
-    sheet = Image.new("RGB", (count * side, 2 * side), PAPER)
-    for row, images in enumerate((before, after)):
-        for column, image in enumerate(images[:count]):
-            sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (column * side, row * side))
-    fits = (raw for raw in (_encoded(sheet, "JPEG", quality) for quality in (90, 75, 50, 25)) if len(raw) <= limit)
-    raw = next(fits, b"")
-    return f"data:image/jpeg;base64,{base64.b64encode(raw).decode()}" if raw else ""
+    side = min(THUMBNAIL_SIDE, max(before[0].size))
+    sheet = _above_and_below(before[:THUMBNAIL_FACES], after[:THUMBNAIL_FACES], side, 0)
+    for quality in (90, 75, 50, 25):
+        buffer = io.BytesIO()
+        sheet.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= THUMBNAIL_LIMIT:
+            break
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _above_and_below(before: Sequence[Image.Image], after: Sequence[Image.Image], side: int, gap: int) -> Image.Image:
+    """Two rows of squares of `side` pixels, `gap` pixels apart."""
+    sheet = Image.new("RGB", (len(before) * (side + gap) - gap, 2 * side + gap), PAPER)
+    for y, images in enumerate((before, after)):
+        for x, image in enumerate(images):
+            tile = image.resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (x * (side + gap), y * (side + gap)))
+    return sheet
 
 
 def curves(
@@ -182,6 +156,7 @@ def curves(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    refuse_existing(path, overwrite)
     style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 10,
@@ -193,10 +168,9 @@ def curves(
         left, right = figure.subplots(1, 2)
         _draw_losses(left, history)
         _draw_straightness(right, straightness, knots)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    with Image.open(buffer) as image:
-        return save_image(image, path, overwrite)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
+    return path
 
 
 def _draw_losses(axes: "Axes", history: Sequence[Evaluation]) -> None:
@@ -231,27 +205,16 @@ def write_png(raw: bytes, path: Path) -> Path:
     return path
 
 
-def _encoded(image: Image.Image, kind: str, quality: int = 90) -> bytes:
-    buffer = io.BytesIO()
-    options = {"quality": quality, "optimize": True} if kind == "JPEG" else {"optimize": True}
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _new_sheet(size: tuple[int, int], title: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    sheet = Image.new("RGB", size, PAPER)
+def _new_sheet(width: int, height: int, title: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((MARGIN, MARGIN - 3), _fitted(title, size[0] - 2 * MARGIN, TITLE_SIZE), INK, _font(TITLE_SIZE))
+    text = _fitted(title, width - 2 * MARGIN, TITLE_SIZE)
+    draw.text((MARGIN, MARGIN - 3), text, INK, _font(TITLE_SIZE))
     return sheet, draw
 
 
 def _top(title: str) -> int:
     return MARGIN + (TITLE_SIZE + 12 if title else 0)
-
-
-def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int) -> None:
-    draw.text((x, y), _fitted(text, width, LABEL_SIZE), MUTED, _font(LABEL_SIZE), anchor="ma")
 
 
 def _fitted(text: str, width: int, size: int) -> str:
@@ -265,10 +228,10 @@ def _fitted(text: str, width: int, size: int) -> str:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans from matplotlib's files, found without importing it."""
+    """DejaVu Sans from matplotlib's files, found without importing it; Pillow's own has no true minus."""
     spec = find_spec("matplotlib")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if path.is_file():
-            return ImageFont.truetype(path, size)
-    return ImageFont.load_default(size)
+    assert spec and spec.origin
+    try:
+        return ImageFont.truetype(Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
+    except OSError:  # a distribution that keeps its fonts elsewhere
+        return ImageFont.load_default(size)

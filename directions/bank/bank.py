@@ -5,6 +5,7 @@ headers alone and needs the standard library alone.
 """
 
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from directions.bank.card import to_card
-from directions.file.direction import Direction, DirectionInfo, check_name, read_direction, read_info, write_direction
+from directions.file.direction import Direction, read_direction, read_info, write_direction
+from directions.file.header import DirectionInfo, check_name
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import TRASH, atomic_path, next_numbered, refuse_existing
 from flowgrad.resources import resource, user_folder
@@ -25,7 +27,7 @@ PREVIEW, CARD = ".png", ".md"
 class Entry:
     """One direction of a bank. `info` is None, and `error` says why, where the file is damaged.
 
-    `preview` (PNG) and `card` (Markdown) are None where the file has none; `size` is in bytes.
+    `preview` (PNG) and `card` (Markdown) are None where the file has none.
     """
 
     name: str
@@ -36,7 +38,11 @@ class Entry:
     shipped: bool
     preview: Path | None
     card: Path | None
-    size: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
 
     def load(self) -> Direction:
         """Read the direction with its tensors. Raises FlowgradError where the file is damaged."""
@@ -61,7 +67,7 @@ class Bank:
         A direction of the user's hides a shipped one of the same model and name. Raises FlowgradError for a folder
         that cannot be read.
         """
-        return tuple(_read_entry(path, own) for key, (path, own) in self._files() if model in (None, key[0]))
+        return tuple(_read_entry(*place) for key, place in self._files().items() if model in (None, key[0]))
 
     def get(self, name: str, model: str | None = None) -> Entry:
         """Return the entry called `name` ("smiling", or "faces64/smiling" if several models have one).
@@ -69,7 +75,8 @@ class Bank:
         Raises UsageError for an unknown name (with the nearest ones) and for one that several models have.
         """
         model, name = _split(name, model)
-        found = {key[0]: place for key, place in self._files() if key[1] == name and model in (None, key[0])}
+        places = self._files().items()
+        found = {key[0]: place for key, place in places if key[1] == name and model in (None, key[0])}
         if not found:
             self._refuse_unknown(name, model)
         if len(found) > 1:
@@ -77,10 +84,9 @@ class Bank:
             raise UsageError(f"{name!r} is in the bank for several models: {', '.join(found)}. {remedy}")
         return _read_entry(*found.popitem()[1])
 
-    def search(self, words: str | Sequence[str]) -> tuple[Entry, ...]:
+    def search(self, words: str) -> tuple[Entry, ...]:
         """Return the entries in which every word occurs (name, title, texts, tags, model), best match first."""
-        split = (words if isinstance(words, str) else " ".join(words)).lower().split()
-        scored = [(_score(entry, split), entry) for entry in self.list()]
+        scored = [(_score(entry, words.lower().split()), entry) for entry in self.list()]
         return tuple(entry for score, entry in sorted(scored, key=lambda pair: -pair[0]) if score > 0)
 
     def path_for(self, name: str, model: str) -> Path:
@@ -105,8 +111,8 @@ class Bank:
         if path.exists():
             self._copy_to_trash(path)
         write_direction(direction, path, overwrite=overwrite)
-        _write_beside(path.with_name(name + PREVIEW), preview)
-        _write_beside(path.with_name(name + CARD), None if card is None else card.encode())
+        _write_beside(path.with_suffix(PREVIEW), preview)
+        _write_beside(path.with_suffix(CARD), None if card is None else card.encode())
         return _read_entry(path, shipped=False)
 
     def import_file(self, path: Path, name: str | None = None, overwrite: bool = False) -> Entry:
@@ -115,7 +121,7 @@ class Bank:
         Raises FlowgradError for a file that breaks the format, UsageError for a name that is taken or bad.
         """
         direction = read_direction(path)
-        return self.add(direction, name or _to_name(Path(path).stem), overwrite=overwrite)
+        return self.add(direction, name or _to_name(path.stem), overwrite=overwrite)
 
     def export(self, name: str, destination: Path, model: str | None = None, overwrite: bool = False) -> Path:
         """Write a direction to a file, or into a folder under its own name. Returns the file's path.
@@ -137,8 +143,8 @@ class Bank:
         """
         entry = self._own(name, model, "removed")
         self._copy_to_trash(entry.path)
-        for path in _family(entry.path):
-            with _refusing(f"remove {path}"):
+        with _refusing(f"remove {entry.path}"):
+            for path in _family(entry.path):
                 path.unlink()
         return entry
 
@@ -148,7 +154,7 @@ class Bank:
         Raises UsageError if nothing was, or if the name is taken again.
         """
         model, name = _split(name, model)
-        trashed = self._trashed()
+        trashed = [path for path in (self.folder / TRASH).glob("*/*/*") if path.is_dir()]  # <model>/<name>/<number>
         versions = [path for path in trashed if path.parent.name == name and model in (None, path.parent.parent.name)]
         if not versions:
             known = ", ".join(sorted({path.parent.name for path in trashed})) or "nothing"
@@ -156,9 +162,11 @@ class Bank:
         last = max(versions, key=lambda path: (path.stat().st_mtime_ns, len(path.name), path.name))
         target = self.path_for(name, last.parent.parent.name)
         refuse_existing(target, overwrite=False)
-        for path in sorted(last.iterdir()):
-            _copy(path, target.with_name(path.name))
-        _discard(last)
+        with _refusing(f"restore {name}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for path in sorted(last.iterdir()):
+                path.replace(target.with_name(path.name))
+            last.rmdir()
         return _read_entry(target, shipped=False)
 
     def rename(self, name: str, new_name: str, model: str | None = None) -> Entry:
@@ -169,25 +177,25 @@ class Bank:
         entry = self._own(name, model, "renamed")
         target = self.path_for(new_name, entry.model)
         refuse_existing(target, overwrite=False)
-        for path in _family(entry.path):
-            with _refusing(f"rename {path}"):
-                path.replace(target.with_name(new_name + path.suffix))
+        with _refusing(f"rename {entry.path}"):
+            for path in _family(entry.path):
+                path.replace(target.with_suffix(path.suffix))
         if entry.card and entry.info:
-            _write_beside(target.with_name(new_name + CARD), to_card(new_name, entry.info).encode())
+            _write_beside(target.with_suffix(CARD), to_card(new_name, entry.info).encode())
         return _read_entry(target, shipped=False)
 
-    def _files(self) -> Iterator[tuple[tuple[str, str], tuple[Path, bool]]]:
-        """Yield ((model, name), (path, shipped)) in order; the user's files hide shipped ones."""
+    def _files(self) -> dict[tuple[str, str], tuple[Path, bool]]:
+        """Return (path, shipped) by (model, name), in order; the user's files hide shipped ones."""
         found: dict[tuple[str, str], tuple[Path, bool]] = {}
         for folder, shipped in ((self.folder, False), (self.shipped, True)):
             for path in _direction_files(folder) if folder else ():
-                found.setdefault((path.parent.name, path.name[: -len(SUFFIX)]), (path, shipped))
-        return iter(sorted(found.items()))
+                found.setdefault((path.parent.name, path.stem), (path, shipped))
+        return dict(sorted(found.items()))
 
     def _refuse_unknown(self, name: str, model: str | None) -> NoReturn:
         from difflib import get_close_matches
 
-        names = sorted({key[1] for key, _ in self._files() if model in (None, key[0])})
+        names = sorted({key[1] for key in self._files() if model in (None, key[0])})
         nearest = ", ".join(get_close_matches(name, names, n=3, cutoff=0.4))
         whose = f" for {model}" if model else ""
         if name.endswith(SUFFIX):
@@ -205,14 +213,12 @@ class Bank:
             raise UsageError(f"{entry.name!r} ships with flowgrad and cannot be {verb}. {remedy}")
         return entry
 
-    def _trashed(self) -> tuple[Path, ...]:
-        """Return the folders of the trash, `<model>/<name>/<number>`, one for each removal."""
-        return tuple(path for path in (self.folder / TRASH).glob("*/*/*") if path.is_dir())
-
     def _copy_to_trash(self, path: Path) -> None:
-        place = next_numbered(self.folder / TRASH / path.parent.name / path.name[: -len(SUFFIX)])
-        for file in _family(path):
-            _copy(file, place / file.name)
+        place = next_numbered(self.folder / TRASH / path.parent.name / path.stem)
+        with _refusing(f"copy {path} to the trash"):
+            place.mkdir(parents=True)
+            for file in _family(path):
+                shutil.copyfile(file, place / file.name)
 
 
 def _shipped_folder() -> Path | None:
@@ -232,33 +238,18 @@ def _direction_files(folder: Path) -> list[Path]:
 
 
 def _read_entry(path: Path, shipped: bool) -> Entry:
-    name, model = path.name[: -len(SUFFIX)], path.parent.name
+    name, model = path.stem, path.parent.name
     info, error = None, None
     try:
         check_name(name)
-        info = _read_info_of(path, model)
+        info = read_info(path)
+        if info.model != model:
+            remedy = f"Move it to the folder {info.model}."
+            raise FlowgradError(f"{path}: made for the model {info.model}, but in the folder {model}. {remedy}")
     except FlowgradError as caught:
-        error = str(caught)
-    preview, card = path.with_name(name + PREVIEW), path.with_name(name + CARD)
-    return Entry(
-        name=name,
-        model=model,
-        path=path,
-        info=info,
-        error=error,
-        shipped=shipped,
-        preview=preview if preview.is_file() else None,
-        card=card if card.is_file() else None,
-        size=path.stat().st_size if path.exists() else 0,
-    )
-
-
-def _read_info_of(path: Path, model: str) -> DirectionInfo:
-    info = read_info(path)
-    if info.model != model:
-        remedy = f"Move it to the folder {info.model}."
-        raise FlowgradError(f"{path}: made for the model {info.model}, but in the folder {model}. {remedy}")
-    return info
+        info, error = None, str(caught)
+    preview, card = (beside if beside.is_file() else None for beside in map(path.with_suffix, (PREVIEW, CARD)))
+    return Entry(name, model, path, info, error, shipped, preview, card)
 
 
 def _score(entry: Entry, words: Sequence[str]) -> int:
@@ -292,9 +283,7 @@ def _to_name(stem: str) -> str:
 
 def _family(path: Path) -> list[Path]:
     """Return the direction file, its preview and its card, as far as they exist."""
-    stem = path.name[: -len(SUFFIX)]
-    paths = [path.with_name(stem + suffix) for suffix in (SUFFIX, PREVIEW, CARD)]
-    return [each for each in paths if each.is_file()]
+    return [file for file in map(path.with_suffix, (SUFFIX, PREVIEW, CARD)) if file.is_file()]
 
 
 def _write_beside(path: Path, content: bytes | None) -> None:
@@ -305,20 +294,6 @@ def _write_beside(path: Path, content: bytes | None) -> None:
         return
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _copy(path: Path, target: Path) -> None:
-    with _refusing(f"read {path}"):
-        content = path.read_bytes()
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(content)
-
-
-def _discard(folder: Path) -> None:
-    with _refusing(f"empty {folder}"):
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """What a direction's file says, as numbers for tables and as a Markdown card; needs the standard library alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from directions.file.direction import Calibration, DirectionInfo
+from directions.file.header import Calibration, DirectionInfo
+from flowgrad.markdown import plain, table
 
 NOTABLE = 0.1  # share of the wanted effect from which another text's change is worth saying
 
@@ -62,14 +63,26 @@ def facts(info: DirectionInfo) -> list[tuple[str, str]]:
     return [(label, text) for label, text in found if text]
 
 
+def in_words(text: str, change: float) -> str:
+    """The change of a text's log-odds in words; the change of "one - other" is that of one against the other."""
+    one, contrast, other = text.partition(" - ")
+    if not contrast:
+        return f"{'more' if change > 0 else 'less'} “{text}” ({change:+.1f})"
+    more, less = (one, other) if change > 0 else (other, one)
+    return f"more “{more}”, less “{less}” ({abs(change):.1f})"
+
+
 def to_card(name: str, info: DirectionInfo) -> str:
     """Return a Markdown card: what it does, how far it may be pushed, and how it was made."""
-    lines = [f"# {info.title}", "", f"![Samples of {info.model}, before and after]({name}.png)", ""]
-    lines += [f"`flowgrad apply-direction {name} photo.jpg --strength 1.0`", ""]
-    lines += [f"* **{label}**: {text}" for label, text in facts(info)]
+    parts = [
+        f"# {plain(info.title)}",
+        f"![Samples of {info.model}, before and after]({name}.png)",
+        f"`flowgrad apply-direction {name} photo.jpg --strength 1.0`",
+        "\n".join(f"* **{label}**: {plain(text)}" for label, text in facts(info)),
+    ]
     if info.calibration:
-        lines += ["", "## Measured", "", *_measured(info, info.calibration)]
-    return "\n".join([*lines, ""])
+        parts += ["## Measured", *_measured(info, info.calibration)]
+    return "\n\n".join(parts) + "\n"
 
 
 def effect_rows(calibration: Calibration) -> list[tuple[str, ...]]:
@@ -81,13 +94,11 @@ def effect_rows(calibration: Calibration) -> list[tuple[str, ...]]:
     return list(zip((f"{s:+.2f}" for s in calibration.strengths), effects, distances, kept, strict=True))
 
 
-def _measured(info: DirectionInfo, calibration: Calibration) -> list[str]:
-    low, high = calibration.safe
-    lines = [f"On {calibration.photos} {calibration.source} that it was not trained on; safe from {low:g} to {high:g}."]
-    lines += ["", "| strength | effect (log-odds) | identity distance | same person |", "| ---: | ---: | ---: | ---: |"]
-    lines += [f"| {' | '.join(row)} |" for row in effect_rows(calibration)]
-    others = side_effects(info)
-    if others:
-        lines += ["", "| side effect at strength 1 | change (log-odds) |", "| --- | ---: |"]
-        lines += [f"| {text} | {change:+.2f} |" for text, change in others.items()]
-    return lines
+def _measured(info: DirectionInfo, calibration: Calibration) -> Iterator[str]:
+    (low, high), source = calibration.safe, plain(calibration.source)
+    yield f"On {calibration.photos} {source} that it was not trained on; safe from {low:g} to {high:g}."
+    head = ("strength", "effect (log-odds)", "identity distance", "same person")
+    yield table(head, effect_rows(calibration), numbers=True)
+    if others := side_effects(info):
+        rows = [(plain(text), f"{change:+.2f}") for text, change in others.items()]
+        yield table(("side effect at strength 1", "change (log-odds)"), rows, numbers=True)

@@ -1,8 +1,7 @@
 """Commands of `flowgrad bank`: browse, keep and share directions."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -26,28 +25,24 @@ from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(no_args_is_help=True, help="Browse and keep directions: yours, and those that ship.")
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face hub.", show_default=False)]
 
 
-def _entries(entries: Iterable[Entry], bank: Bank, as_json: bool) -> None:
-    from directions.commands import tables
+def _browse(entries: tuple[Entry, ...], bank: Bank, as_json: bool) -> None:
+    if as_json:
+        answer(as_json, [plain(entry) for entry in entries])
+        return
+    from directions.commands.tables import bank_table
 
-    entries = tuple(entries)
-    answer(
-        as_json,
-        [plain(entry) for entry in entries],
-        tables.bank_table(entries) if entries else "no direction found",
-        f"{len(entries)} directions; yours are in {bank.folder}",
-    )
+    shown = bank_table(entries) if entries else "no direction found"
+    answer(as_json, None, shown, f"{len(entries)} directions; yours are in {bank.folder}")
 
 
 def plain(entry: Entry) -> dict[str, object]:
-    info = {key: value for key, value in entry.info.as_dict().items() if key != "thumbnail"} if entry.info else None
+    """A direction of the bank, for programs."""
+    info = entry.info.as_dict() if entry.info else None
     facts = {"name": entry.name, "model": entry.model, "path": entry.path, "shipped": entry.shipped}
     return {**facts, "preview": entry.preview, "error": entry.error, "info": info}
 
@@ -56,7 +51,7 @@ def plain(entry: Entry) -> dict[str, object]:
 def bank_list(model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
     """List the directions of your bank and of the one that ships."""
     found = Bank.default(bank)
-    _entries(found.list(model), found, as_json)
+    _browse(found.list(model), found, as_json)
 
 
 @app.command("search")
@@ -67,7 +62,7 @@ def bank_search(
 ) -> None:
     """Find directions by words, best match first."""
     found = Bank.default(bank)
-    _entries(found.search(words), found, as_json)
+    _browse(found.search(" ".join(words)), found, as_json)
 
 
 @app.command("show")

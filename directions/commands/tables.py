@@ -10,7 +10,7 @@ from rich.text import Text
 
 from directions.bank.bank import Entry
 from directions.bank.card import NOTABLE, at_strength, effect_rows, facts, is_notable, side_effects
-from directions.file.direction import Calibration, DirectionInfo
+from directions.file.header import Calibration, DirectionInfo
 
 if TYPE_CHECKING:
     from directions.measure.evaluation import Measured

@@ -1,22 +1,29 @@
-"""The safetensors container of a direction file, read with the standard library alone and trusting nothing.
+"""The safetensors container of a direction file; FORMAT.md has the rules.
 
-Eight bytes of length, a JSON header, then the tensors side by side without holes; FORMAT.md has the rules.
+A header is read and checked with the standard library alone, so that a bank is listed in milliseconds; the safetensors
+library reads and writes the tensors.
 """
 
+import hashlib
 import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from flowgrad.errors import FlowgradError
 from flowgrad.files import atomic_path
 
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = "1"
 HEADER_LIMIT = 1 << 20  # bytes; a thumbnail and a long text fit many times over
 TENSOR_LIMIT = 1 << 32  # bytes
 RANK_LIMIT = 6
+HASH_KEY = "modelspec.hash_sha256"
 
 _ITEM_BYTES = {"F16": 2, "F32": 4, "I32": 4}
 _TENSORS = {"u": ("F16", "F32"), "starts": ("I32",)}
@@ -25,7 +32,6 @@ _TENSORS = {"u": ("F16", "F32"), "starts": ("I32",)}
 @contextmanager
 def open_named(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for reading; any FlowgradError raised inside gets the file's name before its message."""
-    path = Path(path)
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for for ever
             raise FlowgradError("not a file. Name a direction file (.safetensors).")
@@ -38,71 +44,57 @@ def open_named(path: Path) -> Iterator[BinaryIO]:
         raise FlowgradError(f"{path}: {error}") from error
 
 
-def read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """Return the JSON header and how many bytes of tensors follow; leaves `file` at the first of them."""
-    size = file.seek(0, 2)
-    file.seek(0)
-    if size < 8:
-        corrupt(f"{size} bytes are too short for a safetensors file")
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > HEADER_LIMIT:
-        corrupt(f"a header of {length} bytes, at most {HEADER_LIMIT} are allowed")
-    if 8 + length > size:
-        corrupt(f"truncated, a header of {length} bytes does not fit into a file of {size}")
-    header = parse_json(file.read(length), "the header")
-    if not isinstance(header, dict):
-        corrupt("the header is not a JSON object")
-    return header, size - 8 - length
-
-
-def read_metadata(header: Mapping[str, Any]) -> dict[str, str]:
-    """Return the header's `__metadata__`, a mapping of texts to texts."""
-    metadata = header.get("__metadata__")
+def read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the metadata, and the entry of `u`, of a header that obeys the format; no tensor is read."""
+    header, room = _read_json(file)
+    metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         corrupt("__metadata__ must map texts to texts")
-    return metadata
+    number = metadata.get("flowgrad.format")
+    if number is None:
+        corrupt("the key flowgrad.format is missing")
+    if number != FORMAT:  # before the tensors, of which a later format may have others
+        raise FlowgradError(f"direction format {shorten(number)}, this flowgrad reads {FORMAT}. Upgrade flowgrad.")
+    _check_tensors(header, room)
+    return metadata, header["u"]
 
 
-def read_places(header: Mapping[str, Any], room: int) -> dict[str, dict[str, Any]]:
-    """Return dtype, shape and data_offsets of `u` and `starts`, checked against each other and the file's size."""
-    places = {key: value for key, value in header.items() if key != "__metadata__"}
-    if set(places) != set(_TENSORS):
-        corrupt(f"its tensors are {shorten(sorted(places))}, not u and starts")
-    if room > TENSOR_LIMIT:
-        corrupt(f"tensors of {room} bytes, at most {TENSOR_LIMIT} are allowed")
-    end = 0
-    for begin, stop in sorted(_span(name, place) for name, place in places.items()):
-        if begin != end:
-            corrupt(f"tensors must lie side by side, byte {begin} follows {end}")
-        end = stop
-    if end != room:
-        corrupt(f"{'truncated' if end > room else 'too long'}, tensors of {end} bytes, the file has {room} for them")
-    if places["u"]["shape"][0] != places["starts"]["shape"][0]:
-        corrupt(f"u has {places['u']['shape'][0]} intervals and starts {places['starts']['shape'][0]}")
-    return places
+def read_tensors(file: BinaryIO) -> tuple[dict[str, "np.ndarray"], str]:
+    """Return the tensors by name, and the hash of all bytes after the header. Raises FlowgradError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file.seek(0)
+    raw = file.read()
+    try:
+        return load(raw), _hash(_body(raw))
+    except SafetensorError as error:
+        corrupt(str(error))
 
 
-def write_container(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, Any, bytes]]) -> None:
-    """Write tensors, given as (dtype, shape, bytes) by name, in their order. Raises FlowgradError."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    begin = 0
-    for name, (dtype, shape, raw) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + len(raw)]}
-        begin += len(raw)
+def write_container(path: Path, metadata: Mapping[str, str], tensors: dict[str, "np.ndarray"]) -> None:
+    """Write tensors by name, with their hash among the metadata: the same always give the same bytes.
+
+    Raises FlowgradError for metadata that are too long, and where the disk refuses.
+    """
+    from safetensors.numpy import save
+
+    raw = save(tensors)
+    body = _body(raw)
+    entries = json.loads(raw[8 : len(raw) - len(body)])
+    header = {"__metadata__": {**metadata, HASH_KEY: _hash(body)}, **entries}  # the library's order would be random
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors start aligned
     if len(text) > HEADER_LIMIT:
         raise FlowgradError(f"metadata of {len(text)} bytes, at most {HEADER_LIMIT} are allowed. Shorten its texts.")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.writelines(raw for _, _, raw in tensors.values())
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
 def parse_json(raw: bytes | str, what: str) -> Any:
     """Return strict JSON: UTF-8, no key twice, no NaN or infinity. Raises FlowgradError naming `what`."""
     try:
-        text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return _JSON.decode(raw.decode("utf-8") if isinstance(raw, bytes) else raw)
     except (ValueError, RecursionError) as error:
         corrupt(f"{what} is not JSON ({shorten(str(error))})")
 
@@ -129,22 +121,62 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _span(name: str, place: Any) -> tuple[int, int]:
-    """Return the (begin, end) of a tensor after checking type, shape and offsets against each other."""
-    if not isinstance(place, dict) or set(place) != {"dtype", "shape", "data_offsets"}:
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
+def _read_json(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return the JSON header, and how many bytes of tensors follow it."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    if size < 8:
+        corrupt(f"{size} bytes are too short for a safetensors file")
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > HEADER_LIMIT:
+        corrupt(f"a header of {length} bytes, at most {HEADER_LIMIT} are allowed")
+    if 8 + length > size:
+        corrupt(f"truncated, a header of {length} bytes does not fit into a file of {size}")
+    header = parse_json(file.read(length), "the header")
+    if not isinstance(header, dict):
+        corrupt("the header is not a JSON object")
+    return header, size - 8 - length
+
+
+def _check_tensors(entries: Mapping[str, Any], room: int) -> None:
+    """Refuse entries of tensors that break the format, or do not fill the `room` bytes after the header."""
+    if set(entries) != set(_TENSORS):
+        corrupt(f"its tensors are {shorten(sorted(entries))}, not u and starts")
+    if room > TENSOR_LIMIT:
+        corrupt(f"tensors of {room} bytes, at most {TENSOR_LIMIT} are allowed")
+    u, starts = (_check_entry(name, entries[name]) for name in _TENSORS)
+    if u + starts != room:
+        corrupt(f"truncated or too long, tensors of {u + starts} bytes, the file has {room} for them")
+    offsets = [entries[name]["data_offsets"] for name in _TENSORS]
+    if offsets not in ([[0, u], [u, room]], [[starts, room], [0, starts]]):
+        corrupt(f"tensors of {u} and {starts} bytes must lie side by side, not at {shorten(offsets)}")
+    m, n = (entries[name]["shape"][0] for name in _TENSORS)
+    if m != n:
+        corrupt(f"u has {m} intervals and starts {n}")
+
+
+def _check_entry(name: str, entry: Any) -> int:
+    """Return the bytes of a tensor after checking its dtype and shape."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         corrupt(f"tensor {name} must give dtype, shape and data_offsets")
-    dtype, shape, offsets = place["dtype"], place["shape"], place["data_offsets"]
+    dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in _TENSORS[name]:
         corrupt(f"tensor {name} is {shorten(dtype)}, not {' or '.join(_TENSORS[name])}")
-    rank = len(shape) if _are_counts(shape) else 0
-    if not (rank == 1 if name == "starts" else 2 <= rank <= RANK_LIMIT) or min(shape) < 1:
+    are_counts = isinstance(shape, list) and all(type(n) is int and 0 < n < 1 << 48 for n in shape)
+    ranks = (1,) if name == "starts" else range(2, RANK_LIMIT + 1)
+    if not are_counts or len(shape) not in ranks:
         corrupt(f"tensor {name} has the shape {shorten(shape)}")
-    if not _are_counts(offsets) or len(offsets) != 2:
-        corrupt(f"tensor {name} has the offsets {shorten(offsets)}")
-    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
-        corrupt(f"tensor {name} of shape {shorten(shape)} in {dtype} does not fill bytes {shorten(offsets)}")
-    return offsets[0], offsets[1]
+    return math.prod(shape) * _ITEM_BYTES[dtype]
 
 
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in values)
+def _body(raw: bytes) -> bytes:
+    """Return all bytes after the header of a whole file."""
+    (length,) = struct.unpack("<Q", raw[:8])
+    return raw[8 + length :]
+
+
+def _hash(body: bytes) -> str:
+    return f"0x{hashlib.sha256(body).hexdigest()}"

@@ -1,38 +1,23 @@
 """Direction files, format 1: one `.safetensors` file, nothing executable; FORMAT.md is the specification.
 
-Headers are parsed with the standard library alone, so that a bank is listed in milliseconds; numpy is needed for
-tensors only. Everything read is treated as hostile: lengths, offsets, types, ranges and texts are checked before use.
+Everything read is treated as hostile: lengths, offsets, types, ranges and texts are checked before use. A header needs
+the standard library alone; numpy and safetensors are imported for tensors only.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from directions.file import container
-from directions.file.header import Calibration, DirectionInfo, check_format, check_name, decode_info, encode_info
+from directions.file.header import DirectionInfo, decode_info, encode_info
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "Calibration",
-    "Direction",
-    "DirectionInfo",
-    "check_compatible",
-    "check_name",
-    "read_direction",
-    "read_info",
-    "refuse_existing",
-    "replace_info",
-    "write_direction",
-]
-
 _NUMPY_TYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4"}
-_HASH_KEY = "modelspec.hash_sha256"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,43 +46,34 @@ class Direction:
         """
         import numpy as np
 
-        stored = _store(np.asarray(u), dtype)
+        with np.errstate(over="ignore"):  # refused below, with a remedy
+            stored = np.ascontiguousarray(u, dtype=_NUMPY_TYPES[dtype])
+        if np.isinf(stored).any() and np.isfinite(u).all():
+            raise FlowgradError(f"the control reaches {np.abs(u).max():.4g}, more than {dtype} holds. Store it as F32.")
         version = info.version or _flowgrad_version()
         shape = tuple(int(n) for n in stored.shape[1:])
-        told = dataclasses.replace(info, shape=shape, intervals=len(stored), dtype=dtype, version=version)
-        return cls(stored, np.ascontiguousarray(starts, dtype=_NUMPY_TYPES["I32"]), told)
-
-    @property
-    def lengths(self) -> "np.ndarray":
-        """Euler steps of each interval: (M,) integers that sum to N."""
-        import numpy as np
-
-        return np.diff(self.starts, append=np.int32(self.info.steps))
-
-    def expand(self) -> "np.ndarray":
-        """Return the control of every Euler step, (N, *D), in the stored type."""
-        import numpy as np
-
-        return np.repeat(self.u, self.lengths, axis=0)
+        described = dataclasses.replace(info, shape=shape, intervals=len(stored), dtype=dtype, version=version)
+        return cls(stored, np.ascontiguousarray(starts, dtype=_NUMPY_TYPES["I32"]), described)
 
 
 def read_info(path: Path) -> DirectionInfo:
-    """Read the header of a direction file: no tensor, neither numpy nor torch.
+    """Read the header of a direction file, without its tensors.
 
     Raises FlowgradError naming the file, the rule it breaks and the remedy.
     """
     with container.open_named(path) as file:
-        return _read_head(file)[0]
+        return decode_info(*container.read_header(file))
 
 
 def read_direction(path: Path) -> Direction:
     """Read and check a whole direction file. Raises FlowgradError as `read_info`, and for broken tensors."""
     with container.open_named(path) as file:
-        info, places, told = _read_head(file)
-        buffer = bytearray(file.read())
-        if told and told != _hash(buffer):
-            container.corrupt(f"its tensors do not have the hash {container.shorten(told)} they were written with")
-        return Direction(_array(buffer, places["u"]), _array(buffer, places["starts"]), info)
+        metadata, entry = container.read_header(file)
+        info = decode_info(metadata, entry)
+        tensors, digest = container.read_tensors(file)
+        if metadata.get(container.HASH_KEY, digest) != digest:
+            container.corrupt("its tensors do not have the hash in its header")
+        return Direction(tensors["u"], tensors["starts"], info)
 
 
 def write_direction(direction: Direction, path: Path, overwrite: bool = False) -> Path:
@@ -105,23 +81,10 @@ def write_direction(direction: Direction, path: Path, overwrite: bool = False) -
 
     Raises UsageError if the file exists and `overwrite` is False, FlowgradError where the disk refuses.
     """
-    path = Path(path)
     refuse_existing(path, overwrite)
-    starts, u = direction.starts, direction.u
-    tensors = {"starts": ("I32", starts.shape, starts.tobytes()), "u": (direction.info.dtype, u.shape, u.tobytes())}
-    digest = _hash(*(raw for _, _, raw in tensors.values()))
-    container.write_container(path, {**encode_info(direction.info), _HASH_KEY: digest}, tensors)
+    tensors = {"u": direction.u.copy(), "starts": direction.starts.copy()}  # contiguous, as safetensors takes them
+    container.write_container(path, encode_info(direction.info), tensors)
     return path
-
-
-def replace_info(path: Path, info: DirectionInfo) -> None:
-    """Give the file at `path` another description; its tensors stay as they are, byte for byte.
-
-    For a new title or a calibration: `replace_info(path, dataclasses.replace(read_info(path), title="..."))`.
-    Raises FlowgradError as `read_direction`, and for an `info` that describes other tensors.
-    """
-    old = read_direction(path)
-    write_direction(Direction(old.u, old.starts, info), path, overwrite=True)
 
 
 def check_compatible(
@@ -135,60 +98,25 @@ def check_compatible(
     force: bool = False,
 ) -> None:
     """Raise FlowgradError unless a direction fits the model it shall steer; `force` overrides the fingerprint alone."""
-    if info.shape != tuple(shape):
-        _mismatch(info, "shape", info.shape, tuple(shape), f"Apply it with {info.model}, or train one for {model}.")
-    if info.steps != steps:
-        _mismatch(info, "number of steps N", info.steps, steps, f"Use N = {info.steps}, or train it again.")
-    if info.time_convention != time_convention:
-        _mismatch(info, "time convention", info.time_convention, time_convention, f"Train one for {model}.")
+    checks: list[tuple[str, object, object, str]] = [
+        ("shape", info.shape, tuple(shape), f"Apply it with {info.model}, or train one for {model}."),
+        ("number of steps N", info.steps, steps, f"Use N = {info.steps}, or train it again."),
+        ("time convention", info.time_convention, time_convention, f"Train one for {model}."),
+    ]
     if info.fingerprint != fingerprint and not force:
         mine, given = f"{info.model} ({info.fingerprint})", f"{model} ({fingerprint})"
-        _mismatch(info, "model's weights", mine, given, "Load those weights, train it again, or try it with --force.")
-
-
-def _mismatch(info: DirectionInfo, rule: str, stored: object, given: object, remedy: str) -> NoReturn:
-    raise FlowgradError(f"direction {info.title!r} was made for another {rule}: {stored}, not {given}. {remedy}")
-
-
-def _read_head(file: BinaryIO) -> tuple[DirectionInfo, Mapping[str, Mapping[str, Any]], str]:
-    """Return the info, the header's entries of the tensors and their hash ("" if not told)."""
-    header, room = container.read_header(file)
-    metadata = container.read_metadata(header)
-    check_format(metadata)  # first: a later format may have other tensors
-    places = container.read_places(header, room)
-    return decode_info(metadata, places["u"]), places, metadata.get(_HASH_KEY, "")
-
-
-def _array(buffer: bytearray, place: Mapping[str, Any]) -> "np.ndarray":
-    import numpy as np
-
-    begin, end = place["data_offsets"]
-    return np.frombuffer(memoryview(buffer)[begin:end], dtype=_NUMPY_TYPES[place["dtype"]]).reshape(place["shape"])
-
-
-def _hash(*parts: bytes | bytearray) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return f"0x{digest.hexdigest()}"
-
-
-def _store(u: "np.ndarray", dtype: str) -> "np.ndarray":
-    import numpy as np
-
-    with np.errstate(over="ignore"):  # refused below, with a remedy
-        stored = np.ascontiguousarray(u, dtype=_NUMPY_TYPES[dtype])
-    if np.isinf(stored).any() and np.isfinite(u).all():
-        raise FlowgradError(f"the control reaches {np.abs(u).max():.4g}, more than {dtype} holds. Store it as F32.")
-    return stored
+        checks.append(("model's weights", mine, given, "Load those weights, train it again, or try it with --force."))
+    for rule, stored, value, remedy in checks:
+        if stored != value:
+            raise FlowgradError(
+                f"direction {info.title!r} was made for another {rule}: {stored}, not {value}. {remedy}"
+            )
 
 
 def _check_starts(starts: "np.ndarray", info: DirectionInfo) -> None:
     if starts.dtype.str != _NUMPY_TYPES["I32"] or starts.shape != (info.intervals,) or not info.intervals:
-        told = f"starts must be ({info.intervals},) of int32, one for each interval"
-        raise FlowgradError(f"{told}, not {starts.shape} of {starts.dtype}. Use Direction.create.")
+        rule = f"starts must be ({info.intervals},) of int32, one for each interval"
+        raise FlowgradError(f"{rule}, not {starts.shape} of {starts.dtype}. Use Direction.create.")
     if starts[0] != 0 or (starts[1:] <= starts[:-1]).any() or starts[-1] >= info.steps:
         shown = container.shorten(starts.tolist())
         raise FlowgradError(f"starts must increase from 0, below N = {info.steps}, not {shown}. Train it again.")
@@ -198,8 +126,8 @@ def _check_control(u: "np.ndarray", info: DirectionInfo) -> None:
     import numpy as np
 
     if u.dtype.str != _NUMPY_TYPES.get(info.dtype) or u.shape != (info.intervals, *info.shape):
-        told = f"{info.intervals} x {info.shape} of {info.dtype or 'no type'}"
-        raise FlowgradError(f"info describes u as {told}, it is {u.shape} of {u.dtype}. Use Direction.create.")
+        described = f"{info.intervals} x {info.shape} of {info.dtype or 'no type'}"
+        raise FlowgradError(f"info describes u as {described}, it is {u.shape} of {u.dtype}. Use Direction.create.")
     bad = u.size - int(np.isfinite(u).sum())
     if bad:
         raise FlowgradError(f"u must be finite, {bad} of {u.size} values are not. Train the direction again.")

@@ -5,14 +5,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 from itertools import pairwise
 from typing import Any
 
-from directions.file.container import corrupt, parse_json, shorten
+from directions.file.container import FORMAT, corrupt, parse_json, shorten
 from flowgrad.errors import FlowgradError, UsageError
 
-FORMAT = 1
 THUMBNAIL_LIMIT = 1 << 18  # characters of the data URL
 STEPS_LIMIT = 10_000
 NAME_LIMIT = 64
@@ -59,7 +58,7 @@ class Calibration:
     safe: tuple[float, float]
     identity: tuple[float, ...] = ()
     kept: tuple[float, ...] = ()
-    side_effects: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    side_effects: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     photos: int = 0
     source: str = "samples"
 
@@ -115,36 +114,34 @@ class DirectionInfo:
         _check_info(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values that `json.dumps` takes."""
-        return dataclasses.asdict(self)
+        """Return the fields, without the thumbnail, as plain values that `json.dumps` takes."""
+        values = dataclasses.asdict(self)
+        del values["thumbnail"]
+        return values
 
 
 def encode_info(info: DirectionInfo) -> dict[str, str]:
     """Return the `__metadata__` of `info`: texts as they are, tags with commas, the rest as JSON."""
     metadata = {f"modelspec.{key}": value for key, value in _MODELSPEC.items()}
     metadata["modelspec.architecture"] = f"{info.model}/flow-direction"
-    metadata["flowgrad.format"] = str(FORMAT)
-    for each in dataclasses.fields(info):
-        if each.name not in _TENSOR_FIELDS:
-            metadata[_key(each.name)] = _to_text(each.name, getattr(info, each.name))
+    metadata["flowgrad.format"] = FORMAT
+    for field in dataclasses.fields(info):
+        if field.name not in _TENSOR_FIELDS:
+            metadata[_key(field.name)] = _to_text(field.name, getattr(info, field.name))
     return metadata
 
 
 def decode_info(metadata: Mapping[str, str], u: Mapping[str, Any]) -> DirectionInfo:
     """Return the info of checked metadata and of the header's entry of `u`. Raises FlowgradError."""
     intervals, *shape = u["shape"]
-    told = [each for each in dataclasses.fields(DirectionInfo) if _is_told(each, metadata)]
-    values = {each.name: _from_text(each, metadata) for each in told}
-    return DirectionInfo(**values, shape=tuple(shape), intervals=intervals, dtype=u["dtype"])
-
-
-def check_format(metadata: Mapping[str, str]) -> None:
-    """Raise FlowgradError unless metadata are of the format read here."""
-    number = metadata.get("flowgrad.format")
-    if number is None:
-        corrupt("the key flowgrad.format is missing")
-    if number != str(FORMAT):
-        raise FlowgradError(f"direction format {shorten(number)}, this flowgrad reads {FORMAT}. Upgrade flowgrad.")
+    values: dict[str, Any] = {"shape": tuple(shape), "intervals": intervals, "dtype": u["dtype"]}
+    for field in dataclasses.fields(DirectionInfo):
+        key = _key(field.name)
+        if field.name not in _TENSOR_FIELDS and key in metadata:
+            values[field.name] = _from_text(field, metadata[key])
+        elif field.default is MISSING:
+            corrupt(f"the key {key} is missing")
+    return DirectionInfo(**values)
 
 
 def _key(name: str) -> str:
@@ -160,48 +157,33 @@ def _to_text(name: str, value: Any) -> str:
     return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
 
-def _is_told(each: "dataclasses.Field[Any]", metadata: Mapping[str, str]) -> bool:
-    if each.name in _TENSOR_FIELDS:
-        return False
-    if _key(each.name) not in metadata and each.default is MISSING:
-        corrupt(f"the key {_key(each.name)} is missing")
-    return _key(each.name) in metadata
-
-
-def _from_text(each: "dataclasses.Field[Any]", metadata: Mapping[str, str]) -> Any:
-    text = metadata[_key(each.name)]
-    if each.name == "tags":
+def _from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
+    if field.name == "tags":
         return tuple(tag.strip() for tag in text.split(",") if tag.strip())
-    if each.type is str:
+    if field.type is str:
         return text
-    value = parse_json(text, _key(each.name))
-    return _to_calibration(value) if each.name == "calibration" else _freeze(value)
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    value = parse_json(text, _key(field.name))
+    return _to_calibration(value) if field.name == "calibration" else _freeze(value)
 
 
 def _to_calibration(value: Any) -> Calibration | None:
     if value is None:
         return None
     required = ("level", "unit", "strengths", "effect", "safe")
-    if not isinstance(value, dict) or any(name not in value for name in required):
+    if not isinstance(value, dict) or not set(required) <= set(value):
         corrupt(f"flowgrad.calibration must give {', '.join(required)}")
-    known = {each.name for each in dataclasses.fields(Calibration)}
-    fields: dict[str, Any] = {name: _freeze(item) for name, item in value.items() if name in known}
-    if isinstance(fields.get("side_effects"), dict):
-        fields["side_effects"] = {text: _freeze(item) for text, item in fields["side_effects"].items()}
-    return Calibration(**fields)
+    known = {field.name for field in dataclasses.fields(Calibration)}
+    return Calibration(**{name: _freeze(item) for name, item in value.items() if name in known})
+
+
+def _freeze(value: Any) -> Any:
+    """Return a list, or each list of a mapping, as a tuple."""
+    if isinstance(value, dict):
+        return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 # --- rules: what is written and what is read obey the same ------------------------------------------------------
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) < INTEGER_LIMIT if isinstance(value, int) else math.isfinite(value)
 
 
 def _is_text(value: object) -> bool:
@@ -212,12 +194,16 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < INTEGER_LIMIT
 
 
+def _is_number(value: object) -> bool:
+    return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _all(rule: Any) -> Any:
-    return lambda value: isinstance(value, tuple) and all(rule(item) for item in value)
+    return lambda value: isinstance(value, tuple) and all(map(rule, value))
 
 
 def _are_effects(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_text(key) and _all(_is_number)(item) for key, item in value.items())
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_all(_is_number), value.values()))
 
 
 _RULES: dict[Any, tuple[Any, str]] = {
@@ -235,10 +221,10 @@ _RULES: dict[Any, tuple[Any, str]] = {
 
 def _check_types(value: Any, prefix: str) -> None:
     """Refuse a field that is not what its annotation says."""
-    for each in dataclasses.fields(value):
-        rule, description = _RULES[each.type]
-        item = getattr(value, each.name)
-        _require(rule(item), f"{prefix}{each.name} must be {description}", item)
+    for field in dataclasses.fields(value):
+        rule, description = _RULES[field.type]
+        item = getattr(value, field.name)
+        _require(rule(item), f"{prefix}{field.name} must be {description}", item)
 
 
 def _require(holds: bool, rule: str, value: object) -> None:
@@ -254,18 +240,15 @@ def _check_info(info: DirectionInfo) -> None:
     _require(1 <= info.steps <= STEPS_LIMIT, f"steps must lie in 1 to {STEPS_LIMIT}", info.steps)
     _require(0 <= info.intervals <= info.steps, f"intervals must be at most steps = {info.steps}", info.intervals)
     _require(info.forward in ("grid", "fine"), "forward must be 'grid' or 'fine'", info.forward)
-    amounts = (info.xi, info.lam, info.images, info.iterations)
-    _require(min(amounts) >= 0, "xi, lam, images and iterations must be at least 0", amounts)
+    for name in ("xi", "lam", "images", "iterations"):
+        _require(getattr(info, name) >= 0, f"{name} must be at least 0", getattr(info, name))
     are_tags = all(tag == tag.strip() != "" and "," not in tag and "\n" not in tag for tag in info.tags)
     _require(are_tags, "a tag is one line without comma or outer space", info.tags)
     _require(not info.date or bool(_DATE.fullmatch(info.date)), "date must be ISO 8601, like 2025-01-31", info.date)
-    _check_thumbnail(info.thumbnail)
-
-
-def _check_thumbnail(thumbnail: str) -> None:
-    _require(len(thumbnail) <= THUMBNAIL_LIMIT, f"thumbnail must be at most {THUMBNAIL_LIMIT} long", len(thumbnail))
-    is_image = not thumbnail or bool(_THUMBNAIL.fullmatch(thumbnail))
-    _require(is_image, "thumbnail must be a base64 data URL of a PNG, JPEG or WebP", thumbnail)
+    fits = len(info.thumbnail) <= THUMBNAIL_LIMIT
+    _require(fits, f"thumbnail must be at most {THUMBNAIL_LIMIT} characters", len(info.thumbnail))
+    is_image = not info.thumbnail or bool(_THUMBNAIL.fullmatch(info.thumbnail))
+    _require(is_image, "thumbnail must be a base64 data URL of a PNG, JPEG or WebP", info.thumbnail)
 
 
 def _check_calibration(value: Calibration) -> None:
@@ -277,7 +260,7 @@ def _check_calibration(value: Calibration) -> None:
     for name in ("identity", "kept"):
         item = getattr(value, name)
         _require(len(item) in (0, n), f"calibration.{name} must hold no value or {n}", item)
-    _require(all(0 <= share <= 1 for share in value.kept), "calibration.kept are fractions of 1", value.kept)
+    _require(all(0 <= share <= 1 for share in value.kept), "calibration.kept must be fractions of 1", value.kept)
     fits = all(len(item) == n for item in value.side_effects.values())
     _require(fits, f"calibration.side_effects must hold {n} values each", value.side_effects)
     _require(value.safe[0] <= value.safe[1], "calibration.safe must be (lowest, highest)", value.safe)

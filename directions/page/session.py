@@ -23,7 +23,7 @@ from directions.apply.files import alignment
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank, Entry
-from directions.file.direction import check_name
+from directions.file.header import check_name
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
 from directions.photo.reading import Prepared, prepare, prepare_faces, to_images, to_tensor

@@ -11,7 +11,7 @@ from torch import Tensor
 from directions.apply.identity import SAME_PERSON, has_faces, identity_descriptors, identity_distance
 from directions.apply.inversion import Inverted
 from directions.apply.steer import sweep
-from directions.file.direction import Calibration
+from directions.file.header import Calibration
 from directions.photo.reading import to_images
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.guide import Guide

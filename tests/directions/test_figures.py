@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from directions.figures import (
-    before_after,
-    contact_sheet,
-    curves,
-    enlarge,
-    preview,
-    strength_label,
-    strip,
-    thumbnail,
-)
+from directions.figures import before_after, contact_sheet, curves, enlarge, preview, strength_label, strip, thumbnail
 from directions.file.direction import DirectionInfo
 from directions.train.checkpoint import Record
 from flowgrad.errors import UsageError
@@ -48,20 +39,14 @@ def test_a_contact_sheet_shows_every_image() -> None:
     sheet = contact_sheet(squares(6), [f"photo {i}" for i in range(6)], columns=4, title="Six")
     assert colours_of(sheet) >= {im.getpixel((0, 0)) for im in squares(6)}
     assert sheet.width < 4 * 150 and sheet.height < 2 * 190
+    made = strip(squares(5), [strength_label(s) for s in (-1, -0.5, 0, 0.5, 1)], "photo.jpg")
+    assert made.width > 5 * 128 and made.height < 2 * 128  # one row
 
 
-def test_labels_take_space_only_where_there_are_some() -> None:
+def test_labels_take_space_where_there_are_some_and_stay_under_their_image() -> None:
     assert contact_sheet(squares(2)).height < contact_sheet(squares(2), ["a", "b"]).height
-
-
-def test_long_labels_stay_under_their_image() -> None:
     sheet = np.asarray(contact_sheet(squares(2), ["x" * 200, ""], columns=1))
     assert (sheet[:, -10:] == 255).all() and (sheet[:, :10] == 255).all()
-
-
-def test_a_strip_is_one_row() -> None:
-    made = strip(squares(5), [strength_label(s) for s in (-1, -0.5, 0, 0.5, 1)], "photo.jpg")
-    assert made.width > 5 * 128 and made.height < 2 * 128
 
 
 def test_before_and_after_go_on_below() -> None:

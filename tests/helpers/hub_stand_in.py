@@ -61,7 +61,9 @@ def handler(repositories: Repositories) -> type[BaseHTTPRequestHandler]:
                 files = repositories[found[1]].items()
                 self.answer([{"type": "file", "path": p, "size": len(raw), "oid": SHA} for p, raw in files])
             elif (found := re.match(r"/api/models/(\w+/[\w-]+)", path)) and found[1] in repositories:
-                self.answer({"id": found[1], "sha": SHA, "siblings": []})
+                files = repositories[found[1]].items()
+                siblings = [{"rfilename": path, "size": len(raw)} for path, raw in files]
+                self.answer({"id": found[1], "sha": SHA, "siblings": siblings})
             elif (found := re.match(r"/(\w+/[\w-]+)/resolve/[^/]+/(.+)", path)) and found[1] in repositories:
                 raw = repositories[found[1]][found[2]]
                 self.answer(raw=raw, X_Repo_Commit=SHA, ETag=f'"{hashlib.sha256(raw).hexdigest()}"')

@@ -1,6 +1,6 @@
 """The bank: finding, adding and removing directions, and the speed of listing them."""
 
-import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,29 +34,17 @@ def names(entries: tuple[Entry, ...]) -> list[str]:
     return [entry.name for entry in entries]
 
 
-def test_an_empty_bank_need_not_exist(tmp_path: Path) -> None:
-    assert Bank(tmp_path / "none").list() == ()
-    with pytest.raises(UsageError, match="There is none yet; train one"):
-        Bank(tmp_path / "none").get("smiling")
-
-
-def test_list_has_both_banks(bank: Bank) -> None:
-    bank.add(make_direction("Young"), "young")
+def test_the_list_has_both_banks_and_the_users_hides_the_shipped(bank: Bank) -> None:
+    bank.add(make_direction("My smile"), "smiling")
     bank.add(make_direction("A", model="church"), "autumn")
     assert [(e.model, e.name, e.shipped) for e in bank.list()] == [
         ("church", "autumn", False),
         ("faces64", "old", True),
-        ("faces64", "smiling", True),
-        ("faces64", "young", False),
+        ("faces64", "smiling", False),
     ]
     assert names(bank.list("church")) == ["autumn"]
-
-
-def test_the_users_hides_the_shipped(bank: Bank) -> None:
-    bank.add(make_direction("My smile"), "smiling")
-    assert len(bank.list()) == 2
-    entry = bank.get("smiling")
-    assert entry.info is not None and entry.info.title == "My smile" and not entry.shipped
+    info = bank.get("smiling").info
+    assert info is not None and info.title == "My smile"
     bank.remove("smiling")
     assert bank.get("smiling").shipped
 
@@ -69,15 +57,19 @@ def test_entry_has_preview_and_card(bank: Bank) -> None:
     assert bank.get("old").preview is None
 
 
-def test_unknown_name_gives_the_nearest(bank: Bank) -> None:
-    with pytest.raises(UsageError, match=r"no direction is called 'smilin'. Nearest: smiling\."):
-        bank.get("smilin")
-    with pytest.raises(UsageError, match="no direction for church is called 'old'"):
-        bank.get("old", model="church")
-    with pytest.raises(UsageError, match="flowgrad bank list"):
-        bank.get("qqqqqq")
-    with pytest.raises(UsageError, match=r"flowgrad bank import /tmp/x.safetensors"):
-        bank.get("/tmp/x.safetensors")
+def test_an_unknown_name_gives_the_nearest(bank: Bank, tmp_path: Path) -> None:
+    for name, model, message in (
+        ("smilin", None, r"no direction is called 'smilin'. Nearest: smiling\."),
+        ("old", "church", "no direction for church is called 'old'"),
+        ("qqqqqq", None, "flowgrad bank list"),
+        ("/tmp/x.safetensors", None, "flowgrad bank import /tmp/x.safetensors"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            bank.get(name, model)
+    empty = Bank(tmp_path / "none")  # which need not exist
+    assert empty.list() == ()
+    with pytest.raises(UsageError, match="There is none yet; train one"):
+        empty.get("smiling")
 
 
 def test_a_name_of_several_models_must_say_which(bank: Bank) -> None:
@@ -99,23 +91,19 @@ def test_bad_names_never_become_paths(bank: Bank, name: str) -> None:
     assert not bank.folder.exists()
 
 
-def test_add_never_overwrites_unless_told(bank: Bank) -> None:
+def test_what_is_replaced_only_if_told_comes_back(bank: Bank) -> None:
     bank.add(make_direction(value=1.0), "mine", preview=b"old", card="old")
     with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
         bank.add(make_direction(value=2.0), "mine")
     entry = bank.add(make_direction(value=2.0), "mine", overwrite=True)
     assert entry.load().u[0, 0] == 2 and entry.preview is None and entry.card is None
+    with pytest.raises(UsageError, match="exists already"):
+        bank.restore("mine")
     bank.remove("mine")
-    assert bank.restore("mine").load().u[0, 0] == 2
-    bank.remove("mine")
-
-
-def test_what_was_replaced_comes_back(bank: Bank) -> None:
-    bank.add(make_direction(value=1.0), "mine", card="first")
-    bank.add(make_direction(value=2.0), "mine", overwrite=True)
+    assert bank.restore("mine").load().u[0, 0] == 2  # the last that went
     bank.path_for("mine", "faces64").unlink()
     entry = bank.restore("mine")
-    assert entry.load().u[0, 0] == 1 and entry.card and entry.card.read_text() == "first"
+    assert entry.load().u[0, 0] == 1 and entry.card and entry.card.read_text() == "old"
 
 
 def test_remove_and_restore(bank: Bank) -> None:
@@ -126,14 +114,6 @@ def test_remove_and_restore(bank: Bank) -> None:
     entry = bank.restore("mine")
     assert entry.path == path and entry.preview and entry.card
     with pytest.raises(UsageError, match=r"no removed direction is called 'mine'. The trash holds: nothing"):
-        bank.restore("mine")
-
-
-def test_restore_refuses_a_taken_name(bank: Bank) -> None:
-    bank.add(make_direction(), "mine")
-    bank.remove("mine")
-    bank.add(make_direction(), "mine")
-    with pytest.raises(UsageError, match="exists already"):
         bank.restore("mine")
 
 
@@ -160,16 +140,13 @@ def test_import_checks_everything(bank: Bank, tmp_path: Path) -> None:
     source = write_direction(make_direction("Wink"), tmp_path / "My Wink (2).safetensors")
     assert bank.import_file(source).name == "my-wink-2"
     assert bank.import_file(source, "wink").path == bank.folder / "faces64" / "wink.safetensors"
+    with pytest.raises(UsageError, match="cannot name a direction"):  # no letter of it may be in a name
+        bank.import_file(source.rename(tmp_path / "微笑.safetensors"))
+    source = write_direction(make_direction(), tmp_path / "broken.safetensors")
     source.write_bytes(source.read_bytes()[:-1])
     with pytest.raises(FlowgradError, match="truncated"):
-        bank.import_file(source, "broken")
-    assert "broken" not in names(bank.list())
-
-
-def test_import_of_a_name_of_other_letters_asks_for_one(bank: Bank, tmp_path: Path) -> None:
-    source = write_direction(make_direction(), tmp_path / "微笑.safetensors")
-    with pytest.raises(UsageError, match="cannot name a direction"):
         bank.import_file(source)
+    assert "broken" not in names(bank.list())
 
 
 def test_export(bank: Bank, tmp_path: Path) -> None:
@@ -190,29 +167,25 @@ def test_damaged_files_are_listed_with_their_error(bank: Bank) -> None:
     (good.parent / "folder.safetensors").mkdir()
     (good.parent / ".good-tmp.safetensors").write_bytes(b"half")
     (good.parent / "notes.txt").write_text("x")
+    (bank.folder / "ffhq").mkdir()
+    shutil.copy(good, bank.folder / "ffhq" / "lost.safetensors")
     errors = {entry.name: entry.error for entry in bank.list()}
-    assert set(errors) == {"Bad Name", "broken", "folder", "good", "old", "smiling"}
+    assert set(errors) == {"Bad Name", "broken", "folder", "good", "lost", "old", "smiling"}
     assert errors["good"] is None
     assert "damaged" in str(errors["broken"])
     assert "cannot name" in str(errors["Bad Name"])
     assert "not a file" in str(errors["folder"])
+    assert "Move it to the folder faces64" in str(errors["lost"])
     with pytest.raises(FlowgradError, match="damaged"):
         bank.get("broken").load()
     bank.remove("broken")
-
-
-def test_a_file_in_another_models_folder_is_an_error(bank: Bank) -> None:
-    folder = bank.folder / "ffhq"
-    folder.mkdir(parents=True)
-    write_direction(make_direction(model="faces64"), folder / "lost.safetensors")
-    assert "Move it to the folder faces64" in str(bank.get("lost").error)
 
 
 def test_search_ranks_and_needs_every_word(bank: Bank) -> None:
     bank.add(make_direction("Laughing", text="a laughing face", description="stronger than smiling"), "laughing")
     assert names(bank.search("smiling")) == ["smiling", "laughing"]
     assert names(bank.search("FACE old")) == ["old"]
-    assert names(bank.search(["age"])) == ["old"]
+    assert names(bank.search("age")) == ["old"]
     assert names(bank.search("smil expr")) == ["smiling"]
     assert bank.search("unicorn") == () and bank.search("") == ()
 
@@ -233,11 +206,6 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
         Bank(tmp_path / "file").list()
     with pytest.raises(FlowgradError, match="cannot write"):
         Bank(tmp_path / "file").add(make_direction(), "x")
-
-
-def test_entries_are_immutable(bank: Bank) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        bank.get("old").name = "new"  # type: ignore[misc]
 
 
 def test_listing_imports_nothing_heavy(bank: Bank) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from rich.console import Console
 
 from directions.bank import hub
 from directions.bank.bank import Bank, Entry
-from directions.bank.gallery import _told, to_page, write_gallery
+from directions.bank.card import in_words, to_card
+from directions.bank.gallery import curve, to_page, write_gallery
+from directions.bank.pictures import data_url, to_png
 from directions.commands.tables import direction_card
-from directions.file.direction import Calibration, Direction, DirectionInfo
+from directions.file.direction import Direction
+from directions.file.header import Calibration, DirectionInfo
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers import hub_stand_in
 
@@ -30,10 +34,8 @@ def direction(**changes: object) -> Direction:
     return Direction.create(np.ones((2, 3, 4, 4)), np.array([0, 3]), replace(info, calibration=calibration, **changes))
 
 
-def picture(colour: str = "teal") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (80, 40), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+def picture() -> bytes:
+    return to_png(Image.new("RGB", (80, 40), "teal"))
 
 
 @pytest.fixture
@@ -44,11 +46,16 @@ def bank(tmp_path: Path) -> Bank:
     return bank
 
 
+def point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every client of the hub ask this address."""
+    client = pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
+    monkeypatch.setattr(client, "HfApi", partial(client.HfApi, endpoint=address))
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
     with hub_stand_in.hub() as (address, repositories):
-        monkeypatch.setenv("HF_ENDPOINT", address)
+        point_to(address, monkeypatch)
         monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 34)
         yield repositories
 
@@ -57,24 +64,18 @@ def served(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_is_pushed_can_be_pulled(bank: Bank, served: hub_stand_in.Repositories, tmp_path: Path) -> None:
-    assert "me/mine" in hub.push(bank.list(), "me/mine", token="hf_x")
+    for name in ("old", "smiling"):
+        assert "me/mine" in hub.push([bank.get(name)], "me/mine")
     files = served["me/mine"]
     assert set(files) == {"README.md", "tiny/old.safetensors", "tiny/smiling.safetensors", "tiny/smiling.png"}
     readme = files["README.md"].decode()
     assert readme.startswith("---\n") and "- flowgrad\n" in readme and "flowgrad bank pull me/mine" in readme
+    assert "| smiling | tiny | a smiling face |" in readme and "| old | tiny |" in readme  # which was there already
     other = Bank(tmp_path / "other")
-    names = [found.name for found in hub.pull("me/mine", other) if isinstance(found, Entry)]
-    assert names == ["old", "smiling"]
+    assert [found.name for found in hub.pull("me/mine", other) if isinstance(found, Entry)] == ["old", "smiling"]
     pulled = other.get("smiling")
     assert pulled.info == bank.get("smiling").info and pulled.preview and pulled.card
     assert (pulled.load().u == bank.get("smiling").load().u).all()
-
-
-def test_a_second_push_keeps_what_is_there_in_the_readme(bank: Bank, served: hub_stand_in.Repositories) -> None:
-    hub.push([bank.get("old")], "me/mine", token="hf_x")
-    hub.push([bank.get("smiling")], "me/mine", token="hf_x")
-    readme = served["me/mine"]["README.md"].decode()
-    assert "| smiling | tiny | a smiling face |" in readme and "| old | tiny |" in readme
 
 
 def test_hostile_files_are_refused_one_by_one(
@@ -97,12 +98,10 @@ def test_hostile_files_are_refused_one_by_one(
     }
     monkeypatch.setattr(hub, "FILE_LIMIT", len(raw) + 100)
     found = list(hub.pull("me/mine", Bank(tmp_path / "own")))
-    good = [each for each in found if isinstance(each, Entry)]
+    (good,) = (each for each in found if isinstance(each, Entry))
     errors = " ".join(str(each) for each in found if isinstance(each, FlowgradError))
-    assert [each.name for each in good] == ["good"] and good[0].preview is None
-    assert "<script>" not in good[0].card.read_text() if good[0].card else False
-    for word in ("truncated", "wrong folder", "too large"):
-        assert word in errors
+    assert good.name == "good" and good.preview is None and good.card and "<script>" not in good.card.read_text()
+    assert all(words in errors for words in ("truncated", "wrong folder", "too large"))
     written = {path.relative_to(tmp_path / "own").as_posix() for path in (tmp_path / "own").rglob("*.*")}
     assert written == {"tiny/good.safetensors", "tiny/good.md"}
 
@@ -112,12 +111,10 @@ def test_an_enormous_preview_is_not_fetched(
 ) -> None:
     raw = bank.get("smiling").path.read_bytes()
     monkeypatch.setattr(hub, "FILE_LIMIT", len(raw) + 100)
-    served["me/mine"] = {"tiny/good.safetensors": raw, "tiny/good.png": picture() + bytes(len(raw) + 101)}
-    (found,) = hub.pull("me/mine", Bank(tmp_path / "own"))
-    assert isinstance(found, Entry) and found.preview is None
-    served["me/mine"]["tiny/good.png"] = picture()
-    (found,) = hub.pull("me/mine", Bank(tmp_path / "own"), overwrite=True)
-    assert isinstance(found, Entry) and found.preview
+    for more, is_fetched in ((len(raw) + 101, False), (0, True)):
+        served["me/mine"] = {"tiny/good.safetensors": raw, "tiny/good.png": picture() + bytes(more)}
+        (found,) = hub.pull("me/mine", Bank(tmp_path / "own"), overwrite=True)
+        assert isinstance(found, Entry) and bool(found.preview) is is_fetched
 
 
 def test_names_and_what_exists_are_refused(bank: Bank, served: hub_stand_in.Repositories) -> None:
@@ -126,7 +123,7 @@ def test_names_and_what_exists_are_refused(bank: Bank, served: hub_stand_in.Repo
             hub.push(bank.list(), name)
     with pytest.raises(UsageError, match="no direction to push"):
         hub.push([], "me/mine")
-    hub.push(bank.list(), "me/mine", token="hf_x")
+    hub.push(bank.list(), "me/mine")
     with pytest.raises(UsageError, match="no direction called wow; there is old, smiling"):
         list(hub.pull("me/mine", bank, ["wow"]))
     (found,) = hub.pull("me/mine", bank, ["old"])
@@ -136,21 +133,27 @@ def test_names_and_what_exists_are_refused(bank: Bank, served: hub_stand_in.Repo
 
 
 def test_without_a_network_the_message_says_so(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    point_to("http://127.0.0.1:9", monkeypatch)
     with pytest.raises(FlowgradError, match=r"the hub cannot be reached.*Check the network"):
         list(hub.pull("me/mine", bank))
 
 
-def test_a_readme_shows_texts_as_texts(bank: Bank) -> None:
-    bank.add(direction(text="a | <b>face</b>\n# x"), "odd")
-    readme = hub.to_readme("me/mine", bank.list())
-    assert r"a \| \<b\>face\</b\> \# x" in readme
+def test_a_readme_and_a_card_show_texts_as_texts(bank: Bank) -> None:
+    entry = bank.add(direction(text="a | <b>face</b>\n# x"), "odd")
+    assert entry.info
+    for written in (hub.to_readme("me/mine", bank.list()), to_card("odd", entry.info)):
+        assert r"a \| \<b\>face\</b\> \# x" in written
 
 
-def test_side_effects_are_told_in_words() -> None:
-    assert _told("a smiling face - a serious face", -3.6) == "more “a serious face”, less “a smiling face” (3.6)"
-    assert _told("a smiling face", -0.5) == "less “a smiling face” (-0.5)"
+@pytest.mark.parametrize(
+    ("text", "change", "words"),
+    [
+        ("a smiling face - a serious face", -3.6, "more “a serious face”, less “a smiling face” (3.6)"),
+        ("a smiling face", -0.5, "less “a smiling face” (-0.5)"),
+    ],
+)
+def test_side_effects_are_told_in_words(text: str, change: float, words: str) -> None:
+    assert in_words(text, change) == words
 
 
 # --- the gallery ------------------------------------------------------------------------------------------------
@@ -174,13 +177,18 @@ class Page(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
+    def images(self, kind: str = "jpeg") -> list[str | None]:
+        """What is said of each picture of a kind."""
+        return [image["alt"] for image in self.all("img") if str(image["src"]).startswith(f"data:image/{kind};base64,")]
+
 
 def test_the_gallery_is_whole_and_tells_what_the_bank_knows(bank: Bank, tmp_path: Path) -> None:
     page = Page(write_gallery(bank.list(), tmp_path / "gallery.html").read_text(encoding="utf-8"))
     assert len(page.all("li")) == 2 and "Smile" in page.texts and "Old" in page.texts
-    (image,) = page.all("img")
-    assert str(image["src"]).startswith("data:image/jpeg;base64,") and "Smile" in str(image["alt"])
-    assert all(svg["aria-label"] for svg in page.all("svg")) and len(page.all("svg")) == 2
+    (photo,) = page.images()
+    assert photo and "Smile" in photo
+    assert page.images("svg+xml") == ["Effect by strength: -4.0 at -1, +6.5 at 1"] * 2
+    assert len(page.all("img")) == 3
     assert {button["data-tag"] for button in page.all("button")} == {"age", "expression", "mouth"}
     assert page.all("label")[0]["for"] == "search" and page.all("html")[0]["lang"] == "en"
     with pytest.raises(UsageError, match="exists already"):
@@ -202,18 +210,22 @@ def test_a_script_in_a_title_is_text(bank: Bank) -> None:
     page = Page(to_page(bank.list(), SCRIPT))
     assert len(page.all("script")) == 1 and SCRIPT in page.texts
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    assert len(page.all("img")) == 1  # what is no picture is not shown
+    assert len(page.images()) == 1  # what is no picture is not shown
 
 
 @pytest.mark.parametrize(("raw", "count"), [(picture(), 1), (b"no picture", 0)])
 def test_without_a_preview_the_headers_picture_is_shown_encoded_anew(tmp_path: Path, raw: bytes, count: int) -> None:
-    own, url = Bank(tmp_path / "own"), f"data:image/png;base64,{base64.b64encode(raw).decode()}"
+    own, url = Bank(tmp_path / "own"), data_url(raw, "image/png")
     entry = own.add(direction(thumbnail=url), "smiling")
-    images = Page(to_page(own.list())).all("img")
-    assert len(images) == count and all(str(each["src"]).startswith("data:image/jpeg;") for each in images)
+    page = Page(to_page(own.list()))
+    assert len(page.images()) == count and url not in str(page.all("img"))
     told = io.StringIO()
     Console(file=told, width=200).print(direction_card(entry))
     assert "in the file itself" in told.getvalue()
+
+
+def test_a_curve_of_absurd_numbers_is_drawn() -> None:
+    assert curve((-1e308, 0.0, 1e308), (-1e308, 0.0, 1e308), (-1e308, 1e308)).startswith("data:image/svg+xml;base64,")
 
 
 def test_a_damaged_direction_is_shown_with_its_error(bank: Bank) -> None:
