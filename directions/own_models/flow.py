@@ -36,9 +36,9 @@ class FlowJob:
     """What to train on: `images` (see `flowgrad.training.data.pictures`) or pairs of the model `reflow`.
 
     autoencoder: whose latents of the images the flow is in: a folder, a model's name, or a name on the Hugging Face
-    hub; a model to begin with has its own. splits: a CSV file with the columns file and split; start: a model to begin with (that of `reflow` if there is
-    one); changes: of the recipe's keys, those that are None excepted; name, title, licence, subject: for the model's
-    configuration; command: for its card. Raises UsageError unless one source is given.
+    hub; a model to begin with has its own. splits: a CSV file with the columns file and split; start: a model to begin
+    with (that of `reflow` if there is one); changes: of the recipe's keys; name, title, licence, subject: for the
+    model's configuration; command: for its card. Raises UsageError unless one source is given.
     """
 
     options: RunOptions

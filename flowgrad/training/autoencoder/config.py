@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from flowgrad.resources import read_config
-from flowgrad.training.loop.optimizer import Optimization, Positive
+from flowgrad.training.loop.optimizer import Optimization, Positive, Share
 from flowgrad.validation import Section, validated
 
 Count = Annotated[int, Field(gt=0)]
@@ -19,8 +19,8 @@ class AutoencoderNetwork(Section):
     """
 
     size: Count = 128
-    channels: tuple[Count, ...] = (32, 64, 128, 160)
-    latent_channels: Count = 8
+    channels: tuple[Count, ...] = (32, 64, 96, 128)
+    latent_channels: Count = 16
     layers: Count = 1
     groups: Count = 16
 
@@ -41,13 +41,15 @@ class AutoencoderNetwork(Section):
 class AutoencoderTraining(Optimization):
     """How the network is trained; see `Optimization` for the keys that all trainings share.
 
-    A step sees random crops of `crop` pixels, mirrored at random. The loss is L1, plus `gradient_weight` times L1 of
-    horizontal and vertical differences, plus `kl_weight` times the mean over the latent's entries of the KL divergence
-    to a standard normal. held_out: share of the images that is kept from training.
+    A step sees random crops of `crop` pixels, mirrored at random; in the last `whole` of the run it sees fewer, whole
+    images, as the network will, for group norms depend on what is beside. The loss is L1, plus `gradient_weight` times
+    L1 of horizontal and vertical differences, plus `kl_weight` times the mean over the latent's entries of the KL
+    divergence to a standard normal. held_out: share of the images that is kept from training.
     """
 
     batch: Annotated[int, Field(ge=2)] = 24
     crop: Count = 64
+    whole: Share = 0.15
     gradient_weight: Annotated[float, Field(ge=0)] = 0.5
     kl_weight: Annotated[float, Field(ge=0)] = 1e-3
     muon_rate: Positive = 0.01

@@ -70,7 +70,9 @@ class AutoencoderObjective:
         settings = self.settings
         draws = generator(settings.seed, BATCH, step)
         rows = self.rows[batch_rows(len(self.rows), settings.batch, step, settings.seed)]
-        images = self._crops(rows, draws)[share].to(self.device)
+        side = self.pixels.shape[1] if progress > 1 - settings.whole else settings.crop
+        share = self._fewer(share, side)
+        images = self._crops(rows, side, draws)[share].to(self.device)
         with self._autocast():
             posterior = self.network.encode(images).latent_dist
             noise = torch.randn((settings.batch, *posterior.mean.shape[1:]), generator=draws)[share]
@@ -101,13 +103,19 @@ class AutoencoderObjective:
             decoded: Tensor = self.network.decode(self.network.encode(images).latent_dist.mean).sample
         return decoded.float().clamp(-1, 1)
 
-    def _crops(self, rows: np.ndarray, draws: Generator) -> Tensor:
-        """(B, 3, crop, crop) in [-1, 1]."""
-        crop, room = self.settings.crop, self.pixels.shape[1] - self.settings.crop
+    def _fewer(self, share: slice, side: int) -> slice:
+        """The part of a batch that has as many pixels as `share` of its crops; one image at least."""
+        part, times = range(self.settings.batch)[share], (side / self.settings.crop) ** 2
+        start = int(part.start / times)
+        return slice(start, max(start + 1, int(part.stop / times)))
+
+    def _crops(self, rows: np.ndarray, side: int, draws: Generator) -> Tensor:
+        """(B, 3, side, side) in [-1, 1], at random places."""
+        room = self.pixels.shape[1] - side
         corners = torch.randint(0, room + 1, (len(rows), 2), generator=draws).tolist()
         mirrored = torch.rand(len(rows), generator=draws) < (0.5 if self.settings.flips else 0)
         places = zip(rows, corners, strict=True)
-        pixels = np.stack([self.pixels[row, y : y + crop, x : x + crop] for row, (y, x) in places])
+        pixels = np.stack([self.pixels[row, y : y + side, x : x + side] for row, (y, x) in places])
         images = to_images(pixels, torch.device("cpu"))
         return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 

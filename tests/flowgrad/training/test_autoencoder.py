@@ -24,8 +24,10 @@ from flowgrad.training.loop.workers import Workers
 CPU = torch.device("cpu")
 NETWORK = {"size": 16, "channels": (8, 8), "latent_channels": 2, "groups": 4}
 TRAINING = {"batch": 8, "crop": 8, "warmup": 2, "held_out": 0.25, "precision": "fp32"}
-RECIPE = "network: {size: 16, channels: [8, 8], latent_channels: 2, groups: 4}\n"
-RECIPE += "training: {batch: 8, crop: 8, warmup: 5, held_out: 0.25, precision: fp32, ema: 0.9}\n"
+RECIPE = """
+network: {size: 16, channels: [8, 8], latent_channels: 2, groups: 4}
+training: {batch: 8, crop: 8, warmup: 5, held_out: 0.25, precision: fp32, ema: 0.9}
+"""
 
 
 def tiny(**changes: object) -> AutoencoderConfig:
@@ -34,11 +36,12 @@ def tiny(**changes: object) -> AutoencoderConfig:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty-two pictures of soft colours."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    """Thirty-two pictures of a square on grey."""
+    folder = tmp_path_factory.mktemp("pictures")
     for i in range(32):
-        corners = Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8))
-        corners.resize((18, 18), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
+        pixels = np.full((18, 18, 3), 60 + 5 * i, np.uint8)
+        pixels[4:12, 4:12] = (250, 20, 20)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
     return folder
 
 
@@ -87,6 +90,14 @@ def test_parts_of_a_batch_make_the_whole() -> None:
     mine = objective(tiny())
     halves = [float(mine.loss(3, 0.0, share).detach()) for share in (slice(0, 4), slice(4, 8))]
     assert sum(halves) / 2 == pytest.approx(float(mine.loss(3, 0.0, slice(None)).detach()), rel=1e-5)
+
+
+def test_the_last_part_of_a_run_sees_whole_images_of_as_many_pixels() -> None:
+    mine, shapes = objective(tiny(batch=8, crop=8, whole=0.5)), []
+    mine.network.encoder.register_forward_hook(lambda _, images, __: shapes.append(tuple(images[0].shape)))
+    for progress, share in ((0.4, slice(None)), (0.6, slice(None)), (0.6, slice(4, 8)), (0.6, slice(0, 1))):
+        mine.loss(0, progress, share)
+    assert shapes == [(8, 3, 8, 8), (2, 3, 16, 16), (1, 3, 16, 16), (1, 3, 16, 16)]
 
 
 def test_psnr_is_its_formula() -> None:
