@@ -40,8 +40,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _problem(problem: dict[str, Any], keys: Sequence[str]) -> str:
     place = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "invalid_key":
-        return f"{place}: keys must be words"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {place!r}{nearest(str(problem['loc'][-1]), keys)}"
     message = problem["msg"].removeprefix("Value error, ")

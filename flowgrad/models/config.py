@@ -1,15 +1,13 @@
 """Models as configuration: one commented YAML file per model, validated."""
 
-import difflib
 import re
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, PositiveInt, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, model_files, weight_places
+from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, like, model_files, read_table, weight_places
 from flowgrad.validation import Section, validated
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
@@ -138,24 +136,18 @@ def find_config(name: str) -> Path:
         return path / FOLDER_CONFIG
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
-    near = difflib.get_close_matches(name, known, n=3) or known
     raise UsageError(
-        f"no model called {name!r}; there is {', '.join(near)}, or give a .yaml file or a folder with a {FOLDER_CONFIG}"
+        f"no model called {name!r}; there is {like(name, known)}, or give a .yaml file or a folder with a "
+        f"{FOLDER_CONFIG}"
     )
 
 
 def load_config(name: str) -> ModelConfig:
     """Read and validate a model's configuration; a guide that lies beside it is given by its path.
 
-    Raises UsageError for an unknown name, and for each wrong key or value; FlowgradError for a file that is no YAML.
+    Raises UsageError for an unknown name, for a file that is no YAML, and for each wrong key or value.
     """
     path = find_config(name)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, or a date that there is not
-        raise FlowgradError(f"{path} is not valid YAML: {' '.join(str(error).split())[:160]}") from error
-    if not isinstance(raw, dict):
-        raise FlowgradError(f"{path} must be a table of keys and values; got {type(raw).__name__}")
-    config = validated(ModelConfig, {**raw, "folder": path.parent}, path)
+    config = validated(ModelConfig, {**read_table(path), "folder": path.parent}, path)
     guide = path.parent / config.guide
     return config.model_copy(update={"guide": str(guide)}) if config.guide and guide.is_file() else config

@@ -9,8 +9,14 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from flowgrad.errors import UsageError
-from flowgrad.models.samplers import to_schedule
-from flowgrad.models.schedule import PREDICTIONS, Schedule, ScheduledVelocity, ddim_schedule, variance_preserving
+from flowgrad.models.schedule import (
+    PREDICTIONS,
+    Schedule,
+    ScheduledVelocity,
+    ddim_schedule,
+    to_schedule,
+    variance_preserving,
+)
 from flowgrad.ode import Grid, anchor, integrate, invert
 
 
