@@ -78,6 +78,10 @@ class Grid:
         """(M,) lengths of the intervals in time, t_{j+1} - t_j; they sum to 1."""
         return (torch.tensor(self.lengths, dtype=torch.float64) / self.steps).to(like)
 
+    def spans_of(self, values: Tensor) -> Tensor:
+        """The same as (M, 1, ...), to multiply values (M, B, *D) by."""
+        return self.spans(values).view(-1, *[1] * (values.ndim - 1))
+
 
 @dataclass(frozen=True)
 class Control:
@@ -300,8 +304,7 @@ def anchor(trajectory: Trajectory) -> Tensor:
     With them the forward pass returns the trajectory's own end on any grid, however coarse; a control
     is then a deviation from it.
     """
-    spans = trajectory.grid.spans(trajectory.states).view(-1, *[1] * (trajectory.states.ndim - 1))
-    return trajectory.states.diff(dim=0) / spans - trajectory.velocities
+    return trajectory.states.diff(dim=0) / trajectory.grid.spans_of(trajectory.states) - trajectory.velocities
 
 
 def total(controls: Iterable[Control]) -> Control:

@@ -37,7 +37,7 @@ _PLAIN_BLOCKS = {
 _QKV = ("to_q", "to_k", "to_v")
 
 
-def load_ldm(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load a CompVis folder as the probability flow of DDIM with the configuration's number of steps.
 
     Raises FlowgradError if a file is missing or damaged, or holds another kind of model.

@@ -30,17 +30,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers from drawing progress bars and from warning of what is an error here."""
-    verbosity = logging.get_verbosity()
+    """Keep diffusers from drawing progress bars and from warning of its own arguments' names."""
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         logging.enable_progress_bar()
-        logging.set_verbosity(verbosity)
 
 
 def load_component(kind: Any, folder: Path) -> Any:

@@ -36,7 +36,7 @@ class UNetVelocity(nn.Module):
         return F.pixel_shuffle(v, self.patch).to(x)
 
 
-def load_diffusers_unet(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load a UNet2DModel that was trained as a rectified flow with the clock `time_scale` t.
 
     `weights` is its folder, or a folder with the network in `unet/` and, for a flow in latents, their AutoencoderKL in

@@ -261,7 +261,7 @@ def empty_network(config: ModelConfig) -> NCSNpp:
         raise FlowgradError(f"{config.name}: no NCSN++ has the `network` sizes {config.network} ({error})") from error
 
 
-def load_rectified_flow(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load an official Rectified Flow checkpoint; its conversion is cached.
 
     Raises FlowgradError if it is missing, damaged, or of another architecture than the configuration says.

@@ -46,7 +46,7 @@ class Flow(NamedTuple):
     even: bool = False
 
 
-def load_diffusers(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load what a folder or a hub name holds: a UNet2DModel alone or in a pipeline, or a text-conditioned pipeline.
 
     Raises FlowgradError if it cannot be had, is damaged, or is of a kind that is not read.

@@ -11,18 +11,12 @@ from flowgrad.ode import Grid, integrate
 from flowgrad.straightness import bounded_grid, gradient_grid, grid_of_size, nonuniform_grid, pooled, straightness
 
 
-def test_a_straight_trajectory_has_none():
-    assert straightness(torch.ones(7, 2, 3)).abs().max() == 0
-
-
 def test_each_step_takes_its_worse_neighbour():
     v = torch.tensor([1.0, 2.0, 4.0, 5.0]).view(4, 1, 1)
     expected = [1.0, max(1, 4) / 4, max(4, 1) / 16, 1 / 25]
     assert straightness(v).flatten().tolist() == pytest.approx(expected)
-
-
-def test_a_single_step_has_no_neighbour():
-    assert straightness(torch.ones(1, 2, 3)).tolist() == [[0, 0]]
+    assert straightness(torch.ones(7, 2, 3)).abs().max() == 0, "a straight trajectory has none"
+    assert straightness(torch.ones(1, 2, 3)).tolist() == [[0, 0]], "a single step has no neighbour"
 
 
 def test_images_do_not_mix():
