@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, reason
 from flowgrad.files import FINGERPRINT, atomic_path, file_sha256
 
 CACHE_VARIABLE = "FLOWGRAD_CACHE"
@@ -54,9 +54,11 @@ def read_checkpoint(path: Path) -> Any:
             )
         with torch.serialization.safe_globals([(_Bookkeeping, name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except _FAILURES as error:
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].split("\n")[0][:120] or type(error).__name__
-        raise FlowgradError(f"{path} is damaged or no torch checkpoint of tensors ({reason}): get it again") from error
+    except _FAILURES as error:  # torch's own words go on to explain how to run such code
+        problem = str(error).rpartition("WeightsUnpickler error: ")[2].split("\n")[0][:120] or type(error).__name__
+        raise FlowgradError(
+            f"{path} is damaged, or no torch checkpoint of tensors ({problem}): get it again"
+        ) from error
 
 
 def require_tensors(state: Mapping[Any, Any], path: Path) -> Mapping[str, Tensor]:
@@ -93,13 +95,13 @@ def verified_fingerprint(path: Path, sha256: str) -> str:
 
     Raises FlowgradError for another file, or a download that broke.
     """
-    found = file_sha256(path)
-    if sha256 and sha256 != found:
+    actual = file_sha256(path)
+    if sha256 and sha256 != actual:
         raise FlowgradError(
-            f"{path} is not the file that is expected: its SHA-256 is {found}, not {sha256}. Download it again, or "
+            f"{path} is not the file that is expected: its SHA-256 is {actual}, not {sha256}. Download it again, or "
             "correct `sha256` in the configuration"
         )
-    return found[:FINGERPRINT]
+    return actual[:FINGERPRINT]
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
@@ -111,6 +113,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str)
     try:
         network.load_state_dict(floats, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:240]
-        raise FlowgradError(f"{path} does not fit {what}: {reason}. Check the configuration, or the file") from error
+        raise FlowgradError(
+            f"{path} does not fit {what} ({reason(error)}): check the configuration, or the file"
+        ) from error
     return network.eval().requires_grad_(False)

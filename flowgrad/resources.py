@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flowgrad.errors import UsageError
+from flowgrad.errors import UsageError, reason
 
 FOLDER_CONFIG = "flowgrad.yaml"  # of a model that has a folder of its own
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model on the Hugging Face hub
@@ -57,8 +57,7 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that there is not
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"{path} is not a readable YAML file ({reason}): correct it") from error
+        raise UsageError(f"{path} is not a readable YAML file ({reason(error)}): correct it") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} must be a table of keys and values; got {type(values).__name__}")
     if wrong := [key for key in values if not isinstance(key, str)]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flowgrad.checkpoints import read_checkpoint
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.files import FINGERPRINT, file_fingerprint
 from flowgrad.guidance.guide import OPEN_CLIP, VOCABULARY_KEY, Guide, Reading, to_network
 from flowgrad.resources import resource
@@ -107,7 +107,7 @@ def _load_openai(name_or_path: str) -> Guide:
                 if known
                 else "fetch it again; it must be CLIP's own .pt file."
             )
-            raise FlowgradError(f"CLIP's {name_or_path} could not be loaded ({_reason(error)}): {remedy}") from error
+            raise FlowgradError(f"CLIP's {name_or_path} could not be loaded ({reason(error)}): {remedy}") from error
     else:
         network = to_network(read_checkpoint(path), path)
     return Guide(network, name_or_path if known else path.stem, _state_fingerprint(network))
@@ -137,7 +137,7 @@ def _load_open_clip(name: str) -> Guide:
         tokenizer = open_clip.get_tokenizer(model)
     except (*_FAILURES, ImportError) as error:
         raise FlowgradError(
-            f"open_clip could not load {model!r} with weights {weights!r} ({_reason(error)}): write "
+            f"open_clip could not load {model!r} with weights {weights!r} ({reason(error)}): write "
             "open-clip:MODEL:WEIGHTS, like open-clip:ViT-B-32:laion2b_s34b_b79k."
         ) from error
     size, settings = network.visual.image_size, network.visual.preprocess_cfg
@@ -149,10 +149,6 @@ def _load_open_clip(name: str) -> Guide:
         lambda texts, length: tokenizer(list(texts), context_length=length),
     )
     return Guide(network, name, _state_fingerprint(network), None, reading)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _state_fingerprint(network: torch.nn.Module) -> str:

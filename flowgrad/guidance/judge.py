@@ -82,10 +82,10 @@ class Judge(nn.Module):
         The answers of a head sum to 1; names such as "happy", "female" and "old" are unique over the heads.
         """
         logits = self.network(self._resized(images)).split([len(answers) for answers in self.heads.values()], 1)
-        found: dict[str, Tensor] = {}
+        probabilities: dict[str, Tensor] = {}
         for answers, scores in zip(self.heads.values(), logits, strict=True):
-            found |= dict(zip(answers, scores.softmax(1).unbind(1), strict=True))
-        return found
+            probabilities |= dict(zip(answers, scores.softmax(1).unbind(1), strict=True))
+        return probabilities
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the answers are read from, (B, C), for images (B, 3, H, W) in [-1, 1] of any size."""

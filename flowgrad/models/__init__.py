@@ -7,14 +7,14 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from flowgrad.errors import UsageError
+from flowgrad.errors import UsageError, reason
 from flowgrad.memory import Batched
-from flowgrad.models.config import ModelConfig, load_config, model_names
+from flowgrad.models.config import ModelConfig, load_config
 from flowgrad.models.parts import Parts
 from flowgrad.ode import IN_PLACE, Store
 from flowgrad.seeds import generator
 
-__all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model", "model_names"]
+__all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model"]
 
 Loader = Callable[[ModelConfig, torch.device, torch.dtype], Parts]
 LOADERS = {  # the module of each family, imported when it is needed: each has a function `load`
@@ -91,9 +91,7 @@ def resolve_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"device {device!r} cannot be used here; try cpu or auto ({str(error).splitlines()[0]})"
-        ) from error
+        raise UsageError(f"device {device!r} cannot be used here ({reason(error)}): try cpu or auto") from error
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from flowgrad.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, reason
 from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.config import ModelConfig
@@ -49,8 +49,8 @@ def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts
         network, stage = build_unet(params["unet_config"]["params"]), build_first_stage(params)
         schedule, side, channels = compvis_schedule(params, config.steps), params["image_size"], params["channels"]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-        reason = f"{type(error).__name__}: {str(error)[:120]}"
-        raise FlowgradError(f"{described} describes no latent diffusion model ({reason}): get it again") from error
+        what = f"{type(error).__name__}: {reason(error)}"
+        raise FlowgradError(f"{described} describes no latent diffusion model ({what}): get it again") from error
     if not path.is_file():
         raise FlowgradError(f"{path} is missing: the folder must hold {CONFIG} and {WEIGHTS}. {config.source}")
     fingerprint = verified_fingerprint(path, config.sha256)

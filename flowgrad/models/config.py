@@ -10,8 +10,7 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, like, model_files, read_table, weight_places
 from flowgrad.validation import Section, validated
 
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
-LONGEST_NAME = 64
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class NCSNppSizes(Section):
@@ -26,7 +25,7 @@ class NCSNppSizes(Section):
 class ModelConfig(Section):
     """What a model is and how it meets the contract; see configs/models/*.yaml for each key."""
 
-    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
+    name: str = Field(pattern=NAME)
     title: str = ""
     description: str = ""
     licence: str = ""
@@ -95,8 +94,8 @@ class ModelConfig(Section):
         if self.weights_path.exists():
             return self.weights_path
         places = " or ".join(dict.fromkeys(str(path) for path in self.candidates[:2]))
-        told = (self.source, self.download, self.licence and f"licence: {self.licence}", self.sha256)
-        known = "; ".join(part for part in told if part) or "its configuration does not say where to get them"
+        origin = (self.source, self.download, self.licence and f"licence: {self.licence}", self.sha256)
+        known = "; ".join(part for part in origin if part) or "its configuration does not say where to get them"
         raise FlowgradError(f"the weights of {self.name} are missing: put them at {places}.\nThey are: {known}")
 
 
@@ -113,15 +112,10 @@ FAMILY_KEYS = {
 
 def check_model_name(name: str) -> str:
     """Return a name that a model can have. Raises UsageError for one that it cannot."""
-    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
-        rule = f"a model's name has up to {LONGEST_NAME} lower-case letters, digits, '.', '_' and '-'"
-        raise UsageError(f"{rule}, the first a letter or digit; got {name!r}")
+    if not re.fullmatch(NAME, name):
+        rule = "a model's name has up to 64 lower-case letters, digits, '.', '_' and '-', the first a letter or digit"
+        raise UsageError(f"{rule}; got {name!r}")
     return name
-
-
-def model_names() -> list[str]:
-    """Names of the models that have a configuration: the shipped ones and the user's."""
-    return list(model_files())
 
 
 def find_config(name: str) -> Path:

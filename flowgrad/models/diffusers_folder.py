@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, reason
 from flowgrad.files import file_fingerprint
 
 FAILURES = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
@@ -53,8 +53,7 @@ def load_component(kind: Any, folder: Path) -> Any:
         with quiet():
             network, info = kind.from_pretrained(folder, **options)
     except FAILURES as error:
-        reason = " ".join(str(error).split())[:160]
-        raise FlowgradError(f"the {kind.__name__} in {folder} is damaged ({reason}): get it again") from error
+        raise FlowgradError(f"the {kind.__name__} in {folder} is damaged ({reason(error)}): get it again") from error
     if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
         raise FlowgradError(
             f"the weights in {folder} do not fit a {kind.__name__} with its config.json: {wrong[0]} is "

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowgrad.checkpoints import verified_fingerprint
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.parts import Parts, check_size, joint_fingerprint
@@ -78,6 +80,23 @@ def load_unet(folder: Path) -> nn.Module:
     if not (folder / WEIGHTS).is_file():
         raise FlowgradError(f"weights are missing: {folder / WEIGHTS} is not there. Get the model again")
     return load_component(unet_class(), folder)
+
+
+def convert_unet(source: Path, destination: Path) -> Path:
+    """Write the UNet2DModel of folder `source` to folder `destination` in fp16; returns the weights' path.
+
+    Raises FlowgradError if the source does not load, UsageError if a weight has no place in fp16.
+    """
+    network = load_unet(source)
+    state = {name: value.to(torch.float16).contiguous() for name, value in network.state_dict().items()}
+    if lost := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+        raise UsageError(f"{source}: {lost[0]} exceeds the range of fp16; keep these weights in float32")
+    write_unet_config(network, destination)
+    with safe_open(source / WEIGHTS, "pt") as file:
+        metadata = {"format": "pt", **(file.metadata() or {})}
+    with atomic_path(destination / WEIGHTS) as path:
+        save_file(state, path, metadata)
+    return destination / WEIGHTS
 
 
 def write_unet_config(network: Any, folder: Path) -> None:

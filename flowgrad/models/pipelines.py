@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, reason
 from flowgrad.models.autoencoder import load_first_stage
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_folder import fingerprints, load_component, read_json
@@ -146,9 +146,8 @@ def local_folder(config: ModelConfig) -> Path:
     try:
         return _download(config.weights)
     except (OSError, ValueError, RuntimeError) as error:  # those of huggingface_hub are among them
-        reason = str(error).strip().splitlines()[0][:120]
         raise FlowgradError(
-            f"{config.weights} is no folder here, and could not be fetched from the Hugging Face hub ({reason}).\n"
+            f"{config.weights} is no folder here, and could not be fetched from the hub ({reason(error)}).\n"
             "Check the name and the connection (`hf auth login` for gated models), or download it elsewhere "
             "and give the folder's path as `weights`"
         ) from error

@@ -17,7 +17,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.models.diffusers_folder import read_json
 
 SCHEDULER = "scheduler_config.json"
@@ -100,10 +100,8 @@ def to_schedule(scheduler: Any, steps: int, tokens: int | None = None, even: boo
             final = 1.0
         return ddim_schedule(scheduler.alphas_cumprod, timesteps, final), str(scheduler.config["prediction_type"])
     except (ValueError, IndexError, UsageError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise FlowgradError(
-            f"the scheduler does not give {steps} steps ({reason}): change `steps`, or its {SCHEDULER}"
-        ) from error
+        problem = f"the scheduler does not give {steps} steps ({reason(error)})"
+        raise FlowgradError(f"{problem}: change `steps`, or its {SCHEDULER}") from error
 
 
 def _flow_schedule(scheduler: Any, steps: int, tokens: int | None, even: bool) -> Schedule:

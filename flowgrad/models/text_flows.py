@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, reason
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_folder import FAILURES, quiet
 from flowgrad.models.pipelines import PIPELINES, UNUSED, Flow
@@ -65,9 +65,8 @@ def _load_pipeline(folder: Path, name: str, kinds: Mapping[str, str | None], dty
         with quiet():
             pipe = getattr(diffusers, name).from_pretrained(folder, torch_dtype=dtype, **absent)
     except FAILURES as error:
-        reason = str(error).strip().splitlines()[0][:160]
         remedy = "pip install 'flowgrad[text]'" if find_spec("transformers") is None else "get it again"
-        raise FlowgradError(f"the {name} in {folder} does not load ({reason}): {remedy}") from error
+        raise FlowgradError(f"the {name} in {folder} does not load ({reason(error)}): {remedy}") from error
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)

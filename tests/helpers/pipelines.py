@@ -12,13 +12,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteSchedu
 
 has_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers, of the extra text")
 PIPELINES = ("stable-diffusion", "instaflow", "sd3", "flux")
-CONFIG = """\
-name: tiny-diffusers
-family: diffusers
-weights: {weights}
-size: {size}
-steps: {steps}
-"""
 
 
 def make_unet(channels: int = 3, size: int = 16) -> UNet2DModel:

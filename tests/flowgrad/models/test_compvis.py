@@ -13,25 +13,11 @@ from safetensors.torch import load_file
 
 from flowgrad.checkpoints import read_checkpoint
 from flowgrad.errors import FlowgradError
-from flowgrad.models import Model, load_model
+from flowgrad.models import Model
 from flowgrad.ode import Grid, integrate
-from flowgrad.velocity import checked
+from tests.helpers.tiny import load_described
 
-CONFIG = """\
-name: tiny-ldm
-family: ldm
-weights: {weights}
-size: {size}
-steps: {steps}
-"""
 SIZES = {"vq": 64, "kl": 32}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLOWGRAD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(params=("vq", "kl"))
@@ -44,10 +30,9 @@ def reference(shared: Path, kind: str) -> Path:
     return shared / "reference" / f"ldm_{kind}_tiny"
 
 
-def load(weights: Path, folder: Path, kind: str, steps: int = 200) -> Model:
-    path = folder / "tiny-ldm.yaml"
-    path.write_text(CONFIG.format(weights=weights, size=SIZES[kind], steps=steps))
-    return load_model(str(path), "cpu", "fp32")
+def load(weights: Path, folder: Path, kind: str) -> Model:
+    keys = {"family": "ldm", "weights": weights, "size": SIZES[kind], "steps": 200}
+    return load_described(folder / "tiny-ldm.yaml", name="tiny-ldm", **keys)
 
 
 @pytest.fixture
@@ -77,19 +62,6 @@ def test_latents_and_images_are_the_published_ones(model: Model, expected: dict[
 def test_euler_on_the_flow_is_ddim(model: Model, expected: dict[str, torch.Tensor]):
     x1 = integrate(model.velocity, expected["x_T"], Grid.full(200)).x1 / model.velocity.inner.gain
     assert (x1 - expected["ddim200_x0"]).norm() < 1e-3 * expected["ddim200_x0"].norm()
-
-
-def test_batches_equal_one_by_one_and_gradients_pass_the_decoder(model: Model):
-    x, t = model.noise(2, seed=0), torch.tensor([0.1, 0.9])
-    alone = torch.cat([checked(model.velocity, x[i : i + 1], t[i]) for i in range(2)])
-    assert (model.velocity(x, t) - alone).norm() < 1e-5 * alone.norm(), "up to rounding in float32"
-    leaf = x.clone().requires_grad_()
-    images = model.decode(leaf)
-    (gradient,) = torch.autograd.grad(images.square().sum(), leaf)
-    assert images.shape == (2, 3, model.config.size, model.config.size)
-    assert gradient.isfinite().all() and gradient.abs().max() > 0
-    with torch.no_grad():
-        assert torch.equal(model.decode(x), images)
 
 
 @pytest.mark.parametrize("kind", ["vq"], indirect=True)

@@ -16,6 +16,7 @@ from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.own import add_model
 from flowgrad.ode import Grid, anchor, integrate, invert
 from tests.helpers.pipelines import make_autoencoder, make_unet
+from tests.helpers.tiny import load_described
 
 MEAN, STD = [0.3, -0.2, 0.0, 1.5], [0.5, 2.0, 1.0, 0.1]
 
@@ -31,9 +32,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, size: int = 16, **changes: object) -> Model:
-    keys = {"name": "latent", "family": "diffusers-unet", "weights": str(folder), "size": size, "steps": 8, **changes}
-    (folder.parent / "latent.yaml").write_text(json.dumps(keys))
-    return load_model(str(folder.parent / "latent.yaml"), "cpu", "fp32")
+    keys = {"name": "latent", "family": "diffusers-unet", "weights": folder, "size": size, "steps": 8, **changes}
+    return load_described(folder.parent / "latent.yaml", **keys)
 
 
 def stage_of(model: Model) -> FirstStage:

@@ -18,17 +18,16 @@ from diffusers import (
 
 from flowgrad.errors import FlowgradError
 from flowgrad.memory import activation_sizes
-from flowgrad.models import Model, load_model
+from flowgrad.models import Model
 from flowgrad.ode import Grid, integrate
 from flowgrad.velocity import checked
-from tests.helpers.pipelines import CONFIG, PIPELINES, has_transformers, make_autoencoder, make_pipeline, make_unet
+from tests.helpers.pipelines import PIPELINES, has_transformers, make_autoencoder, make_pipeline, make_unet
+from tests.helpers.tiny import load_described
 
 
-def load(folder: Path, size: int = 16, steps: int = 4, **changes: object) -> Model:
-    path = folder.parent / f"{folder.name}.yaml"
-    text = CONFIG.format(weights=folder, size=size, steps=steps)
-    path.write_text(text + "".join(f"{key}: {json.dumps(value)}\n" for key, value in changes.items()))
-    return load_model(str(path), "cpu", "fp32")
+def load(folder: Path, size: int = 16, steps: int = 4, **keys: object) -> Model:
+    keys = {"name": "tiny-diffusers", "family": "diffusers", "weights": folder, "size": size, "steps": steps, **keys}
+    return load_described(folder.parent / f"{folder.name}.yaml", **keys)
 
 
 def start(model: Model) -> torch.Tensor:
@@ -46,8 +45,9 @@ def test_a_diffusion_pipeline_becomes_its_ddim(tmp_path: Path, scheduler: object
     with torch.no_grad():
         for t in sampler.timesteps:
             x = sampler.step(unet(x, t).sample, t, x).prev_sample
-    ours = integrate(model.velocity, start(model), Grid.full(4)).x1 / model.velocity.inner.gain
-    torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
+    x1 = integrate(model.velocity, start(model), Grid.full(4)).x1
+    torch.testing.assert_close(model.decode(x1), x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.encode(model.decode(x1)), x1)
 
 
 def test_a_rectified_flow_alone_with_its_scheduler(tmp_path: Path):
@@ -269,10 +269,9 @@ def test_a_hub_name_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monke
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    path = tmp_path / "hub.yaml"
-    path.write_text(CONFIG.format(weights="someone/some-flow", size=16, steps=4))
+    hub = {"name": "tiny", "family": "diffusers", "weights": "someone/some-flow", "size": 16, "steps": 4}
     with pytest.raises(FlowgradError, match=r"could not be fetched .*no route to host.*\n.*the folder's path"):
-        load_model(str(path), "cpu")
+        load_described(tmp_path / "hub.yaml", **hub)
     make_unet().save_pretrained(tmp_path / "cached")
     FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "cached")
     asked: list[str] = []
@@ -282,10 +281,10 @@ def test_a_hub_name_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monke
         return str(tmp_path / "cached")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
-    first = load_model(str(path), "cpu", "fp32")
+    first = load_described(tmp_path / "hub.yaml", **hub)
     assert first.shape == (3, 16, 16) and not any(pattern.endswith(".bin") for pattern in asked)
     make_unet().save_pretrained(tmp_path / "cached", safe_serialization=False)
     (tmp_path / "cached" / "diffusion_pytorch_model.safetensors").unlink()
-    again, x = load_model(str(path), "cpu", "fp32"), start(first)
+    again, x = load_described(tmp_path / "hub.yaml", **hub), start(first)
     assert asked[-1] == "diffusion_pytorch_model*.bin", "weights that are in one format are not fetched in the other"
     assert torch.equal(again.velocity(x, torch.tensor(0.5)), first.velocity(x, torch.tensor(0.5)))

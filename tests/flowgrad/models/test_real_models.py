@@ -15,8 +15,9 @@ from cli import app
 from directions.apply.inversion import invert_images, join
 from directions.measure import model_card as portrait
 from directions.measure.model_check import check_model, problems
-from flowgrad.models import load_config, load_model, model_names
+from flowgrad.models import load_config, load_model
 from flowgrad.ode import Grid, integrate
+from flowgrad.resources import model_files
 from tests.helpers.pipelines import has_transformers, make_pipeline, make_unet
 from tests.helpers.tiny import make_guide, make_model, make_photos
 
@@ -49,7 +50,6 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWGRAD_BANK", str(tmp_path / "bank"))
-    monkeypatch.setenv("FLOWGRAD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FLOWGRAD_MODELS", str(tmp_path / "models"))
     monkeypatch.setattr(directions.bank.bank, "_shipped_folder", lambda: None)
     monkeypatch.chdir(tmp_path)
@@ -140,10 +140,17 @@ def test_a_flow_is_not_trained_on_from_another_family(tmp_path: Path, guide: Pat
 
 
 @pytest.mark.parametrize("family", ["rf", "ldm-vq", "ldm-kl"])
-def test_strength_0_returns_what_the_model_can_show(
+def test_batches_equal_one_by_one_and_strength_0_returns_what_the_model_can_show(
     family: str, tmp_path: Path, guide: Path, request: pytest.FixtureRequest
 ):
     model = load_model(str(configured(family, tmp_path, guide, request)), "cpu", "fp32")
+    x, t = model.noise(2, seed=0), torch.tensor([0.1, 0.9])
+    alone = torch.cat([model.velocity(x[i : i + 1], t[i]) for i in range(2)])
+    assert (model.velocity(x, t) - alone).norm() < 1e-5 * alone.norm(), "up to rounding in float32"
+    leaf = x.clone().requires_grad_()
+    decoded = model.decode(leaf)
+    assert torch.autograd.grad(decoded.square().sum(), leaf)[0].abs().max() > 0
+    assert torch.equal(model.decode(x), decoded), "the same without a gradient"
     images = torch.rand(2, 3, model.config.size, model.config.size) * 2 - 1
     photos = join(invert_images(model, images))
     with torch.no_grad():
@@ -184,7 +191,7 @@ def test_each_problem_is_named(images: Tensor, measured: tuple[float, float, flo
 
 
 def test_shipped_configurations_are_valid_and_say_where_weights_come_from():
-    for name in model_names():
+    for name in model_files():
         config = load_config(name)
         shown = call("models", "show", name)
         assert shown.exit_code == 0 and config.name == name
