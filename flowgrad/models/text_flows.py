@@ -3,7 +3,7 @@
 The text encoders run once, when the model is loaded, and are let go.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,9 @@ def text_flow(
     encoders = [name for name, network in pipe.components.items() if name.startswith("text_encoder") and network]
     for name in encoders:  # which need not fit on the device beside the network
         pipe.components[name].to(device)
-    build = {"unet": _stable_diffusion, "transformer": _flux if kind.startswith("Flux") else _stable_diffusion_3}[part]
-    network = build(pipe, config, side, device)
+    network = _NETWORKS[kind](pipe, config, side, device)
     pipe.register_modules(**dict.fromkeys(encoders))
-    module, is_flux = getattr(pipe, part), build is _flux
+    module, is_flux = getattr(pipe, part), kind == "FluxTransformer2DModel"
     channels = int(module.config["in_channels"]) // (4 if is_flux else 1)
     tokens = (side // int(getattr(pipe, "patch_size", None) or 2)) ** 2
     folders = tuple(folder / name for name in (part, *encoders))
@@ -144,3 +143,10 @@ def _flux(pipe: Any, config: ModelConfig, side: int, device: torch.device) -> Ne
         return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (half, half)), 2)
 
     return network
+
+
+_NETWORKS: dict[str, Callable[[Any, ModelConfig, int, torch.device], Network]] = {
+    "UNet2DConditionModel": _stable_diffusion,
+    "SD3Transformer2DModel": _stable_diffusion_3,
+    "FluxTransformer2DModel": _flux,
+}
