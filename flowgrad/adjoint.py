@@ -1,15 +1,17 @@
-"""Gradients of the end of a trajectory with respect to its control: a chain of vector-Jacobian products.
+"""Gradients of the end of a trajectory with respect to its control and its start: chains of vector-Jacobian products.
 
-Each product builds the graph of one evaluation of the network and frees it, so memory for activations does not
+Each product builds the graph of one evaluation of the network and frees it, so the memory for activations does not
 grow with the number of steps. Equation numbers are those of FlowGrad (Liu et al., CVPR 2023).
 """
+
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from flowgrad.memory import Batched
 from flowgrad.ode import Control, Grid, Trajectory, positions
-from flowgrad.velocity import Velocity
+from flowgrad.velocity import Velocity, vjp
 
 
 def pullback(velocity: Velocity, x: Tensor, t: Tensor, span: Tensor, g: Tensor) -> Tensor:
@@ -17,16 +19,7 @@ def pullback(velocity: Velocity, x: Tensor, t: Tensor, span: Tensor, g: Tensor) 
 
     The images of a batch do not interact, so one product serves them all.
     """
-    product = velocity.measure(_product, x, t, g) if isinstance(velocity, Batched) else _product(velocity, x, t, g)
-    return g + span * product
-
-
-def _product(velocity: Velocity, x: Tensor, t: Tensor, *more: Tensor) -> Tensor:
-    """g @ dv/dx (B, *D)."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        v = velocity(leaf, t)
-    return torch.autograd.grad(v, leaf, more[0])[0]
+    return g + span * vjp(velocity, x, t, g)
 
 
 def control_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid | None = None) -> Control:
@@ -38,17 +31,43 @@ def control_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor
 
     On a coarser grid the steps of an interval are gathered into one product too, but at the middle of their states,
     and g is averaged over them: first order in the interval's length as Eq. 13, with a smaller error at the same
-    cost. Raises UsageError if `grid` has a knot that the trajectory has not.
+    cost. Raises UsageError if `grid` has a knot that the trajectory does not have.
     """
     coarse = trajectory.grid if grid is None else grid
-    ends = positions(trajectory.grid, coarse)
-    times, spans = trajectory.grid.times(grad_x1), coarse.spans(grad_x1)
-    gradient, g = grad_x1.new_empty(len(coarse), *grad_x1.shape), grad_x1
+    ends, spans = positions(trajectory.grid, coarse), coarse.spans(grad_x1)
+    gradient = grad_x1.new_empty(len(coarse), *grad_x1.shape)
+    chain = _costates(velocity, trajectory, grad_x1, coarse)
+    g = next(chain)
     for j in reversed(range(len(coarse))):
-        steps, both = ends[j + 1] - ends[j], ends[j] + ends[j + 1]
+        steps = ends[j + 1] - ends[j]
         behind = (steps - 1) / (2 * steps)
-        x, t = (torch.lerp(of[(both - 1) // 2], of[both // 2], 0.5).to(g) for of in (trajectory.states, times))
-        earlier = pullback(velocity, x, t, spans[j], g) if j or behind else g
+        earlier = next(chain) if j or behind else g  # the first step's control needs no product
         torch.mul(torch.lerp(g, earlier, behind), spans[j], out=gradient[j])
         g = earlier
     return Control(gradient, coarse)
+
+
+def latent_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid | None = None) -> Tensor:
+    """dL/dx0 (B, *D) from dL/dx1 (B, *D): the same chain, with one product more.
+
+    Exact on the trajectory's own grid (the default), first order in the intervals' length on a coarser one.
+    Raises UsageError if `grid` has a knot that the trajectory does not have.
+    """
+    chain = _costates(velocity, trajectory, grad_x1, trajectory.grid if grid is None else grid)
+    return deque(chain, maxlen=1).pop()
+
+
+def _costates(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid) -> Iterator[Tensor]:
+    """dL/dx (B, *D) at each knot of `grid`, from the last to the first (Eq. 8).
+
+    Each interval's product is taken at the middle of the trajectory's states in it: of a single step, at its start.
+    """
+    ends = positions(trajectory.grid, grid)
+    times, spans = trajectory.grid.times(grad_x1), grid.spans(grad_x1)
+    g = grad_x1
+    yield g
+    for j in reversed(range(len(grid))):
+        both = ends[j] + ends[j + 1]
+        x, t = (torch.lerp(of[(both - 1) // 2], of[both // 2], 0.5).to(g) for of in (trajectory.states, times))
+        g = pullback(velocity, x, t, spans[j], g)
+        yield g

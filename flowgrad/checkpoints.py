@@ -1,10 +1,11 @@
 """Checkpoints from elsewhere: read without running anything in them, converted once, kept as safetensors."""
 
 import os
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, reason
 from flowgrad.files import FINGERPRINT, atomic_path, file_sha256
 
 CACHE_VARIABLE = "FLOWGRAD_CACHE"
 CONVERSION = 1  # raised whenever conversions change, so that older cached files are left alone
 _INERT = ("pytorch_lightning.", "lightning.")  # names of a trainer's bookkeeping, replaced by a class that does nothing
+_FAILURES = (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError)
 
 
 class _Bookkeeping:
@@ -42,34 +44,21 @@ def read_checkpoint(path: Path) -> Any:
 
     Raises FlowgradError if it is damaged, is no torch file, or needs more than tensors and containers.
     """
-    stand_ins: list[Any] = []
-    while True:
-        try:
-            with torch.serialization.safe_globals(stand_ins):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except pickle.UnpicklingError as error:
-            name = _asked_for(str(error))
-            if not name.startswith(_INERT) or any(name == known for _, known in stand_ins):
-                raise FlowgradError(_unpickling(path, name, str(error))) from error
-            stand_ins.append((_Bookkeeping, name))
-        except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            raise FlowgradError(f"{path} is damaged or no torch checkpoint ({reason}): get it again") from error
-
-
-def _asked_for(reason: str) -> str:
-    """The name that is not allowed, in torch's words; empty if the file failed for another reason."""
-    _, marker, rest = reason.partition("Unsupported global: GLOBAL ")
-    return rest.split(" ", 1)[0] if marker else ""
-
-
-def _unpickling(path: Path, name: str, reason: str) -> str:
-    if name:
-        return (
-            f"{path} asks for {name}, which is code and not a tensor: it was not loaded, and nothing in it was run. "
-            "Use a checkpoint of weights alone"
-        )
-    return f"{path} is damaged or no torch checkpoint ({reason.splitlines()[0][:120]}): get it again"
+    try:
+        archive = zipfile.is_zipfile(path)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if archive else []
+        if code := [name for name in names if not name.startswith(_INERT)]:
+            raise FlowgradError(
+                f"{path} asks for {code[0]}, which is code and not a tensor: it was not loaded, and nothing in it was "
+                "run. Use a checkpoint of weights alone"
+            )
+        with torch.serialization.safe_globals([(_Bookkeeping, name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except _FAILURES as error:  # torch's own words go on to explain how to run such code
+        problem = str(error).rpartition("WeightsUnpickler error: ")[2].split("\n")[0][:120] or type(error).__name__
+        raise FlowgradError(
+            f"{path} is damaged, or no torch checkpoint of tensors ({problem}): get it again"
+        ) from error
 
 
 def require_tensors(state: Mapping[Any, Any], path: Path) -> Mapping[str, Tensor]:
@@ -94,12 +83,11 @@ def converted(stem: str, fingerprint: str, convert: Callable[[], dict[str, Tenso
         return load_file(path)
     except (SafetensorError, OSError):
         state = {name: value.detach().clone().contiguous() for name, value in convert().items()}
-    try:
+    with suppress(FlowgradError):
         with atomic_path(path) as temporary:
             save_file(state, temporary, {"format": "pt", "source": fingerprint})
-    except (FlowgradError, SafetensorError):  # the latter is safetensors' word for a full disk
-        return state
-    return load_file(path)
+        return load_file(path)  # as every later run: bits depend on how tensors lie in memory
+    return state
 
 
 def verified_fingerprint(path: Path, sha256: str) -> str:
@@ -107,28 +95,25 @@ def verified_fingerprint(path: Path, sha256: str) -> str:
 
     Raises FlowgradError for another file, or a download that broke.
     """
-    found = file_sha256(path)
-    if sha256 and sha256 != found:
+    actual = file_sha256(path)
+    if sha256 and sha256 != actual:
         raise FlowgradError(
-            f"{path} is not the file that is expected: its SHA-256 is {found}, not {sha256}. Download it again, or "
+            f"{path} is not the file that is expected: its SHA-256 is {actual}, not {sha256}. Download it again, or "
             "correct `sha256` in the configuration"
         )
-    return found[:FINGERPRINT]
+    return actual[:FINGERPRINT]
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
     """Give `network` (on the meta device) its weights in float32, frozen and in evaluation mode.
 
-    Raises FlowgradError naming the first tensor that is missing, left over, or of another shape than `what` has.
+    Raises FlowgradError if tensors are missing, left over, or of other shapes than `what` has.
     """
-    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
-            raise FlowgradError(
-                f"{path} does not fit {what}: {name} is {found.get(name, 'missing')} there, "
-                f"{expected.get(name, 'unknown')} here. Check the configuration, or the file"
-            )
     floats = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    network.load_state_dict(floats, assign=True)
+    try:
+        network.load_state_dict(floats, assign=True)
+    except RuntimeError as error:
+        raise FlowgradError(
+            f"{path} does not fit {what} ({reason(error)}): check the configuration, or the file"
+        ) from error
     return network.eval().requires_grad_(False)

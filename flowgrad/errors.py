@@ -9,6 +9,11 @@ class UsageError(FlowgradError):
     """A call that is wrong as written: an unknown name, a value out of range (exit code 2)."""
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, as one line of 160 characters at most; its type if it says nothing."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is a device's or the machine's lack of memory, in Python's or torch's words."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -1,11 +1,10 @@
 """Writing files so that an interruption or a full disk never leaves half of one behind."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from flowgrad.errors import FlowgradError, UsageError
 
@@ -22,25 +21,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises FlowgradError where the file system refuses (full disk, read-only folder).
     """
     path = Path(path)
+    temporary = path.with_name(f".{path.stem}-{token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise FlowgradError(f"cannot write {path}: {error.strerror or error}. Choose another folder.") from error
-    temporary = Path(name)
-    try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except Exception as error:
-        reason = _refusal(error)
-        if reason is None:
+        if (refusal := _refusal(error)) is None:
             raise
         remedy = "Free some space or choose another folder; nothing was changed."
-        raise FlowgradError(f"cannot write {path}: {reason}. {remedy}") from error
+        raise FlowgradError(f"cannot write {path}: {refusal}. {remedy}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there after a success, nor where there is no such folder
+            temporary.unlink()
 
 
 def _refusal(error: Exception) -> str | None:
@@ -71,12 +64,6 @@ def file_sha256(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

@@ -7,7 +7,9 @@ Equation numbers are those of FlowGrad (Liu et al., CVPR 2023).
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
+from operator import add
 
 import torch
 from torch import Tensor
@@ -77,6 +79,10 @@ class Grid:
     def spans(self, like: Tensor) -> Tensor:
         """(M,) lengths of the intervals in time, t_{j+1} - t_j; they sum to 1."""
         return (torch.tensor(self.lengths, dtype=torch.float64) / self.steps).to(like)
+
+    def spans_of(self, values: Tensor) -> Tensor:
+        """The same as (M, 1, ...), to multiply values (M, B, *D) by."""
+        return self.spans(values).view(-1, *[1] * (values.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -178,9 +184,9 @@ class Store:
 
     def empty(self, x: Tensor, grid: Grid) -> Trajectory:
         """Room for the trajectory of states as x (B, *D) on a grid."""
-        size = (len(grid), *x.shape)
-        states = x.new_empty((size[0] + 1, *size[1:]), device=self.device)
-        return Trajectory(states, x.new_empty(size, device=self.device, dtype=self.dtype), grid)
+        states = x.new_empty((len(grid) + 1, *x.shape), device=self.device)
+        velocities = x.new_empty((len(grid), *x.shape), device=self.device, dtype=self.dtype)
+        return Trajectory(states, velocities, grid)
 
 
 IN_PLACE = Store()
@@ -259,16 +265,12 @@ def _invert_rk45(velocity: Velocity, x1: Tensor, trajectory: Trajectory, toleran
     from torchdiffeq import odeint
 
     times = trajectory.grid.times(x1)
-    # it ends exactly at t = 0; only the solver's first probe may reach beyond
-    states = odeint(
-        lambda t, x: velocity(x, t.clamp(0, 1)),
-        x1,
-        times.flip(0),
-        rtol=tolerance,
-        atol=tolerance,
-        method="dopri5",
-        options={"step_t": times[:1]},
-    )
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        return velocity(x, t.clamp(0, 1))  # the solver ends exactly at t = 0, but its first probe may reach beyond
+
+    options = {"rtol": tolerance, "atol": tolerance, "options": {"step_t": times[:1]}}
+    states = odeint(field, x1, times.flip(0), method="dopri5", **options)
     trajectory.states.copy_(states.flip(0))
     for k in range(len(trajectory.grid)):
         trajectory.velocities[k].copy_(checked(velocity, trajectory.states[k].to(x1), times[k]))
@@ -300,18 +302,14 @@ def anchor(trajectory: Trajectory) -> Tensor:
     With them the forward pass returns the trajectory's own end on any grid, however coarse; a control
     is then a deviation from it.
     """
-    spans = trajectory.grid.spans(trajectory.states).view(-1, *[1] * (trajectory.states.ndim - 1))
-    return trajectory.states.diff(dim=0) / spans - trajectory.velocities
+    return trajectory.states.diff(dim=0) / trajectory.grid.spans_of(trajectory.states) - trajectory.velocities
 
 
 def total(controls: Iterable[Control]) -> Control:
     """The sum of one or more controls, on the union of their grids. Raises UsageError for none."""
-    result: Control | None = None
-    for control in controls:
-        result = control if result is None else result + control
-    if result is None:
+    if not (summands := list(controls)):
         raise UsageError("a sum of controls needs at least one")
-    return result
+    return reduce(add, summands)
 
 
 def require_finite(x: Tensor, what: str) -> Tensor:

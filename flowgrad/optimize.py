@@ -1,9 +1,8 @@
 """Algorithm 1 of FlowGrad (Liu et al., CVPR 2023): find the control that minimises an objective on clean samples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,19 +18,12 @@ OPTIMIZERS = ("sgd", "normalized", "adam")
 RETRIES = 3  # of one evaluation, with ever smaller controls
 
 
-class Objective(Protocol):
-    """Named terms of a loss on clean samples x1 (B, *D), each (B,); to be minimised in sum.
+# Named terms of a loss on clean samples x1 (B, *D), each (B,), to be minimised in sum. Random draws come from the
+# generator alone, which makes a run repeatable.
+Objective = Callable[[Tensor, torch.Generator], Mapping[str, Tensor]]
 
-    Random draws come from `rng` alone, which makes a run repeatable.
-    """
-
-    def __call__(self, x1: Tensor, rng: torch.Generator) -> Mapping[str, Tensor]: ...
-
-
-class Anchor(Protocol):
-    """Residuals (M, B, *D) for a grid, or None for none; see `flowgrad.ode.anchor`."""
-
-    def __call__(self, grid: Grid) -> Tensor | None: ...
+# Residuals (M, B, *D) for a grid, or None for none; see `flowgrad.ode.anchor`.
+Anchor = Callable[[Grid], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -139,7 +131,8 @@ def optimize(
     fine = settings.forward == "fine"
     carrier = Grid.full(grid.steps) if fine else grid
     residual = None if anchor is None else anchor(carrier)
-    state = resume or _initial(carrier, x0, shared, settings)
+    zero = Control.zeros(carrier, x0, shared)
+    state = resume or State(0, zero, (), zero, float("inf"), settings.step_size)
     failures = halvings = 0
     while state.iteration <= settings.iterations:
         rng = generator(settings.seed, state.iteration, device=x0.device)
@@ -163,14 +156,14 @@ def optimize(
             state = replace(state, control=state.control * 0.5)
             continue
         used = gradient_grid(trajectory.velocities, settings.xi) if fine else grid
-        rate = torch.zeros(())
-        after = _keep_best(state, compared, improved)
+        after = replace(state, best=state.control, best_loss=compared) if improved else state
+        rms = 0.0
         if not last:
             gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings)
-            rate = _rms(gradient)
+            rms = float(_rms(gradient))
             after = _update(after, gradient, used, settings)
         after = replace(after, iteration=state.iteration + 1)
-        yield Step(state.iteration, loss, terms, state.control, x1, used, float(rate), compared, improved, after)
+        yield Step(state.iteration, loss, terms, state.control, x1, used, rms, compared, improved, after)
         state = after
 
 
@@ -191,18 +184,10 @@ def _compared(objective: Objective, x1: Tensor, seed: int) -> float:
     return float(torch.stack(list(terms.values())).sum())
 
 
-def _initial(carrier: Grid, x0: Tensor, shared: bool, settings: Settings) -> State:
-    zero = Control.zeros(carrier, x0, shared)
-    return State(0, zero, (), zero, float("inf"), settings.step_size)
-
-
 def _energy(control: Control) -> float:
     """sum_k |u_k|^2 over the N steps, |.|^2 the mean over entries, summed over the controls of a batch."""
-    return float((control.values.square().flatten(2).mean(2).sum(1) * _lengths(control)).sum())
-
-
-def _lengths(control: Control) -> Tensor:
-    return torch.tensor(control.grid.lengths, device=control.values.device, dtype=control.values.dtype)
+    lengths = control.values.new_tensor(control.grid.lengths)
+    return float((control.values.square().flatten(2).mean(2).sum(1) * lengths).sum())
 
 
 def _gradient(
@@ -212,10 +197,10 @@ def _gradient(
 
     A gradient found on a coarser grid is re-assigned to every step of its interval.
     """
-    found = control_gradient(velocity, trajectory, grad_x1, grid)
-    values = found.values if control.values.shape[1] > 1 else found.values.sum(1, keepdim=True)
-    spans = grid.spans(values).view(-1, *[1] * (values.ndim - 1))
-    per_time = Control(values / spans, grid).on(control.grid).values
+    values = control_gradient(velocity, trajectory, grad_x1, grid).values
+    if control.values.shape[1] == 1:
+        values = values.sum(1, keepdim=True)
+    per_time = Control(values / grid.spans_of(values), grid).on(control.grid).values
     entries = control.values[0, 0].numel()
     per_time = per_time + 2 * settings.penalty * grid.steps / entries * control.values
     return (per_time + per_time.flip(-1)) / 2 if settings.mirror else per_time
@@ -228,8 +213,7 @@ def _rms(x: Tensor) -> Tensor:
 def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, optimizer: str) -> Tensor:
     """What each optimiser makes of the gradient per unit of time, taken on `grid`, before its own rule."""
     if optimizer == "sgd":
-        spans = Control(grid.spans(gradient).view(-1, *[1] * (gradient.ndim - 1)), grid)
-        return gradient * spans.on(carrier).values
+        return gradient * Control(grid.spans_of(gradient), grid).on(carrier).values
     if optimizer == "normalized":
         return gradient / _rms(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient
@@ -245,27 +229,24 @@ def _update(state: State, gradient: Tensor, grid: Grid, settings: Settings) -> S
     return replace(state, control=Control(values.detach(), state.control.grid), moments=moments)
 
 
-def _rate(state: State, settings: Settings) -> float:
-    """Normalised steps do not shrink as the gradient does, so they shrink with time: linearly, to 0 after the last."""
-    left = 1.0 if settings.optimizer == "sgd" else 1 - state.iteration / settings.iterations
-    return state.step_size * left
-
-
 def _optimizer(values: Tensor, state: State, settings: Settings) -> torch.optim.Optimizer:
+    """One of torch.optim with the state's moments.
+
+    Steps of normalised gradients and of Adam do not shrink as the gradient does, so they shrink with time: linearly, to
+    0 after the last.
+    """
     moments = [moment.clone() for moment in state.moments]  # torch updates them in place, and states are kept
+    left = 1.0 if settings.optimizer == "sgd" else 1 - state.iteration / settings.iterations
+    rate = state.step_size * left
+    optimizer: torch.optim.Optimizer
     if settings.optimizer == "adam":
-        adam = torch.optim.Adam([values], lr=_rate(state, settings), betas=(settings.momentum, 0.99))
-        if moments:
-            adam.state[values] = dict(zip(("step", "exp_avg", "exp_avg_sq"), moments, strict=True))
-        return adam
-    sgd = torch.optim.SGD([values], lr=_rate(state, settings), momentum=settings.momentum)
+        names: tuple[str, ...] = ("step", "exp_avg", "exp_avg_sq")
+        optimizer = torch.optim.Adam([values], lr=rate, betas=(settings.momentum, 0.99))
+    else:
+        names, optimizer = ("momentum_buffer",), torch.optim.SGD([values], lr=rate, momentum=settings.momentum)
     if moments:
-        sgd.state[values] = {"momentum_buffer": moments[0]}
-    return sgd
-
-
-def _keep_best(state: State, compared: float, improved: bool) -> State:
-    return replace(state, best=state.control, best_loss=compared) if improved else state
+        optimizer.state[values] = dict(zip(names, moments, strict=True))
+    return optimizer
 
 
 def _backtrack(state: State, settings: Settings, failures: int) -> State:

@@ -4,10 +4,11 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flowgrad.errors import UsageError
+from flowgrad.errors import UsageError, reason
 
 FOLDER_CONFIG = "flowgrad.yaml"  # of a model that has a folder of its own
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model on the Hugging Face hub
@@ -31,24 +32,37 @@ def read_config(kind: str, name: str | Path) -> dict[str, Any]:
 
     Raises UsageError for an unknown name, with the nearest ones, and for a file that is missing or no table in YAML.
     """
-    import yaml  # which commands that only look into a bank do without
-
     known = {path.stem: path for path in sorted((resource("configs") / kind).glob("*.yaml"))}
     path = known.get(str(name), Path(name))
     if path.suffix not in (".yaml", ".yml"):
-        near = difflib.get_close_matches(str(name), known, n=3) or known
-        raise UsageError(f"no {str(name)!r} in configs/{kind}; there is {', '.join(near)}, or give a .yaml file")
+        raise UsageError(f"no {str(name)!r} in configs/{kind}; there is {like(str(name), known)}, or give a .yaml file")
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; there is {', '.join(known)} in configs/{kind}")
+    return read_table(path)
+
+
+def like(name: str, known: Iterable[str]) -> str:
+    """The known names that are most like one that is not, or all of them if none is, for a message."""
+    known = list(known)
+    return ", ".join(difflib.get_close_matches(name, known, n=3) or known)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file; none of an empty one.
+
+    Raises UsageError if it cannot be read, or is no table whose keys are words.
+    """
+    import yaml  # which commands that only look into a bank do without
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist; there is {', '.join(known)} in configs/{kind}") from error
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that there is not
-        raise UsageError(f"{path} is not a readable YAML file ({str(error).splitlines()[0]}): correct it.") from error
-    if not isinstance(values, dict | None):
+        raise UsageError(f"{path} is not a readable YAML file ({reason(error)}): correct it") from error
+    if not isinstance(values, dict):
         raise UsageError(f"{path} must be a table of keys and values; got {type(values).__name__}")
-    if wrong := [key for key in values or {} if not isinstance(key, str)]:
+    if wrong := [key for key in values if not isinstance(key, str)]:
         raise UsageError(f"{path}: keys must be words, and {wrong[0]!r} is none: correct it")
-    return values or {}
+    return values
 
 
 def user_folder(name: str) -> Path:

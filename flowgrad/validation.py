@@ -1,8 +1,8 @@
 """Configuration that is checked: closed to unknown keys, with errors that give the rule, the value and the remedy."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,8 +26,9 @@ def validated(kind: type[T], values: object, where: object) -> T:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        keys = sorted(set(_keys(kind)))
-        problems = "; ".join(_problem(dict(problem), keys) for problem in error.errors())
+        schema = kind.model_json_schema()
+        keys = {key for part in (schema, *schema.get("$defs", {}).values()) for key in part.get("properties", ())}
+        problems = "; ".join(_problem(problem, sorted(keys)) for problem in error.errors())
         raise UsageError(f"{where}: {problems}") from error
 
 
@@ -38,26 +39,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(names)})"
 
 
-def _problem(problem: dict[str, Any], keys: Sequence[str]) -> str:
+def _problem(problem: Any, keys: Iterable[str]) -> str:
     place = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "invalid_key":
-        return f"{place}: keys must be words"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {place!r}{nearest(str(problem['loc'][-1]), keys)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}; got {_shortened(problem['input'])}" if place else message
-
-
-def _keys(kind: Any) -> Iterator[str]:
-    """The keys of a configuration and of all its parts."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        for name, field in kind.model_fields.items():
-            yield name
-            yield from _keys(field.annotation)
-    for part in get_args(kind):
-        yield from _keys(part)
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"{place}: {message}; got {problem['input']!r:.60}" if place else message

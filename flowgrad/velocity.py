@@ -9,6 +9,7 @@ layout or a VAE is hidden by an adapter in `flowgrad.models`.
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError
@@ -32,6 +33,19 @@ def checked(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
             "Mend the model's adapter."
         )
     return v
+
+
+def vjp(velocity: Velocity, x: Tensor, t: Tensor, g: Tensor) -> Tensor:
+    """The vector-Jacobian product g @ dv/dx (B, *D), for x and g (B, *D); see `Velocity` for t.
+
+    A velocity may have a method `vjp(x, t, g)` of its own, which is then asked instead.
+    """
+    if (own := getattr(velocity, "vjp", None)) is not None:
+        return own(x, t, g)
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        v = velocity(leaf, t)
+    return torch.autograd.grad(v, leaf, g)[0]
 
 
 def _describe(x: Tensor) -> str:

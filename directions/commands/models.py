@@ -196,8 +196,7 @@ def models_convert(
     """
     from directions.measure.model_card import PortraitJob, gather, portray
     from flowgrad.models import load_config
-    from flowgrad.models.convert import convert_unet
-    from flowgrad.models.diffusers_unet import WEIGHTS
+    from flowgrad.models.diffusers_unet import WEIGHTS, convert_unet
     from flowgrad.resources import resource
 
     shipped = resource("weights") / destination

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 from torch.utils.weak import WeakIdKeyDictionary
 
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError, UsageError, reason
 
 OPEN_CLIP = "open-clip:"  # before the names of models and weights of that package
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], from the official code of CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 VOCABULARY_KEY = "flowgrad.vocabulary"
 _WORD = re.compile(r"\d+|[^\W\d_]+(?:'[^\W\d_]+)?")
-
-
 Tokenizer = Callable[[Sequence[str], int], Tensor]  # texts and the context's length -> tokens (T, context)
 
 
@@ -77,11 +75,11 @@ class Guide(nn.Module):
     @torch.no_grad()
     def encode_photos(self, images: Tensor) -> Tensor:
         """`encode_images` without gradient; the same tensor, unchanged, is computed once."""
-        version, found = self._images.get(images, (-1, images))
+        version, embeddings = self._images.get(images, (-1, images))
         if version != images._version:
-            found = self.encode_images(images)
-            self._images[images] = (images._version, found)
-        return found
+            embeddings = self.encode_images(images)
+            self._images[images] = (images._version, embeddings)
+        return embeddings
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as unit vectors (T, E) without gradient; each text is computed once per guide.
@@ -136,6 +134,5 @@ def to_network(state: dict[str, Tensor], path: Path) -> CLIP:
     try:
         return build_model(dict(state)).float()
     except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        rule = f"{path} is not a network of CLIP's architecture ({reason[:120]})"
+        rule = f"{path} is not a network of CLIP's architecture ({reason(error)})"
         raise FlowgradError(f"{rule}: use a guide exported by `flowgrad train-guide` or CLIP's own weights.") from error

@@ -1,18 +1,24 @@
-"""Guides by name or file: where their weights lie, and how they are read."""
+"""Guides by name or file: ours, OpenAI's CLIP by its package's names and files, and the models of open_clip."""
 
+import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import clip
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import file_fingerprint
-from flowgrad.guidance.guide import OPEN_CLIP, VOCABULARY_KEY, Guide, to_network
+from flowgrad.checkpoints import read_checkpoint
+from flowgrad.errors import FlowgradError, UsageError, reason
+from flowgrad.files import FINGERPRINT, file_fingerprint
+from flowgrad.guidance.guide import OPEN_CLIP, VOCABULARY_KEY, Guide, Reading, to_network
 from flowgrad.resources import resource
+
+_FAILURES = (OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError, UnpicklingError)
 
 
 def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str = "cpu") -> Guide:
@@ -21,16 +27,14 @@ def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str =
 
     Raises FlowgradError if the file is missing, is damaged, or is not of CLIP's architecture.
     """
+    if name_or_path.startswith(OPEN_CLIP):
+        return _load_open_clip(name_or_path).to(device)
     if is_downloaded(name_or_path) or name_or_path.endswith(".pt"):
-        from flowgrad.guidance.foreign_guides import load_foreign_guide
-
-        return load_foreign_guide(name_or_path).to(device)
+        return _load_openai(name_or_path).to(device)
     path = guide_file(name_or_path)
     state, metadata = read_state(path)
-    vocabulary = _vocabulary(metadata, path)
-    network = to_network(state, path)
     name = path.parent.name if path.name == "model.safetensors" else path.stem
-    return Guide(network, name, file_fingerprint(path), vocabulary).to(device)
+    return Guide(to_network(state, path), name, file_fingerprint(path), _vocabulary(metadata, path)).to(device)
 
 
 def is_downloaded(name: str) -> bool:
@@ -41,8 +45,10 @@ def is_downloaded(name: str) -> bool:
 def guide_file(name_or_path: str) -> Path:
     """Return the weight file behind a name or a path; FlowgradError names the shipped guides if there is none."""
     if not name_or_path:
-        remedy = "name one with --guide (`flowgrad train-guide` makes them), or add the model with its guide"
-        raise UsageError(f"this model has no guide of its own: {remedy}.")
+        raise UsageError(
+            "this model has no guide of its own: name a guide (`flowgrad train-guide` makes them), or add the model "
+            "with its guide."
+        )
     if name_or_path.endswith(".safetensors"):
         path = Path(name_or_path).expanduser()
         if not path.is_file():
@@ -56,7 +62,7 @@ def shipped_file(name: str, kind: str) -> Path:
     folder = resource("weights")
     path = folder / name / "model.safetensors"
     if Path(name).name != name or not path.is_file():
-        names = sorted(found.parent.name for found in folder.glob(f"*{kind}*/model.safetensors"))
+        names = sorted(path.parent.name for path in folder.glob(f"*{kind}*/model.safetensors"))
         known = ", ".join(names) or "none; install flowgrad again"
         raise FlowgradError(f"no {kind} is called {name!r} (shipped: {known}): use one of them or a .safetensors path.")
     return path
@@ -78,3 +84,77 @@ def _vocabulary(metadata: Mapping[str, str], path: Path) -> frozenset[str] | Non
         return frozenset(json.loads(metadata[VOCABULARY_KEY]))
     except (json.JSONDecodeError, TypeError) as error:
         raise FlowgradError(f"{path} carries a damaged {VOCABULARY_KEY}: export the guide again.") from error
+
+
+def _load_openai(name_or_path: str) -> Guide:
+    """OpenAI's CLIP: by one of its names, downloaded once, or from a file, a TorchScript archive or a state dict.
+
+    Names and archives go through `clip.load`. It cannot read state dicts since torch moves the file's position while
+    it looks for an archive, so these are read here. Raises FlowgradError if the weights cannot be downloaded, are
+    damaged, or are of another kind.
+    """
+    known = is_downloaded(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if not known and not path.is_file():
+        raise FlowgradError(f"there is no guide at {path}: check the path, or give one of CLIP's names like ViT-B/32.")
+    if known or _is_archive(path):
+        try:
+            network = clip.load(name_or_path if known else str(path), device="cpu")[0]
+        except _FAILURES as error:
+            remedy = (
+                "put its file into ~/.cache/clip, or give the file's path as the guide. The addresses are in "
+                "clip/clip.py of github.com/openai/CLIP; licence: MIT."
+                if known
+                else "fetch it again; it must be CLIP's own .pt file."
+            )
+            raise FlowgradError(f"CLIP's {name_or_path} could not be loaded ({reason(error)}): {remedy}") from error
+    else:
+        network = to_network(read_checkpoint(path), path)
+    return Guide(network, name_or_path if known else path.stem, _state_fingerprint(network))
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip file with code in it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any("/code/" in name for name in file.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _load_open_clip(name: str) -> Guide:
+    """A model of open_clip, "open-clip:MODEL:WEIGHTS", with its own preprocessing and tokenizer.
+
+    Raises FlowgradError if the package is missing or does not know or get the model.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise FlowgradError(f"{name} needs the package open_clip: pip install 'flowgrad[open-clip]'.") from error
+    model, _, weights = name.removeprefix(OPEN_CLIP).partition(":")
+    try:
+        network = open_clip.create_model(model, pretrained=weights or None, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(model)
+    except (*_FAILURES, ImportError) as error:
+        raise FlowgradError(
+            f"open_clip could not load {model!r} with weights {weights!r} ({reason(error)}): write "
+            "open-clip:MODEL:WEIGHTS, like open-clip:ViT-B-32:laion2b_s34b_b79k."
+        ) from error
+    size, settings = network.visual.image_size, network.visual.preprocess_cfg
+    reading = Reading(
+        size[0] if isinstance(size, tuple) else size,
+        tokenizer.context_length,
+        tuple(settings["mean"]),
+        tuple(settings["std"]),
+        lambda texts, length: tokenizer(list(texts), context_length=length),
+    )
+    return Guide(network, name, _state_fingerprint(network), None, reading)
+
+
+def _state_fingerprint(network: torch.nn.Module) -> str:
+    """16 hexadecimal digits of weights in memory, the same in whatever kind of file they were."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:FINGERPRINT]

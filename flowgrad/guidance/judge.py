@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -14,15 +16,16 @@ from flowgrad.files import file_fingerprint
 from flowgrad.guidance.guide_files import read_state, shipped_file
 
 HEADS_KEY, SIZES_KEY = "flowgrad.heads", "flowgrad.sizes"
+Size = Annotated[int, Field(gt=0, le=4096)]
 
 
 @dataclass(frozen=True)
 class JudgeSizes:
     """Resolution in pixels, and channels and blocks of the stages, each at half the resolution of the one before."""
 
-    resolution: int = 64
-    widths: tuple[int, ...] = (32, 64, 112, 160)
-    depths: tuple[int, ...] = (1, 2, 3, 1)
+    resolution: Size = 64
+    widths: tuple[Size, ...] = (32, 64, 112, 160)
+    depths: tuple[Size, ...] = (1, 2, 3, 1)
 
 
 class Block(nn.Module):
@@ -79,10 +82,10 @@ class Judge(nn.Module):
         The answers of a head sum to 1; names such as "happy", "female" and "old" are unique over the heads.
         """
         logits = self.network(self._resized(images)).split([len(answers) for answers in self.heads.values()], 1)
-        found: dict[str, Tensor] = {}
+        probabilities: dict[str, Tensor] = {}
         for answers, scores in zip(self.heads.values(), logits, strict=True):
-            found |= dict(zip(answers, scores.softmax(1).unbind(1), strict=True))
-        return found
+            probabilities |= dict(zip(answers, scores.softmax(1).unbind(1), strict=True))
+        return probabilities
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the answers are read from, (B, C), for images (B, 3, H, W) in [-1, 1] of any size."""
@@ -104,7 +107,7 @@ def load_judge(name: str = "faces64-judge", device: torch.device | str = "cpu") 
     state, metadata = read_state(path)
     try:
         heads = json.loads(metadata[HEADS_KEY])
-        sizes = to_sizes(json.loads(metadata[SIZES_KEY]))
+        sizes = TypeAdapter(JudgeSizes).validate_json(metadata[SIZES_KEY])
         network = JudgeNetwork(sizes, sum(map(len, heads.values())))
         network.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -115,12 +118,3 @@ def load_judge(name: str = "faces64-judge", device: torch.device | str = "cpu") 
 def judge_metadata(sizes: JudgeSizes, heads: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Metadata from which `load_judge` rebuilds a network."""
     return {SIZES_KEY: json.dumps(asdict(sizes)), HEADS_KEY: json.dumps({key: list(heads[key]) for key in heads})}
-
-
-def to_sizes(raw: Mapping[str, object]) -> JudgeSizes:
-    """Read sizes from JSON; ValueError or TypeError if they are not sizes."""
-    sizes = JudgeSizes(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})  # type: ignore[arg-type]
-    numbers = [sizes.resolution, *sizes.widths, *sizes.depths]
-    if not all(isinstance(number, int) and 0 < number <= 4096 for number in numbers):
-        raise ValueError(f"sizes out of range: {sizes}")
-    return sizes

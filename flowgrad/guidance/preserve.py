@@ -1,6 +1,6 @@
 """How far an edit has moved from the original, as a distance for each image."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,24 +8,18 @@ from torch import Tensor
 from flowgrad.errors import FlowgradError, UsageError
 
 DISTANCES = ("l1", "lpips")
+Distance = Callable[[Tensor, Tensor], Tensor]  # images and originals (B, 3, H, W) in [-1, 1] -> distances (B,)
 
 
-class Distance(Protocol):
-    """(B,) distances of images (B, 3, H, W) in [-1, 1] from their originals."""
+def load_distance(name: str, device: torch.device | str) -> Distance:
+    """The distance called `name`: "l1", or "lpips", LPIPS with AlexNet (Zhang et al., CVPR 2018) by the package lpips.
 
-    def __call__(self, images: Tensor, originals: Tensor) -> Tensor: ...
-
-
-def l1(images: Tensor, originals: Tensor) -> Tensor:
-    """Mean absolute difference of pixels, in [0, 2]."""
-    return (images - originals).abs().flatten(1).mean(1)
-
-
-def lpips_distance(device: torch.device | str) -> Distance:
-    """LPIPS with AlexNet (Zhang et al., CVPR 2018), by the `lpips` package.
-
-    Raises FlowgradError when AlexNet's weights are neither cached nor can be downloaded.
+    Raises UsageError for another name; FlowgradError when AlexNet's weights are neither cached nor can be downloaded.
     """
+    if name not in DISTANCES:
+        raise UsageError(f"preserve must be one of {', '.join(DISTANCES)}; got {name!r}")
+    if name == "l1":
+        return l1
     import lpips
 
     try:
@@ -39,8 +33,6 @@ def lpips_distance(device: torch.device | str) -> Distance:
     return lambda images, originals: network(images, originals).flatten()
 
 
-def load_distance(name: str, device: torch.device | str) -> Distance:
-    """The distance called `name`: "l1" or "lpips". Raises UsageError for another name."""
-    if name not in DISTANCES:
-        raise UsageError(f"preserve must be one of {', '.join(DISTANCES)}; got {name!r}")
-    return l1 if name == "l1" else lpips_distance(device)
+def l1(images: Tensor, originals: Tensor) -> Tensor:
+    """Mean absolute difference of pixels, in [0, 2]."""
+    return (images - originals).abs().flatten(1).mean(1)

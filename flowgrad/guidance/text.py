@@ -51,8 +51,7 @@ class TextObjective:
     The score s is the mean over `copies` augmented views of the cosine with T minus that with its source. The
     original is seen through the same views, so that 0 is no change whatever views are drawn; the gradient is that of
     the score alone. What is kept is squared, since at the start an absolute value has the gradient of its rounding
-    errors. `decode` maps states to images in [-1, 1].
-    Raises UsageError unless eta lies in [0, 1].
+    errors. `decode` maps states to images in [-1, 1]; eta lies in [0, 1].
     """
 
     guide: Guide
@@ -64,12 +63,6 @@ class TextObjective:
     eta: float = 0.7
     keep_weight: float = 5.0
     copies: int = 6
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise UsageError(f"eta must lie in [0, 1]; got {self.eta}")
-        if self.copies < 1:
-            raise UsageError(f"there must be at least 1 augmentation; got {self.copies}")
 
     def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         images = self.decode(x1)

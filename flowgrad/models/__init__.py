@@ -2,21 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from flowgrad.errors import UsageError
+from flowgrad.errors import UsageError, reason
 from flowgrad.memory import Batched
-from flowgrad.models.config import ModelConfig, load_config, model_names
-from flowgrad.models.diffusers_unet import load_diffusers_unet
+from flowgrad.models.config import ModelConfig, load_config
 from flowgrad.models.parts import Parts
 from flowgrad.ode import IN_PLACE, Store
 from flowgrad.seeds import generator
 
-__all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model", "model_names"]
+__all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model"]
 
 Loader = Callable[[ModelConfig, torch.device, torch.dtype], Parts]
+LOADERS = {  # the module of each family, imported when it is needed: each has a function `load`
+    "diffusers-unet": "diffusers_unet",
+    "rf-ncsnpp": "ncsnpp",
+    "ldm": "compvis",
+    "diffusers": "pipelines",
+}
 TIME_CONVENTION = "t=0 noise, t=1 data"
 STORES = {"device": IN_PLACE, "host": Store("cpu"), "host-half": Store("cpu", torch.float16)}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,25 +79,9 @@ def build_model(config: ModelConfig, device: str = "auto", precision: str = "aut
     """Load the model of a configuration; see `load_model`."""
     place = resolve_device(device)
     dtype = resolve_precision(config.dtype if precision == "auto" else precision, place)
-    parts = _loader(config.family)(config, place, dtype)
+    load: Loader = import_module(f"flowgrad.models.{LOADERS[config.family]}").load
+    parts = load(config, place, dtype)
     return Model(config, Batched(parts.velocity, config.batch), *parts[1:], place)
-
-
-def _loader(family: str) -> Loader:
-    """The loader of a family, imported when it is needed."""
-    if family == "rf-ncsnpp":
-        from flowgrad.models.ncsnpp import load_rectified_flow
-
-        return load_rectified_flow
-    if family == "ldm":
-        from flowgrad.models.compvis import load_ldm
-
-        return load_ldm
-    if family == "diffusers":
-        from flowgrad.models.pipelines import load_diffusers
-
-        return load_diffusers
-    return load_diffusers_unet
 
 
 def resolve_device(device: str) -> torch.device:
@@ -101,9 +91,7 @@ def resolve_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"device {device!r} cannot be used here; try cpu or auto ({str(error).splitlines()[0]})"
-        ) from error
+        raise UsageError(f"device {device!r} cannot be used here ({reason(error)}): try cpu or auto") from error
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -1,46 +1,95 @@
 """Latent models: the way between images and the latents that the flow lives in."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from diffusers import AutoencoderKL, VQModel
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from flowgrad.errors import FlowgradError
+from flowgrad.models.diffusers_folder import load_component, read_json
 
-class FirstStage(nn.Module):
+
+class FirstStage:
     """Encode images (B, 3, H, W) in [-1, 1] to states, and decode states, by a diffusers autoencoder (VQ or KL).
 
-    A state is (latent - shift) * scale, where the latent is the mode of the posterior (KL) or what comes before
-    quantisation (VQ). Decoding a VQ latent quantises it first; gradients pass that unchanged (straight through).
-    Images are decoded one at a time, and again when gradients are taken: memory for one, whatever the batch.
+    A state is gain * scaling_factor * (latent - mean) / std. The latent (B, C, h, w) is the mean of the posterior (KL)
+    or what comes before quantisation (VQ). mean and std are those of the network's configuration, as diffusers'
+    pipelines read it: `latents_mean` and `latents_std`, one number per channel, else `shift_factor` (0 without) and 1.
+    Without a network, a state is gain * image.
+
+    Decoding a VQ latent quantises it first; gradients pass that unchanged (straight through). Images are decoded one
+    at a time, and again when gradients are taken: memory for one, whatever the batch.
+    Raises FlowgradError if mean and std do not fit the latent.
     """
 
-    def __init__(self, network: nn.Module, scale: float, shift: float, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network: Any = network
-        self.scale, self.shift, self.dtype = scale, shift, dtype
+    def __init__(self, network: Any, dtype: torch.dtype, gain: float = 1.0) -> None:
+        self.network, self.dtype, self.gain, self.factor = network, dtype, gain, 1
+        self.means, self.scales = [0.0], [1.0]
+        if network is not None:
+            self._read(network.config)
+
+    def _read(self, settings: Any) -> None:
+        self.factor = 2 ** (len(settings["block_out_channels"]) - 1)
+        self.means = settings.get("latents_mean") or [settings.get("shift_factor") or 0.0]
+        deviations = settings.get("latents_std") or [1.0]
+        if {len(self.means), len(deviations)} - {1, settings["latent_channels"]} or min(deviations) <= 0:
+            raise FlowgradError(
+                "latents_mean and latents_std of an autoencoder need one number for each of its "
+                f"{settings['latent_channels']} channels, the second above 0; got {self.means} and {deviations}"
+            )
+        self.scales = [(settings.get("scaling_factor") or 1.0) / deviation for deviation in deviations]
 
     @property
-    def told(self) -> str:
+    def conditions(self) -> tuple[str, ...]:
         """How its latents become states, for the fingerprint of the flow in them."""
-        return f"{self.scale:g} {self.shift:g}"
+        if self.network is None:
+            return ()
+        return (" ".join(f"{number:g}" for number in (*(scale * self.gain for scale in self.scales), *self.means)),)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images -> states (B, *D) in float32, differentiably."""
+        """Images -> states (B, *D) in the images' dtype, differentiably."""
+        if self.network is None:
+            return images * self.gain
         with self._precision(images):
-            found = self.network.encode(images)
-        latent = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
-        return (latent.float() - self.shift) * self.scale
+            output = self.network.encode(images)
+        latent = output.latents if hasattr(output, "latents") else output.latent_dist.mode()
+        mean, scale = self._normalisation(images)
+        return (latent.to(images) - mean) * scale
 
     def decode(self, states: Tensor) -> Tensor:
-        """States -> images in float32, differentiably."""
+        """States -> images in the states' dtype, differentiably."""
+        if self.network is None:
+            return states / self.gain
         if not (torch.is_grad_enabled() and states.requires_grad):
             return torch.cat([self._decode(state) for state in states.split(1)])
         return torch.cat([checkpoint(self._decode, state, use_reentrant=False) for state in states.split(1)])
 
     def _decode(self, states: Tensor) -> Tensor:
+        mean, scale = self._normalisation(states)
         with self._precision(states):
-            return self.network.decode(states / self.scale + self.shift).sample.float()
+            return self.network.decode(states / scale + mean).sample.to(states)
+
+    def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and scales of the channels, (C or 1, 1, 1) each."""
+        mean, scale = (like.new_tensor(numbers).view(-1, 1, 1) for numbers in (self.means, self.scales))
+        return mean, scale * self.gain
 
     def _precision(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def load_first_stage(folder: Path | None, device: torch.device, dtype: torch.dtype) -> FirstStage:
+    """The AutoencoderKL or VQModel in a folder; without a folder, states are images.
+
+    Raises FlowgradError for another kind, or if it is damaged.
+    """
+    if folder is None:
+        return FirstStage(None, dtype)
+    classes = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+    kind = str(read_json(folder / "config.json").get("_class_name"))
+    if kind not in classes:
+        raise FlowgradError(f"{folder} holds {kind}: only {' and '.join(classes)} can be read")
+    return FirstStage(load_component(classes[kind], folder).to(device), dtype)

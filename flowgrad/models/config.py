@@ -1,19 +1,16 @@
 """Models as configuration: one commented YAML file per model, validated."""
 
-import difflib
 import re
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, PositiveInt, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, model_files, weight_places
+from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, like, model_files, read_table, weight_places
 from flowgrad.validation import Section, validated
 
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
-LONGEST_NAME = 64
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class NCSNppSizes(Section):
@@ -28,7 +25,7 @@ class NCSNppSizes(Section):
 class ModelConfig(Section):
     """What a model is and how it meets the contract; see configs/models/*.yaml for each key."""
 
-    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
+    name: str = Field(pattern=NAME)
     title: str = ""
     description: str = ""
     licence: str = ""
@@ -97,8 +94,8 @@ class ModelConfig(Section):
         if self.weights_path.exists():
             return self.weights_path
         places = " or ".join(dict.fromkeys(str(path) for path in self.candidates[:2]))
-        told = (self.source, self.download, self.licence and f"licence: {self.licence}", self.sha256)
-        known = "; ".join(part for part in told if part) or "its configuration does not say where to get them"
+        origin = (self.source, self.download, self.licence and f"licence: {self.licence}", self.sha256)
+        known = "; ".join(part for part in origin if part) or "its configuration does not say where to get them"
         raise FlowgradError(f"the weights of {self.name} are missing: put them at {places}.\nThey are: {known}")
 
 
@@ -115,15 +112,10 @@ FAMILY_KEYS = {
 
 def check_model_name(name: str) -> str:
     """Return a name that a model can have. Raises UsageError for one that it cannot."""
-    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
-        rule = f"a model's name has up to {LONGEST_NAME} lower-case letters, digits, '.', '_' and '-'"
-        raise UsageError(f"{rule}, the first a letter or digit; got {name!r}")
+    if not re.fullmatch(NAME, name):
+        rule = "a model's name has up to 64 lower-case letters, digits, '.', '_' and '-', the first a letter or digit"
+        raise UsageError(f"{rule}; got {name!r}")
     return name
-
-
-def model_names() -> list[str]:
-    """Names of the models that have a configuration: the shipped ones and the user's."""
-    return list(model_files())
 
 
 def find_config(name: str) -> Path:
@@ -138,24 +130,18 @@ def find_config(name: str) -> Path:
         return path / FOLDER_CONFIG
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
-    near = difflib.get_close_matches(name, known, n=3) or known
     raise UsageError(
-        f"no model called {name!r}; there is {', '.join(near)}, or give a .yaml file or a folder with a {FOLDER_CONFIG}"
+        f"no model called {name!r}; there is {like(name, known)}, or give a .yaml file or a folder with a "
+        f"{FOLDER_CONFIG}"
     )
 
 
 def load_config(name: str) -> ModelConfig:
     """Read and validate a model's configuration; a guide that lies beside it is given by its path.
 
-    Raises UsageError for an unknown name, and for each wrong key or value; FlowgradError for a file that is no YAML.
+    Raises UsageError for an unknown name, for a file that is no YAML, and for each wrong key or value.
     """
     path = find_config(name)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, or a date that there is not
-        raise FlowgradError(f"{path} is not valid YAML: {' '.join(str(error).split())[:160]}") from error
-    if not isinstance(raw, dict):
-        raise FlowgradError(f"{path} must be a table of keys and values; got {type(raw).__name__}")
-    config = validated(ModelConfig, {**raw, "folder": path.parent}, path)
+    config = validated(ModelConfig, {**read_table(path), "folder": path.parent}, path)
     guide = path.parent / config.guide
     return config.model_copy(update={"guide": str(guide)}) if config.guide and guide.is_file() else config

@@ -1,26 +1,23 @@
-"""Unconditional flows in diffusers' `UNet2DModel`, brought to the velocity contract."""
+"""Unconditional flows in diffusers' `UNet2DModel`, on pixels or on an autoencoder's latents."""
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowgrad.checkpoints import verified_fingerprint
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.parts import Parts, check_size, identity, joint_fingerprint
+from flowgrad.models.parts import Parts, check_size, joint_fingerprint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+UNET, AUTOENCODER = "unet", "vae"  # folders of a model that has an autoencoder
 
 
 class UNetVelocity(nn.Module):
@@ -41,50 +38,65 @@ class UNetVelocity(nn.Module):
         return F.pixel_shuffle(v, self.patch).to(x)
 
 
-def load_diffusers_unet(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
-    """Load a folder with a UNet2DModel that was trained as a rectified flow with the clock `time_scale` t.
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+    """Load a UNet2DModel that was trained as a rectified flow with the clock `time_scale` t.
 
-    Raises FlowgradError if its weights are missing, damaged, not those of `sha256`, or do not fit its config.json.
+    `weights` is its folder, or a folder with the network in `unet/` and, for a flow in latents, their AutoencoderKL in
+    `vae/`. Raises FlowgradError if weights are missing, damaged, not those of `sha256`, or do not fit config.json.
     """
+    from flowgrad.models.autoencoder import load_first_stage
+    from flowgrad.models.diffusers_folder import fingerprints
+
     folder = config.weights_file()
-    network: Any = load_unet(folder)
-    if network.config["sample_size"]:
-        check_size(config, int(network.config["sample_size"]), config.patch)
+    inner = folder / UNET if (folder / UNET).is_dir() else folder
+    stage_folder = folder / AUTOENCODER if (folder / AUTOENCODER).is_dir() else None
+    network: Any = load_unet(inner)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     velocity = UNetVelocity(network, config.patch, config.time_scale, dtype)
-    velocity.to(device).to(memory_format=torch.channels_last)  # the network's own to() imports half of diffusers
-    shape = (int(network.config["in_channels"]) // config.patch**2, config.size, config.size)
+    velocity.to(device).to(memory_format=torch.channels_last)
+    stage = load_first_stage(stage_folder, device, dtype)
+    side = int(network.config["sample_size"] or 0) * config.patch or config.size // stage.factor
+    check_size(config, side, stage.factor)
+    shape = (int(network.config["in_channels"]) // config.patch**2, side, side)
+    weights = verified_fingerprint(inner / WEIGHTS, config.sha256), *fingerprints(stage_folder)
     clock = () if config.time_scale == 1000 else (f"time_scale {config.time_scale:g}",)
-    fingerprint = joint_fingerprint(verified_fingerprint(folder / WEIGHTS, config.sha256), *clock)
-    return Parts(velocity, shape, identity, identity, fingerprint)
+    return Parts(velocity, shape, stage.encode, stage.decode, joint_fingerprint(*weights, *clock, *stage.conditions))
+
+
+def network_files(folder: Path) -> list[Path]:
+    """The files of a model's networks in a folder: of the U-Net, and of the autoencoder of a flow in latents."""
+    places = [folder / place / name for place in ("", UNET, AUTOENCODER) for name in ("config.json", WEIGHTS)]
+    return [path for path in places if path.is_file()]
 
 
 def load_unet(folder: Path) -> nn.Module:
-    """Load `config.json` and safetensors weights (any float dtype) into a frozen float32 UNet2DModel.
+    """The frozen float32 UNet2DModel of `config.json` and safetensors weights (any float dtype) in a folder.
 
     Raises FlowgradError if a file is missing, damaged, or does not fit the network.
     """
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file():
-            raise FlowgradError(
-                f"weights are missing: {folder / name} is not there. Get the model again, or mend the path"
-            )
-    network_class = unet_class()
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        with torch.device("meta"):
-            network = network_class.from_config(config)
-        state = load_file(folder / WEIGHTS)
-        network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True, assign=True)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise FlowgradError(f"the weights in {folder} are damaged ({error}): copy or download them again") from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise FlowgradError(
-            f"the weights in {folder} do not fit a UNet2DModel with its config.json: {reason}"
-        ) from error
-    return network.eval().requires_grad_(False)
+    from flowgrad.models.diffusers_folder import load_component
+
+    if not (folder / WEIGHTS).is_file():
+        raise FlowgradError(f"weights are missing: {folder / WEIGHTS} is not there. Get the model again")
+    return load_component(unet_class(), folder)
+
+
+def convert_unet(source: Path, destination: Path) -> Path:
+    """Write the UNet2DModel of folder `source` to folder `destination` in fp16; returns the weights' path.
+
+    Raises FlowgradError if the source does not load, UsageError if a weight has no place in fp16.
+    """
+    network = load_unet(source)
+    state = {name: value.to(torch.float16).contiguous() for name, value in network.state_dict().items()}
+    if lost := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+        raise UsageError(f"{source}: {lost[0]} exceeds the range of fp16; keep these weights in float32")
+    write_unet_config(network, destination)
+    with safe_open(source / WEIGHTS, "pt") as file:
+        metadata = {"format": "pt", **(file.metadata() or {})}
+    with atomic_path(destination / WEIGHTS) as path:
+        save_file(state, path, metadata)
+    return destination / WEIGHTS
 
 
 def write_unet_config(network: Any, folder: Path) -> None:
@@ -96,46 +108,7 @@ def write_unet_config(network: Any, folder: Path) -> None:
 
 
 def unet_class() -> Any:
-    """diffusers' UNet2DModel, imported without what it does not need (4 s become 1 s)."""
-    if "diffusers" in sys.modules:
-        from diffusers.models.unets.unet_2d import UNet2DModel
+    """diffusers' UNet2DModel, imported where it is needed: that takes seconds."""
+    from diffusers import UNet2DModel
 
-        return UNet2DModel
-    try:
-        with _light_imports():
-            from diffusers.models.unets.unet_2d import UNet2DModel
-    except (ImportError, AttributeError, RuntimeError):  # another diffusers, laid out differently
-        for name in [name for name in sys.modules if name.split(".")[0] == "diffusers"]:
-            del sys.modules[name]
-        from diffusers.models.unets.unet_2d import UNet2DModel
     return UNet2DModel
-
-
-@contextmanager
-def _light_imports() -> Iterator[None]:
-    """Keep diffusers from importing torch's compiler and every transformer that it has, for the time of a block.
-
-    `torch._dynamo` is asked for a decorator that matters to compiled models alone, and two packages import all
-    of their modules although one of each is used.
-    """
-    compiler = ModuleType("torch._dynamo")
-    compiler.allow_in_graph = lambda function: function  # type: ignore[attr-defined]
-    stand_ins: dict[str, ModuleType] = {}
-
-    def stand_in(module: ModuleType) -> None:
-        if sys.modules.setdefault(module.__name__, module) is module:
-            stand_ins[module.__name__] = module
-
-    stand_in(compiler)  # before any of diffusers, whose utilities ask for it
-    try:
-        import diffusers.models
-
-        for package in ("transformers", "unets"):
-            module = ModuleType(f"diffusers.models.{package}")
-            module.__path__ = [str(Path(diffusers.models.__path__[0]) / package)]
-            stand_in(module)
-        yield
-    finally:
-        for name, module in stand_ins.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]

@@ -24,9 +24,7 @@ from flowgrad.models.parts import Parts, identity
 FOURIER_SCALE = 16.0
 FIR = (1.0, 3.0, 3.0, 1.0)
 FIRST_TIME, LAST_TIME = 1e-3, 999.0  # the clock of the official code: 999 (eps + (1 - eps) t)
-_WRAPPER = "module."  # of DataParallel
 _FROZEN = "all_modules.0.W"  # the Fourier frequencies, which are not trained and so not among the averages
-_UNUSED = "sigmas"  # a buffer of the score-based ancestor
 
 
 def _groups(channels: int) -> nn.GroupNorm:
@@ -45,26 +43,26 @@ class Fourier(nn.Module):
         return torch.cat([phases.sin(), phases.cos()], 1)
 
 
-def fir_kernel(like: Tensor, gain: float) -> Tensor:
-    """(C, 1, 4, 4) separable low-pass filter with sum `gain`, for depthwise convolution of `like` (B, C, H, W)."""
-    return _filter(gain, like.dtype, like.device).expand(like.shape[1], 1, 4, 4)
-
-
 @lru_cache(maxsize=16)
-def _filter(gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(4, 4); kept, since a copy to a GPU in every evaluation would make it wait."""
+def fir_kernel(channels: int, gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(C, 1, 4, 4) separable low-pass filter with sum `gain`, for depthwise convolution.
+
+    It is kept, since a copy to a GPU in every evaluation would make it wait.
+    """
     taps = torch.tensor(FIR, dtype=dtype, device=device)
-    return torch.outer(taps, taps) / taps.sum() ** 2 * gain
+    return (torch.outer(taps, taps) / taps.sum() ** 2 * gain).expand(channels, 1, 4, 4)
 
 
 def fir_up(x: Tensor) -> Tensor:
     """Twice the resolution, (B, C, H, W) -> (B, C, 2H, 2W), filtered."""
-    return F.conv_transpose2d(x, fir_kernel(x, 4.0), stride=2, padding=1, groups=x.shape[1])
+    c = x.shape[1]
+    return F.conv_transpose2d(x, fir_kernel(c, 4.0, x.dtype, x.device), stride=2, padding=1, groups=c)
 
 
 def fir_down(x: Tensor) -> Tensor:
     """Half the resolution, (B, C, H, W) -> (B, C, H/2, W/2), filtered."""
-    return F.conv2d(x, fir_kernel(x, 1.0), stride=2, padding=1, groups=x.shape[1])
+    c = x.shape[1]
+    return F.conv2d(x, fir_kernel(c, 1.0, x.dtype, x.device), stride=2, padding=1, groups=c)
 
 
 class ResBlock(nn.Module):
@@ -132,98 +130,79 @@ class NCSNpp(nn.Module):
 
     def __init__(self, size: int, sizes: NCSNppSizes) -> None:
         super().__init__()
-        self.size, self.sizes, self.checkpointing = size, sizes, False
-        self.all_modules = nn.ModuleList(_layers(size, sizes))
+        self.sizes, self.checkpointing = sizes, False
+        self.resolutions = [size >> level for level in range(len(sizes.multipliers))]
+        self.all_modules = nn.ModuleList(self._modules_in_order())
+
+    def _modules_in_order(self) -> Iterator[nn.Module]:
+        sizes, base, width = self.sizes, self.sizes.channels, 4 * self.sizes.channels
+        levels = [(r, base * multiplier) for r, multiplier in zip(self.resolutions, sizes.multipliers, strict=True)]
+        yield from (Fourier(base), nn.Linear(2 * base, width), nn.Linear(width, width))
+        yield nn.Conv2d(3, base, 3, padding=1)
+        kept = [base]  # channels of the states on the way down
+        for resolution, channels in levels:
+            for _ in range(sizes.blocks):
+                yield ResBlock(kept[-1], channels, width)
+                if resolution in sizes.attention:
+                    yield Attention(channels)
+                kept.append(channels)
+            if resolution != self.resolutions[-1]:
+                yield from (ResBlock(channels, channels, width, "down"), Combine(channels))
+                kept.append(channels)
+        before = kept[-1]
+        yield from (ResBlock(before, before, width), Attention(before), ResBlock(before, before, width))
+        for resolution, channels in reversed(levels):
+            for _ in range(sizes.blocks + 1):
+                yield ResBlock(before + kept.pop(), channels, width)
+                before = channels
+            if resolution in sizes.attention:
+                yield Attention(channels)
+            yield from (_groups(channels), nn.Conv2d(channels, 3, 3, padding=1))
+            if resolution != self.resolutions[0]:
+                yield ResBlock(channels, channels, width, "up")
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        fourier, first, second, *blocks = self.all_modules
+        layers = iter(self.all_modules)
+        fourier, first, second = (next(layers) for _ in range(3))
         embedding = second(F.silu(first(fourier(labels))))
-        layers = iter(blocks)
         states = self._down(layers, x, embedding)
-        h = self._residual(next(layers), states[-1], embedding)
+        h = self._block(next(layers), states[-1], embedding)
         h = next(layers)(h)
-        h = self._residual(next(layers), h, embedding)
+        h = self._block(next(layers), h, embedding)
         return self._up(layers, h, states, embedding) / labels.view(-1, 1, 1, 1)
 
-    def _residual(self, block: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    def _block(self, block: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, embedding, use_reentrant=False)
-        return block(x, embedding)
+            return checkpoint(block, h, embedding, use_reentrant=False)
+        return block(h, embedding)
 
     def _down(self, layers: Iterator[Any], image: Tensor, embedding: Tensor) -> list[Tensor]:
         """Features after every block, the finest first."""
         states = [next(layers)(image)]
-        for resolution in _resolutions(self.size, self.sizes):
+        for resolution in self.resolutions:
             for _ in range(self.sizes.blocks):
-                h = self._residual(next(layers), states[-1], embedding)
+                h = self._block(next(layers), states[-1], embedding)
                 states.append(next(layers)(h) if resolution in self.sizes.attention else h)
-            if resolution > _resolutions(self.size, self.sizes)[-1]:
+            if resolution != self.resolutions[-1]:
                 image = fir_down(image)
-                h = self._residual(next(layers), states[-1], embedding)
+                h = self._block(next(layers), states[-1], embedding)
                 states.append(next(layers)(image, h))
         return states
 
     def _up(self, layers: Iterator[Any], h: Tensor, states: list[Tensor], embedding: Tensor) -> Tensor:
         """The sum of the images that every resolution adds."""
-        image: Tensor | None = None
-        for resolution in reversed(_resolutions(self.size, self.sizes)):
+        image: Any = None
+        for resolution in reversed(self.resolutions):
             for _ in range(self.sizes.blocks + 1):
-                h = self._residual(next(layers), torch.cat([h, states.pop()], 1), embedding)
+                h = self._block(next(layers), torch.cat([h, states.pop()], 1), embedding)
             if resolution in self.sizes.attention:
                 h = next(layers)(h)
             norm, convolution = next(layers), next(layers)
             added = convolution(F.silu(norm(h)))
             image = added if image is None else fir_up(image) + added
-            if resolution < self.size:
-                h = self._residual(next(layers), h, embedding)
-        assert image is not None
+            if resolution != self.resolutions[0]:
+                h = self._block(next(layers), h, embedding)
         return image
-
-
-def _resolutions(size: int, sizes: NCSNppSizes) -> list[int]:
-    return [size >> i for i in range(len(sizes.multipliers))]
-
-
-def _layers(size: int, sizes: NCSNppSizes) -> Iterator[nn.Module]:
-    """The modules of the official code, in its order."""
-    width = 4 * sizes.channels
-    yield from (Fourier(sizes.channels), nn.Linear(width // 2, width), nn.Linear(width, width))
-    yield nn.Conv2d(3, sizes.channels, 3, padding=1)
-    kept = [sizes.channels]
-    yield from _down_layers(size, sizes, kept)
-    channels = kept[-1]
-    yield from (ResBlock(channels, channels, width), Attention(channels), ResBlock(channels, channels, width))
-    yield from _up_layers(size, sizes, kept)
-
-
-def _down_layers(size: int, sizes: NCSNppSizes, kept: list[int]) -> Iterator[nn.Module]:
-    """Modules on the way down; `kept` grows by the channels of each state."""
-    width, last = 4 * sizes.channels, len(sizes.multipliers) - 1
-    for level, resolution in enumerate(_resolutions(size, sizes)):
-        channels = sizes.channels * sizes.multipliers[level]
-        for _ in range(sizes.blocks):
-            yield ResBlock(kept[-1], channels, width)
-            if resolution in sizes.attention:
-                yield Attention(channels)
-            kept.append(channels)
-        if level < last:
-            yield from (ResBlock(channels, channels, width, "down"), Combine(channels))
-            kept.append(channels)
-
-
-def _up_layers(size: int, sizes: NCSNppSizes, kept: list[int]) -> Iterator[nn.Module]:
-    """Modules on the way up, which use up the channels `kept`."""
-    width, before = 4 * sizes.channels, kept[-1]
-    for level, resolution in reversed(list(enumerate(_resolutions(size, sizes)))):
-        channels = sizes.channels * sizes.multipliers[level]
-        for _ in range(sizes.blocks + 1):
-            yield ResBlock(before + kept.pop(), channels, width)
-            before = channels
-        if resolution in sizes.attention:
-            yield Attention(channels)
-        yield from (_groups(channels), nn.Conv2d(channels, 3, 3, padding=1))
-        if level:
-            yield ResBlock(channels, channels, width, "up")
 
 
 class RectifiedVelocity(nn.Module):
@@ -251,32 +230,30 @@ def official_state(path: Path) -> dict[str, Tensor]:
     """
     raw = read_checkpoint(path)
     try:
-        model, averages = raw["model"], list(raw["ema"]["shadow_params"])
-        state = {name.removeprefix(_WRAPPER): value for name, value in require_tensors(model, path).items()}
-        require_tensors({f"shadow_params.{i}": value for i, value in enumerate(averages)}, path)
-    except (KeyError, TypeError, AttributeError) as error:
+        model, averages = raw["model"], dict(enumerate(raw["ema"]["shadow_params"]))
+    except (KeyError, TypeError) as error:
         raise FlowgradError(
-            f"{path} is no checkpoint of Rectified Flow's code, which has `model` and `ema.shadow_params` "
-            f"({type(error).__name__} {error}). Check the model's `family` and `weights`"
+            f"{path} is no checkpoint of Rectified Flow's code, which has `model` and `ema.shadow_params`. "
+            "Check the model's `family` and `weights`"
         ) from error
-    state.pop(_UNUSED, None)
+    require_tensors({**model, **{f"shadow_params.{i}": value for i, value in averages.items()}}, path)
+    state = {name.removeprefix("module."): value for name, value in model.items()}  # the prefix is DataParallel's
+    state.pop("sigmas", None)  # a buffer of the score-based ancestor
     trained = [name for name in state if name != _FROZEN]
-    if len(trained) != len(averages) or any(state[n].shape != a.shape for n, a in zip(trained, averages, strict=True)):
+    if [state[name].shape for name in trained] != [average.shape for average in averages.values()]:
         raise FlowgradError(
             f"{path}: its {len(averages)} averages do not match its {len(trained)} trained parameters in number and "
             "shape, so that they cannot be told apart. Get the file again"
         )
-    return {**state, **dict(zip(trained, averages, strict=True))}
+    return {**state, **dict(zip(trained, averages.values(), strict=True))}
 
 
 def empty_network(config: ModelConfig) -> NCSNpp:
     """The network of a configuration, on the meta device. Raises FlowgradError for sizes that make none."""
-    levels = len(config.network.multipliers)
-    if config.size % 2 ** (levels - 1):
-        raise FlowgradError(
-            f"{config.name}: size must be a multiple of {2 ** (levels - 1)}, to be halved {levels - 1} times (one less "
-            f"than there are `multipliers`); got {config.size}"
-        )
+    factor = 2 ** (len(config.network.multipliers) - 1)
+    if config.size % factor:
+        rule = f"size must be a multiple of {factor}, since each of the `multipliers` but the last halves it"
+        raise FlowgradError(f"{config.name}: {rule}; got {config.size}")
     try:
         with torch.device("meta"):
             return NCSNpp(config.size, config.network)
@@ -284,7 +261,7 @@ def empty_network(config: ModelConfig) -> NCSNpp:
         raise FlowgradError(f"{config.name}: no NCSN++ has the `network` sizes {config.network} ({error})") from error
 
 
-def load_rectified_flow(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load an official Rectified Flow checkpoint; its conversion is cached.
 
     Raises FlowgradError if it is missing, damaged, or of another architecture than the configuration says.

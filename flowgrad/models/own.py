@@ -15,7 +15,7 @@ from flowgrad.files import TRASH, next_numbered
 from flowgrad.guidance.guide_files import guide_file, is_downloaded, load_guide
 from flowgrad.models import build_model
 from flowgrad.models.config import ModelConfig, check_model_name, load_config
-from flowgrad.models.diffusers_unet import WEIGHTS
+from flowgrad.models.diffusers_unet import network_files
 from flowgrad.resources import FOLDER_CONFIG, model_files, resource, user_folder
 
 COPIED = "diffusers-unet"  # the family that train-flow makes; checkpoints of others are large
@@ -50,6 +50,42 @@ def add_model(
         ) from error
 
 
+def remove_model(name: str) -> Path:
+    """Move a model of the user's to the trash and return its folder there, which `add_model` accepts.
+
+    Raises UsageError for an unknown or a shipped model, FlowgradError where the disk refuses.
+    """
+    files = model_files()
+    if name not in files:
+        own = [name for name, path in files.items() if _is_own(path)]
+        raise UsageError(f"no model of yours is called {name!r}; there is {', '.join(own) or 'none'}")
+    folder = files[name].parent
+    if not _is_own(files[name]):
+        raise UsageError(f"{name!r} ships with flowgrad and cannot be removed")
+    try:
+        return _to_trash(folder)
+    except OSError as error:
+        raise FlowgradError(f"cannot remove {folder}: {error.strerror or error}. Check its permissions.") from error
+
+
+def _is_own(config_file: Path) -> bool:
+    return config_file.parent.parent == user_folder("models")
+
+
+def _refuse_taken(name: str, overwrite: bool) -> None:
+    path = model_files().get(name)
+    if path is None or (overwrite and _is_own(path)):
+        return
+    rule = f"a model called {name!r} exists already"
+    if _is_own(path):
+        raise UsageError(f"{rule}: choose another name, or set overwrite")
+    place = user_folder("models") / load_config(name).weights
+    raise UsageError(
+        f"{rule}, it ships with flowgrad: choose another name, with like = {name} for weights of its kind, or put "
+        f"its own weights at {place}"
+    )
+
+
 def _read_source(source: Path, like: str) -> ModelConfig:
     """The configuration at `source`, or that of the model `like` with `source` as its weights."""
     if not source.exists():
@@ -59,50 +95,10 @@ def _read_source(source: Path, like: str) -> ModelConfig:
         return load_config(like).model_copy(update=own)
     if not (source / FOLDER_CONFIG).is_file() and source.suffix not in (".yaml", ".yml"):
         raise UsageError(
-            f"{source} has no {FOLDER_CONFIG}: name the model whose configuration fits its weights by --like (such as "
-            "rf-celebahq or ldm-ffhq), or give a .yaml file with these weights"
+            f"{source} has no {FOLDER_CONFIG}: say which model's configuration fits its weights (like = rf-celebahq or "
+            "ldm-ffhq), or give a .yaml file with these weights"
         )
     return load_config(str(source.resolve()))
-
-
-def remove_model(name: str) -> Path:
-    """Move a model of the user's to the trash and return its folder there, which `add_model` accepts.
-
-    Raises UsageError for an unknown or a shipped model, FlowgradError where the disk refuses.
-    """
-    path = model_files().get(name)
-    if path is None:
-        raise UsageError(f"no model of yours is called {name!r}; there is {', '.join(_own()) or 'none'}")
-    if not is_own(path):
-        raise UsageError(f"{name!r} ships with flowgrad and cannot be removed")
-    try:
-        return _to_trash(path.parent)
-    except OSError as error:
-        raise FlowgradError(
-            f"cannot remove {path.parent}: {error.strerror or error}. Check its permissions."
-        ) from error
-
-
-def is_own(config_file: Path) -> bool:
-    """Whether a configuration belongs to one of the user's models."""
-    return config_file.parent.parent == user_folder("models")
-
-
-def _own() -> list[str]:
-    return [name for name, path in model_files().items() if is_own(path)]
-
-
-def _refuse_taken(name: str, overwrite: bool) -> None:
-    path = model_files().get(name)
-    if path is None or (overwrite and is_own(path)):
-        return
-    if is_own(path):
-        raise UsageError(f"a model called {name!r} exists already: choose another name, or give --overwrite")
-    config = load_config(name)
-    ships = f"a model called {name!r} exists already, it ships with flowgrad: choose another name"
-    if config.weights_path.exists() or config.on_hub:
-        raise UsageError(ships)
-    raise UsageError(f"{ships} and --like {name}, or put its weights at {user_folder('models') / config.weights}")
 
 
 def _write(name: str, config: ModelConfig) -> Path:
@@ -124,12 +120,14 @@ def _write(name: str, config: ModelConfig) -> Path:
 
 def _place_weights(config: ModelConfig, folder: Path) -> str:
     """Copy weights that are to be copied; what the configuration in `folder` says of them."""
+    if config.on_hub:
+        return config.weights
     if config.family != COPIED:
-        return (
-            config.weights if config.on_hub else str(config.weights_path.absolute())
-        )  # not resolved: links have the names that people gave
-    for file in ("config.json", WEIGHTS):
-        shutil.copyfile(config.weights_path / file, folder / file)
+        return str(config.weights_path.absolute())  # not resolved: links have the names that people gave
+    for path in network_files(config.weights_path):
+        copy = folder / path.relative_to(config.weights_path)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
     return "."
 
 

@@ -27,9 +27,9 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-def joint_fingerprint(*told: str) -> str:
+def joint_fingerprint(*parts: str) -> str:
     """Hexadecimal digits of everything that a field depends on; of one thing alone, that itself."""
-    return told[0] if len(told) == 1 else hashlib.sha256("\n".join(told).encode()).hexdigest()[:FINGERPRINT]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()[:FINGERPRINT]
 
 
 def check_size(config: ModelConfig, states: int, factor: int) -> None:

@@ -2,51 +2,130 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, reason
+from flowgrad.models.autoencoder import load_first_stage
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.diffusers_folder import (
-    UNUSED,
-    check_channels,
-    folder_fingerprint,
-    load_component,
-    load_first_stage,
-    local_folder,
-    read_json,
-)
+from flowgrad.models.diffusers_folder import fingerprints, load_component, read_json
 from flowgrad.models.diffusers_unet import unet_class
-from flowgrad.models.parts import Parts, check_size, identity
-from flowgrad.models.samplers import load_scheduler, to_schedule
-from flowgrad.models.schedule import Network, Schedule, ScheduledVelocity, rectified
+from flowgrad.models.parts import Parts, check_size, joint_fingerprint
+from flowgrad.models.schedule import Network, ScheduledVelocity, load_scheduler, rectified, to_schedule
 
 INDEX = "model_index.json"
+PIPELINES = {  # of text-conditioned models, by the class of their network
+    "UNet2DConditionModel": "StableDiffusionPipeline",
+    "SD3Transformer2DModel": "StableDiffusion3Pipeline",
+    "FluxTransformer2DModel": "FluxPipeline",
+}
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of pipelines that no field depends on
 _LIBRARIES = ("diffusers", "transformers")
+_WEIGHTS = "diffusion_pytorch_model*"  # of a network alone; other files beside an index are whole models once more
+_FILES = ("*.json", "*.txt", "*.model", "*/*.safetensors", _WEIGHTS + ".safetensors")
+_NOT_NEEDED = ("*.fp16.*", "*.bf16.*", "*.non_ema.*", "safety_checker/*")
 
 
-def load_diffusers(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+class Flow(NamedTuple):
+    """What a folder holds, before it has its sampler and its autoencoder.
+
+    module: the network. network: its function of states (B, channels, side, side) and times, with all else frozen.
+    folders: of the weights that the field depends on, the network's first; conditions: what else it depends on.
+    tokens, even: see `to_schedule`.
+    """
+
+    module: Any
+    network: Network
+    channels: int
+    side: int
+    folders: tuple[Path, ...]
+    conditions: tuple[str, ...] = ()
+    tokens: int | None = None
+    even: bool = False
+
+
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
     """Load what a folder or a hub name holds: a UNet2DModel alone or in a pipeline, or a text-conditioned pipeline.
 
     Raises FlowgradError if it cannot be had, is damaged, or is of a kind that is not read.
     """
     folder = local_folder(config)
-    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
-    kinds = part_kinds(folder, index)
-    if kinds.get("transformer") or (kinds.get("unet") or "UNet2DModel") != "UNet2DModel":
-        from flowgrad.models.text_flows import load_text_flow
+    kinds = part_kinds(folder)
+    part = "transformer" if kinds.get("transformer") else "unet"
+    kind = kinds.get(part) or "UNet2DModel"
+    if kind not in ("UNet2DModel", *PIPELINES):
+        raise FlowgradError(f"{folder} has a {kind}: only UNet2DModel, {', '.join(PIPELINES)} can be read")
+    stages = [name for name in ("vqvae", "vae") if kinds.get(name) or (folder / name).is_dir()]
+    stage_folder = folder / stages[0] if stages else None
+    stage = load_first_stage(stage_folder, device, dtype)
+    if kind in PIPELINES:
+        from flowgrad.models.text_flows import text_flow
 
-        return load_text_flow(config, folder, kinds, device, dtype)
-    return load_unconditional(config, folder, kinds, device, dtype)
+        flow = text_flow(config, folder, kinds, part, config.size // stage.factor, device, dtype)
+    else:
+        flow = unconditional_flow(config, folder, config.size // stage.factor)
+    check_size(config, flow.side, stage.factor)
+    _check_channels(flow.module.config, flow.folders[0])
+    if config.checkpointing:
+        flow.module.enable_gradient_checkpointing()
+    flow.module.to(device)
+    if config.prediction == "velocity":
+        network, schedule, prediction = rectified(flow.network, config.steps)
+    else:
+        network = flow.network
+        schedule, prediction = to_schedule(load_scheduler(folder), config.steps, flow.tokens, flow.even)
+    velocity = ScheduledVelocity(network, schedule, prediction, dtype)
+    stage.gain = velocity.gain
+    weights = fingerprints(flow.folders[0], stage_folder, *flow.folders[1:])
+    fingerprint = joint_fingerprint(*weights, *flow.conditions, velocity.conditions, *stage.conditions)
+    return Parts(velocity, (flow.channels, flow.side, flow.side), stage.encode, stage.decode, fingerprint)
 
 
-def part_kinds(folder: Path, index: Mapping[str, Any]) -> dict[str, str | None]:
-    """The classes of a pipeline's parts by name, None for those it has not.
+def unconditional_flow(config: ModelConfig, folder: Path, side: int) -> Flow:
+    """A UNet2DModel, for states of `side` pixels where it does not say its own.
+
+    Raises FlowgradError if it is damaged, is no field of squares, or if the configuration has a prompt for it.
+    """
+    texts = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
+    texts["guidance_scale"] = "" if config.guidance_scale == 1 else "given"
+    if given := [key for key, value in texts.items() if value]:
+        raise FlowgradError(f"{folder} holds an unconditional model, which reads no {given[0]}: remove it")
+    inner = folder / "unet" if (folder / "unet").is_dir() else folder  # as diffusers itself looks
+    unet = load_component(unet_class(), inner).to(memory_format=torch.channels_last)
+    size = unet.config["sample_size"] or side
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    if height != width:
+        raise FlowgradError(f"{config.name}: its states are {height} x {width}, and only squares can be read")
+
+    def network(x: Tensor, time: Tensor) -> Tensor:
+        return unet(x, time, return_dict=False)[0]
+
+    return Flow(unet, network, int(unet.config["in_channels"]), height, (inner,))
+
+
+def _check_channels(settings: Mapping[str, Any], folder: Path) -> None:
+    """Raise FlowgradError for a network that is no field of its states: it returns others, or asks for a class."""
+    inward, outward = settings["in_channels"], settings.get("out_channels") or settings["in_channels"]
+    if inward != outward:
+        raise FlowgradError(
+            f"{folder} takes {inward} channels and returns {outward}: models for inpainting, or with learned "
+            "variances, cannot be read"
+        )
+    if settings.get("class_embed_type") or settings.get("num_class_embeds"):
+        raise FlowgradError(f"{folder} asks for a class: only unconditional and text-conditioned models can be read")
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+def part_kinds(folder: Path) -> dict[str, str | None]:
+    """The classes of a pipeline's parts by name, None for those it has not; none for a network without a pipeline.
 
     Raises FlowgradError for a class of neither diffusers nor transformers: code in the folder, which is never run.
     """
+    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
     parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
     for name, (library, kind) in parts.items():
         if library not in (None, *_LIBRARIES) and name not in UNUSED:
@@ -57,58 +136,31 @@ def part_kinds(folder: Path, index: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: kind for name, (_, kind) in parts.items()}
 
 
-def load_unconditional(
-    config: ModelConfig, folder: Path, kinds: Mapping[str, str | None], device: torch.device, dtype: torch.dtype
-) -> Parts:
-    """A UNet2DModel with its scheduler, and with its autoencoder if `kinds` names one (`vqvae` or `vae`).
+def local_folder(config: ModelConfig) -> Path:
+    """The folder of `weights`: a path, or the hub's files of that name, downloaded once.
 
-    Raises FlowgradError if it is damaged, asks for more than states and times, or is told of a prompt.
+    Raises FlowgradError saying what failed and what to do.
     """
-    _refuse_texts(config, folder)
-    inner = folder / "unet" if (folder / "unet").is_dir() else folder  # as diffusers itself looks
-    network = load_component(unet_class(), inner).to(device).to(memory_format=torch.channels_last)
-    check_channels(network.config, inner)
-    if config.checkpointing:
-        network.enable_gradient_checkpointing()
-    velocity = ScheduledVelocity(*_unconditional(network, config, folder), dtype)
-    stage = next((name for name in ("vqvae", "vae") if kinds.get(name)), None)
-    if stage is None:
-        fingerprint = folder_fingerprint([inner], velocity.told)
-        return Parts(velocity, _shape(network, config, 1), identity, identity, fingerprint)
-    first_stage, factor = load_first_stage(folder / stage, kinds[stage] or "", velocity.gain, device, dtype)
-    fingerprint = folder_fingerprint([inner, folder / stage], velocity.told, first_stage.told)
-    return Parts(velocity, _shape(network, config, factor), first_stage.encode, first_stage.decode, fingerprint)
+    if not config.on_hub:
+        return config.weights_file()
+    try:
+        return _download(config.weights)
+    except (OSError, ValueError, RuntimeError) as error:  # those of huggingface_hub are among them
+        raise FlowgradError(
+            f"{config.weights} is no folder here, and could not be fetched from the hub ({reason(error)}).\n"
+            "Check the name and the connection (`hf auth login` for gated models), or download it elsewhere "
+            "and give the folder's path as `weights`"
+        ) from error
 
 
-def _refuse_texts(config: ModelConfig, folder: Path) -> None:
-    given = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
-    given["guidance_scale"] = "" if config.guidance_scale == 1 else "given"
-    if told := [key for key, value in given.items() if value]:
-        raise FlowgradError(f"{folder} holds an unconditional model, which reads no {told[0]}: remove it")
+def _download(name: str) -> Path:
+    """The hub's files of a model, each weight once: safetensors, and where a part has none, its .bin."""
+    from huggingface_hub import snapshot_download
 
-
-def _unconditional(network: Any, config: ModelConfig, folder: Path) -> tuple[Network, Schedule, str]:
-    """The network as a function of states and times, its steps, and what it predicts."""
-
-    def called(x: Tensor, time: Tensor) -> Tensor:
-        return network(x, time, return_dict=False)[0]
-
-    if config.prediction == "velocity":
-        return rectified(called, config.steps)
-    return called, *to_schedule(load_scheduler(folder), config.steps)
-
-
-def _shape(network: Any, config: ModelConfig, factor: int) -> tuple[int, int, int]:
-    """Of states; the size is the network's own, or the configuration's where it says none.
-
-    Raises FlowgradError unless it is a square, and the configuration's.
-    """
-    found = network.config["sample_size"] or config.size // factor
-    height, width = found if isinstance(found, (tuple, list)) else (found, found)
-    if height != width:
-        raise FlowgradError(f"{config.name}: its states are {height} x {width}, and only squares can be read")
-    check_size(config, height, factor)
-    return int(network.config["in_channels"]), height, width
-
-
-# --- samplers ----------------------------------------------------------------------------------------------------
+    folder = Path(snapshot_download(name, allow_patterns=list(_FILES), ignore_patterns=list(_NOT_NEEDED)))
+    parts = [path.parent for path in folder.rglob("config.json")]
+    older = [part.relative_to(folder).as_posix() for part in parts if not any(part.glob("*.safetensors"))]
+    if older:
+        patterns = [_WEIGHTS + ".bin" if part == "." else f"{part}/*.bin" for part in older]
+        snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_NOT_NEEDED))
+    return folder

@@ -10,12 +10,17 @@ sampler's steps, at t = k / N: on that grid, Euler agrees with the sampler exact
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from flowgrad.errors import UsageError
+from flowgrad.errors import FlowgradError, UsageError, reason
+from flowgrad.models.diffusers_folder import read_json
 
+SCHEDULER = "scheduler_config.json"
 Network = Callable[[Tensor, Tensor], Tensor]  # states (B, *D), the network's own times (B,) -> its output (B, *D)
 TRAIN_TIMESTEPS = 1000
 PREDICTIONS = ("flow", "epsilon", "v_prediction", "sample")
@@ -54,12 +59,62 @@ class Schedule:
         return torch.lerp(self.times[k], self.times[k + 1], within), self.shares[k] + slope * within / steps, slope
 
 
-def ddim_schedule(alphas: Tensor, timesteps: Sequence[int], final: float, final_time: float = 0.0) -> Schedule:
+def ddim_schedule(alphas: Tensor, timesteps: Sequence[int], final: float) -> Schedule:
     """DDIM's steps: cumulative alphas (T,), the N decreasing timesteps it uses, and the alpha that it ends at."""
-    found = torch.cat([alphas.double()[list(timesteps)], torch.tensor([final], dtype=torch.float64)])
-    signal, noise = found.sqrt(), (1 - found).sqrt()
-    times = torch.tensor([*timesteps, final_time], dtype=torch.float64)
-    return Schedule(times, noise / (signal + noise))
+    chosen = torch.cat([alphas.double()[list(timesteps)], torch.tensor([final], dtype=torch.float64)])
+    signal, noise = chosen.sqrt(), (1 - chosen).sqrt()
+    return Schedule(torch.tensor([*timesteps, 0], dtype=torch.float64), noise / (signal + noise))
+
+
+def load_scheduler(folder: Path) -> Any:
+    """A flow-matching Euler scheduler, or DDIM with the betas of whichever diffusion scheduler the folder has.
+
+    Raises FlowgradError for another kind, or if there is none.
+    """
+    path = next((path for path in (folder / "scheduler" / SCHEDULER, folder / SCHEDULER) if path.is_file()), None)
+    if path is None:
+        raise FlowgradError(f"{folder} has no scheduler/{SCHEDULER}: save the model with its scheduler")
+    settings = read_json(path)
+    if settings.get("_class_name") == FlowMatchEulerDiscreteScheduler.__name__:
+        return FlowMatchEulerDiscreteScheduler.from_config(settings)
+    if "beta_schedule" in settings or "beta_start" in settings:
+        return DDIMScheduler.from_config(settings)
+    kind = settings.get("_class_name")
+    raise FlowgradError(f"{path} is a {kind}: only flow-matching Euler and relatives of DDPM can be read")
+
+
+def to_schedule(scheduler: Any, steps: int, tokens: int | None = None, even: bool = False) -> tuple[Schedule, str]:
+    """The steps of a diffusers scheduler, and what the network predicts (one of PREDICTIONS).
+
+    tokens: of an image, which a flow-matching scheduler may shift its steps by. even: such a scheduler is given even
+    steps to shift, as FLUX's pipeline does. Clipping and thresholding of a diffusion scheduler are left out: they are
+    no part of the ODE. A last step that would do nothing (`set_alpha_to_one: false` without `steps_offset`) goes to
+    clean data instead. Raises FlowgradError for steps that the scheduler cannot give.
+    """
+    try:
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            return _flow_schedule(scheduler, steps, tokens, even), "flow"
+        scheduler.set_timesteps(steps)
+        timesteps, final = scheduler.timesteps.tolist(), float(scheduler.final_alpha_cumprod)
+        if final <= float(scheduler.alphas_cumprod[timesteps[-1]]):
+            final = 1.0
+        return ddim_schedule(scheduler.alphas_cumprod, timesteps, final), str(scheduler.config["prediction_type"])
+    except (ValueError, IndexError, UsageError) as error:
+        problem = f"the scheduler does not give {steps} steps ({reason(error)})"
+        raise FlowgradError(f"{problem}: change `steps`, or its {SCHEDULER}") from error
+
+
+def _flow_schedule(scheduler: Any, steps: int, tokens: int | None, even: bool) -> Schedule:
+    settings, mu = scheduler.config, None
+    if settings.use_dynamic_shifting and tokens is not None:
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        ends = settings.base_image_seq_len, settings.max_image_seq_len, settings.base_shift, settings.max_shift
+        mu = calculate_shift(tokens, *ends)
+    shares = [1 - k / steps for k in range(steps)] if even and not settings.get("use_flow_sigmas") else None
+    scheduler.set_timesteps(steps, sigmas=shares, mu=mu)
+    times = torch.cat([scheduler.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
+    return Schedule(times, scheduler.sigmas.double())
 
 
 def rectified(network: Network, steps: int) -> tuple[Network, Schedule, str]:
@@ -101,7 +156,7 @@ class ScheduledVelocity(nn.Module):
         self.latest = 1 - 0.5 / (len(schedule.shares) - 1) if prediction == "sample" else 1.0
 
     @property
-    def told(self) -> str:
+    def conditions(self) -> str:
         """What the field depends on beside the network, for its fingerprint."""
         rows = zip(self.schedule.times.tolist(), self.schedule.shares.tolist(), strict=True)
         return f"{self.prediction} {' '.join(f'{time:.3f}/{share:.6f}' for time, share in rows)}"

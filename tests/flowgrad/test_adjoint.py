@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowgrad.adjoint import control_gradient, pullback
+from flowgrad.adjoint import control_gradient, latent_gradient, pullback
 from flowgrad.ode import Control, Grid, anchor, integrate, invert, restrict
 from tests.flowgrad.test_ode import GRIDS, random_control
 
@@ -29,28 +29,37 @@ def grad_of_loss(x1):
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_the_chain_is_the_gradient_of_the_unrolled_solver(field, x0, grid, batch):
+def test_the_chains_are_the_gradients_of_the_unrolled_solver(field, x0, grid, batch):
     u = random_control(grid, x0, batch)
     residual = 0.1 * random_control(grid, x0, 2).values
     trajectory = integrate(field, x0, grid, u, residual)
-    ours = control_gradient(field, trajectory, grad_of_loss(trajectory.x1)).values
+    g = grad_of_loss(trajectory.x1)
+    ours = control_gradient(field, trajectory, g).values
     ours = ours if batch == 2 else ours.sum(1, keepdim=True)
-    values = u.values.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(loss(unrolled(field, x0, grid, values, residual)), values)
-    assert (ours - expected).abs().max() < 1e-10
+    values, start = u.values.clone().requires_grad_(), x0.clone().requires_grad_()
+    expected = torch.autograd.grad(loss(unrolled(field, start, grid, values, residual)), (values, start))
+    assert (ours - expected[0]).abs().max() < 1e-10
+    assert (latent_gradient(field, trajectory, g) - expected[1]).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_the_chain_agrees_with_finite_differences(field, x0, grid):
+def test_the_chains_agree_with_finite_differences(field, x0, grid):
     u, step = random_control(grid, x0), 1e-5
-    probe = random_control(grid, x0.flip(2)).values
+    probe, shift = random_control(grid, x0.flip(2)).values, x0.flip(3)
 
-    def at(s):
-        return loss(integrate(field, x0, grid, Control(u.values + s * probe, grid)).x1).item()
+    def slope(of_control, of_start):
+        """The derivative of the loss along a direction of the control and of the start."""
+        ends = [
+            integrate(field, x0 + s * of_start, grid, Control(u.values + s * of_control, grid)).x1
+            for s in (step, -step)
+        ]
+        return (loss(ends[0]) - loss(ends[1])).item() / (2 * step)
 
     trajectory = integrate(field, x0, grid, u)
-    gradient = control_gradient(field, trajectory, grad_of_loss(trajectory.x1)).values.sum(1, keepdim=True)
-    assert (gradient * probe).sum().item() == pytest.approx((at(step) - at(-step)) / (2 * step), rel=1e-6)
+    g = grad_of_loss(trajectory.x1)
+    gradient = control_gradient(field, trajectory, g).values.sum(1, keepdim=True)
+    assert (gradient * probe).sum().item() == pytest.approx(slope(probe, 0), rel=1e-6)
+    assert (latent_gradient(field, trajectory, g) * shift).sum().item() == pytest.approx(slope(0, shift), rel=1e-6)
 
 
 @pytest.mark.parametrize("grid", GRIDS[1:])
@@ -79,6 +88,14 @@ def test_on_a_coarser_grid_the_gradient_converges_with_a_smaller_error_than_eq_1
     assert plain[0] / plain[1] == pytest.approx(4, rel=0.3)
     assert ours[0] / ours[1] > 3
     assert ours[0] < plain[0] / 2
+
+
+def test_on_a_coarser_grid_the_gradient_of_the_latent_converges(field, x0):
+    fine = integrate(field, x0, Grid.full(256))
+    g = grad_of_loss(fine.x1)
+    exact = latent_gradient(field, fine, g)
+    errors = [(latent_gradient(field, fine, g, Grid.uniform(256, m)) - exact).abs().max() for m in (8, 32)]
+    assert errors[0] / errors[1] > 3
 
 
 def test_on_a_straight_flow_a_single_interval_is_exact(x0):

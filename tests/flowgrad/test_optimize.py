@@ -93,17 +93,11 @@ def test_a_resumed_run_is_the_same_bits(field, x0, optimizer):
 
 def test_one_sgd_step_follows_the_paper(field, x0):
     """u <- u - alpha dL/du with dL/du of Eq. 13, for the loss summed over images and lambda's term."""
-    objective, settings = (
-        towards(x0 * 0),
-        Settings(iterations=1, optimizer="sgd", step_size=0.7, momentum=0, penalty=0.2),
-    )
+    objective, start = towards(x0 * 0), integrate(field, x0, GRID)
+    settings = Settings(iterations=1, optimizer="sgd", step_size=0.7, momentum=0, penalty=0.2)
     steps = list(optimize(field, x0, GRID, objective, settings))
-    trajectory = integrate(field, x0, GRID)
-    rng = generator(0, 0)
-    gradient = control_gradient(field, trajectory, evaluate(objective, trajectory.x1, rng)[2]).values.sum(
-        1, keepdim=True
-    )
-    torch.testing.assert_close(steps[1].control.values, -0.7 * gradient)
+    gradient = control_gradient(field, start, evaluate(objective, start.x1, generator(0, 0))[2]).values
+    torch.testing.assert_close(steps[1].control.values, -0.7 * gradient.sum(1, keepdim=True))
 
 
 def test_sgd_after_a_fine_forward_moves_every_step_by_its_intervals_gradient(field, x0):
@@ -136,11 +130,6 @@ def test_the_penalty_is_the_sum_over_all_steps_and_its_gradient_is_right(field, 
     gradient = steps[0].control.values - steps[1].control.values
     plus, minus = (loss_at(u.values + s * probe)[0].loss for s in (step, -step))
     assert (gradient * probe).sum().item() == pytest.approx((plus - minus) / (2 * step), rel=1e-5)
-
-
-def test_a_large_penalty_keeps_the_control_small(field, x0):
-    free, held = (run(field, x0, Settings(iterations=8, optimizer="adam", penalty=p)) for p in (0.0, 10.0))
-    assert held[-1].control.values.square().mean() < 0.1 * free[-1].control.values.square().mean()
 
 
 def test_a_fine_forward_spreads_the_gradient_over_every_step_of_an_interval(field, x0):
@@ -193,17 +182,22 @@ def test_an_anchored_run_starts_at_the_photos(field, x0):
     torch.testing.assert_close(steps[0].x1, x0)
 
 
-@pytest.mark.parametrize("broken", [2, 3])
-def test_a_loss_that_is_not_finite_goes_back_to_the_best_with_half_the_step(field, x0, broken):
-    """Also when the best is still no control at all."""
-    calls = 0
+def scripted(*values):
+    """An objective of given values for each image: the k-th call's is the k-th, or the last."""
+    calls = []
 
     def objective(x1, rng):
-        nonlocal calls
-        calls += 1
-        return {"distance": x1.square().flatten(1).mean(1) * (math.nan if calls == broken else 1)}
+        calls.append(values[min(len(calls), len(values) - 1)])
+        return {"distance": x1.flatten(1).sum(1) * 0 + calls[-1]}
 
-    steps = list(optimize(field, x0, GRID, objective, Settings(iterations=4)))
+    objective.calls = calls
+    return objective
+
+
+@pytest.mark.parametrize("losses", [(3, math.nan, 2, 1, 0, 0), (3, 2, math.nan, 1, 0, 0)])
+def test_a_loss_that_is_not_finite_goes_back_to_the_best_with_half_the_step(field, x0, losses):
+    """Also when the best is still no control at all."""
+    steps = list(optimize(field, x0, GRID, scripted(*losses), Settings(iterations=4)))
     assert [step.iteration for step in steps] == [0, 1, 2, 3, 4]
     assert steps[-1].state.step_size == Settings().step_size / 2
     assert all(math.isfinite(step.loss) for step in steps)
@@ -229,48 +223,28 @@ def test_a_run_that_went_too_far_ends_with_a_part_of_it(field, x0, optimizer):
 
 
 def test_a_loss_that_rises_before_it_falls_is_left_alone(field, x0):
-    calls = 0
-
-    def objective(x1, rng):  # as momentum may make it: up twice, then down
-        nonlocal calls
-        calls += 1
-        return {"distance": x1.square().flatten(1).mean(1) * 0 + (0, 2, 1, -1)[calls - 1]}
-
+    objective = scripted(0, 2, 1, -1)  # as momentum may make it
     steps = list(optimize(field, x0, GRID, objective, Settings(iterations=3)))
-    assert calls == 4 and steps[-1].state.best_loss == -2  # of two images
+    assert len(objective.calls) == 4 and steps[-1].state.best_loss == -2, "of two images"
     assert steps[-1].state.step_size == Settings().step_size
 
 
 def test_where_nothing_helps_the_run_still_ends_with_no_control(field, x0):
-    calls = 0
-
-    def objective(x1, rng):  # higher with every call
-        nonlocal calls
-        calls += 1
-        return {"distance": x1.square().flatten(1).mean(1) + calls}
-
+    objective = scripted(*range(99))
     steps = list(optimize(field, x0, GRID, objective, Settings(iterations=2)))
-    assert [step.iteration for step in steps] == [0, 1, 2] and calls == 3 + RETRIES
+    assert [step.iteration for step in steps] == [0, 1, 2] and len(objective.calls) == 3 + RETRIES
     assert not steps[-1].state.best.values.any()
 
 
 def test_a_loss_that_stays_infinite_is_reported(field, x0):
     with pytest.raises(FlowgradError, match="lower the step size"):
-        list(optimize(field, x0, GRID, lambda x1, rng: {"x": x1.flatten(1).sum(1) * math.inf}, Settings()))
+        list(optimize(field, x0, GRID, scripted(math.inf), Settings()))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"iterations": 0}, "iterations must be at least 1"),
-        ({"forward": "both"}, 'forward must be "grid" or "fine"'),
-        ({"optimizer": "lion"}, "optimizer must be one of sgd, normalized, adam"),
-        ({"step_size": 0.0}, "step_size must be above 0"),
-        ({"momentum": 1.0}, "momentum must lie in"),
-        ({"penalty": -1.0}, "lambda"),
-        ({"xi": -1.0}, "xi must be at least 0"),
-    ],
-)
-def test_settings_out_of_range_are_refused(change, message):
-    with pytest.raises(UsageError, match=message):
-        Settings(**change)
+OUT_OF_RANGE = {"iterations": 0, "forward": "both", "optimizer": "lion", "step_size": 0.0, "momentum": 1.0}
+
+
+@pytest.mark.parametrize(("name", "value"), [*OUT_OF_RANGE.items(), ("penalty", -1.0), ("xi", -1.0)])
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(UsageError, match=f"^{name} .*must"):
+        Settings(**{name: value})

@@ -11,18 +11,12 @@ from flowgrad.ode import Grid, integrate
 from flowgrad.straightness import bounded_grid, gradient_grid, grid_of_size, nonuniform_grid, pooled, straightness
 
 
-def test_a_straight_trajectory_has_none():
-    assert straightness(torch.ones(7, 2, 3)).abs().max() == 0
-
-
 def test_each_step_takes_its_worse_neighbour():
     v = torch.tensor([1.0, 2.0, 4.0, 5.0]).view(4, 1, 1)
     expected = [1.0, max(1, 4) / 4, max(4, 1) / 16, 1 / 25]
     assert straightness(v).flatten().tolist() == pytest.approx(expected)
-
-
-def test_a_single_step_has_no_neighbour():
-    assert straightness(torch.ones(1, 2, 3)).tolist() == [[0, 0]]
+    assert straightness(torch.ones(7, 2, 3)).abs().max() == 0, "a straight trajectory has none"
+    assert straightness(torch.ones(1, 2, 3)).tolist() == [[0, 0]], "a single step has no neighbour"
 
 
 def test_images_do_not_mix():
@@ -45,21 +39,16 @@ def test_intervals_grow_until_xi_is_reached():
     assert nonuniform_grid(s, 0.45).starts == (0, 3, 5)
 
 
-def test_no_interval_of_the_gradients_grid_is_longer_than_a_fifth():
+def test_no_interval_is_longer_than_a_fifth():
     straight = torch.ones(50, 2, 3)
-    assert gradient_grid(straight, 5e-3) == Grid.uniform(50, 5)
+    s = pooled(straightness(straight))
+    assert bounded_grid(s, 5e-3) == grid_of_size(s, 10) == gradient_grid(straight, 5e-3) == Grid.uniform(50, 5)
+    assert grid_of_size(s, 2) == Grid.uniform(50, 2)
     assert gradient_grid(straight[:3], 5e-3) == Grid.full(3)
     bent = torch.cat([torch.randn(10, 2, 3, generator=torch.Generator().manual_seed(0)), straight])
     grid = nonuniform_grid(pooled(straightness(bent)), 5e-3)
     assert gradient_grid(bent, 5e-3) == grid | grid.split(12)
     assert max(gradient_grid(bent, 5e-3).lengths) == 10
-
-
-def test_a_straight_flow_gets_the_same_grid_by_a_threshold_and_by_a_budget():
-    straight = torch.ones(50, 2, 3)
-    s = pooled(straightness(straight))
-    assert bounded_grid(s, 5e-3) == grid_of_size(s, 10) == gradient_grid(straight, 5e-3) == Grid.uniform(50, 5)
-    assert grid_of_size(s, 2) == Grid.uniform(50, 2)
 
 
 @pytest.mark.parametrize("resting", [slice(None), slice(0, 10), slice(20, 21)])

@@ -12,13 +12,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteSchedu
 
 has_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers, of the extra text")
 PIPELINES = ("stable-diffusion", "instaflow", "sd3", "flux")
-CONFIG = """\
-name: tiny-diffusers
-family: diffusers
-weights: {weights}
-size: {size}
-steps: {steps}
-"""
 
 
 def make_unet(channels: int = 3, size: int = 16) -> UNet2DModel:
@@ -42,17 +35,20 @@ def make_pipeline(kind: str) -> Any:
     return {"stable-diffusion": _diffusion, "instaflow": _diffusion, "sd3": _sd3, "flux": _flux}[kind]()
 
 
-def _stage(channels: int, shift: float | None) -> AutoencoderKL:
-    return AutoencoderKL(
+def make_autoencoder(channels: int, kind: Any = AutoencoderKL, **settings: Any) -> Any:
+    """A random autoencoder, AutoencoderKL or VQModel, to latents (channels, H / 2, W / 2)."""
+    return kind(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=channels,
         norm_num_groups=4,
-        scaling_factor=0.7,
-        shift_factor=shift,
-        sample_size=32,
+        **settings,
     ).eval()
+
+
+def _stage(shift: float | None) -> AutoencoderKL:
+    return make_autoencoder(4, scaling_factor=0.7, shift_factor=shift, sample_size=32)
 
 
 def _tokenizer() -> Any:
@@ -100,7 +96,7 @@ def _diffusion() -> Any:
     )
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, set_alpha_to_one=False)
     return StableDiffusionPipeline(
-        vae=_stage(4, None),
+        vae=_stage(None),
         text_encoder=_text_encoder(False),
         tokenizer=_tokenizer(),
         unet=unet.eval(),
@@ -129,7 +125,7 @@ def _sd3() -> Any:
     return StableDiffusion3Pipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_stage(4, 0.1),
+        vae=_stage(0.1),
         text_encoder=_text_encoder(True),
         tokenizer=_tokenizer(),
         text_encoder_2=_text_encoder(True),
@@ -159,7 +155,7 @@ def _flux() -> Any:
     return FluxPipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
-        vae=_stage(4, 0.1),
+        vae=_stage(0.1),
         text_encoder=_text_encoder(False),
         tokenizer=_tokenizer(),
         text_encoder_2=T5EncoderModel(t5).eval(),

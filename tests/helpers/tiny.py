@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from flowgrad.guidance.guide import VOCABULARY_KEY
 from flowgrad.guidance.judge import JudgeNetwork, JudgeSizes, judge_metadata
+from flowgrad.models import Model, load_model
 from flowgrad.models.diffusers_unet import WEIGHTS, unet_class
 from flowgrad.training.guide.config import NetworkConfig
 from flowgrad.training.guide.objective import VOCABULARY_SIZE, new_network
@@ -73,6 +74,12 @@ def make_model(folder: Path, guide: Path, *, name: str = "tiny", seed: int = 0, 
     told = {"guide": guide, "aligned": str(aligned).lower(), "probes": ", ".join(PROBES)}
     (folder / "flowgrad.yaml").write_text(_CONFIG.format(name=name, size=SIZE, steps=STEPS, **told))
     return folder
+
+
+def load_described(path: Path, **keys: object) -> Model:
+    """Load the model of a configuration file that is written to `path` with these keys, on the CPU in float32."""
+    path.write_text(json.dumps(keys, default=str))  # JSON is YAML
+    return load_model(str(path), "cpu", "fp32")
 
 
 def make_guide(path: Path) -> Path:

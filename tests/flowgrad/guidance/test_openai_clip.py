@@ -11,7 +11,6 @@ from clip.model import CLIP
 
 from directions.photo.reading import to_tensor
 from flowgrad.errors import FlowgradError
-from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
 
 TEXTS = ("a smiling face", "a church by night")
@@ -49,15 +48,18 @@ def by_the_package(file: Path) -> CLIP:
     return clip.model.build_model(torch.load(file, weights_only=True)).float()
 
 
+def saved(path: Path, network: CLIP) -> Path:
+    """A file of the kind that its name says: archive.pt, or a state dict."""
+    if path.stem == "archive":
+        torch.jit.trace(Traced(network), torch.zeros(1, 3, 32, 32), strict=False).save(str(path))
+    else:
+        torch.save(network.state_dict(), path)
+    return path
+
+
 @pytest.fixture(scope="module", params=("state", "archive"))
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / f"{request.param}.pt"
-    network = tiny_clip()
-    if request.param == "state":
-        torch.save(network.state_dict(), path)
-    else:
-        torch.jit.trace(Traced(network), torch.zeros(1, 3, 32, 32), strict=False).save(str(path))
-    return path
+    return saved(tmp_path_factory.mktemp("clip") / f"{request.param}.pt", tiny_clip())
 
 
 def test_similarities_are_the_packages(file: Path):
@@ -85,10 +87,9 @@ def test_preprocessing_is_the_packages(file: Path):
 
 
 def test_both_kinds_of_file_have_one_fingerprint(tmp_path: Path):
-    torch.save(tiny_clip().state_dict(), tmp_path / "a.pt")
-    torch.save({k: v.half() for k, v in tiny_clip().state_dict().items()}, tmp_path / "half.pt")
-    a, half = (load_guide(str(tmp_path / name)) for name in ("a.pt", "half.pt"))
-    assert isinstance(half, Guide) and len(a.fingerprint) == 16 and a.fingerprint != half.fingerprint
+    state, archive = (load_guide(str(saved(tmp_path / name, tiny_clip()))) for name in ("state.pt", "archive.pt"))
+    other = load_guide(str(saved(tmp_path / "half.pt", tiny_clip().half())))
+    assert state.fingerprint == archive.fingerprint != other.fingerprint and len(state.fingerprint) == 16
 
 
 def test_embeddings_of_photos_are_computed_once(file: Path, monkeypatch: pytest.MonkeyPatch):

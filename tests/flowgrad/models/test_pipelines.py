@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
@@ -18,18 +17,17 @@ from diffusers import (
 )
 
 from flowgrad.errors import FlowgradError
-from flowgrad.memory import ActivationBytes
-from flowgrad.models import Model, load_model
+from flowgrad.memory import activation_sizes
+from flowgrad.models import Model
 from flowgrad.ode import Grid, integrate
 from flowgrad.velocity import checked
-from tests.helpers.pipelines import CONFIG, PIPELINES, has_transformers, make_pipeline, make_unet
+from tests.helpers.pipelines import PIPELINES, has_transformers, make_autoencoder, make_pipeline, make_unet
+from tests.helpers.tiny import load_described
 
 
-def load(folder: Path, size: int = 16, steps: int = 4, **changes: object) -> Model:
-    path = folder.parent / f"{folder.name}.yaml"
-    text = CONFIG.format(weights=folder, size=size, steps=steps)
-    path.write_text(text + "".join(f"{key}: {json.dumps(value)}\n" for key, value in changes.items()))
-    return load_model(str(path), "cpu", "fp32")
+def load(folder: Path, size: int = 16, steps: int = 4, **keys: object) -> Model:
+    keys = {"name": "tiny-diffusers", "family": "diffusers", "weights": folder, "size": size, "steps": steps, **keys}
+    return load_described(folder.parent / f"{folder.name}.yaml", **keys)
 
 
 def start(model: Model) -> torch.Tensor:
@@ -47,8 +45,9 @@ def test_a_diffusion_pipeline_becomes_its_ddim(tmp_path: Path, scheduler: object
     with torch.no_grad():
         for t in sampler.timesteps:
             x = sampler.step(unet(x, t).sample, t, x).prev_sample
-    ours = integrate(model.velocity, start(model), Grid.full(4)).x1 / model.velocity.inner.gain
-    torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
+    x1 = integrate(model.velocity, start(model), Grid.full(4)).x1
+    torch.testing.assert_close(model.decode(x1), x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.encode(model.decode(x1)), x1)
 
 
 def test_a_rectified_flow_alone_with_its_scheduler(tmp_path: Path):
@@ -67,9 +66,9 @@ def test_a_rectified_flow_alone_with_its_scheduler(tmp_path: Path):
     for checkpointing in (False, True):
         leaf = start(load(tmp_path / "model")).requires_grad_()
         velocity = load(tmp_path / "model", checkpointing=checkpointing).velocity
-        with ActivationBytes() as counted:
+        with activation_sizes() as counted:
             gradients.append(torch.autograd.grad(velocity(leaf, torch.tensor(0.5)).square().sum(), leaf)[0])
-        kept.append(counted.bytes)
+        kept.append(sum(counted.values()))
     torch.testing.assert_close(*gradients)
     assert kept[1] < kept[0] / 2
 
@@ -87,16 +86,11 @@ def test_a_network_of_rectified_flows_authors_needs_no_scheduler(tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_a_latent_diffusion_pipeline_draws_what_the_library_draws(tmp_path: Path, kind: str):
-    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     torch.manual_seed(0)
-    stage = (
-        VQModel(**sizes, **blocks, latent_channels=3, num_vq_embeddings=16, scaling_factor=0.5)
-        if kind == "vq"
-        else AutoencoderKL(**sizes, **blocks, latent_channels=3, scaling_factor=0.5)
-    )
+    own = {"kind": VQModel, "num_vq_embeddings": 16} if kind == "vq" else {}
+    stage = make_autoencoder(3, scaling_factor=0.5, **own)
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, set_alpha_to_one=False)
-    pipe = LDMPipeline(stage.eval(), make_unet(), scheduler)
+    pipe = LDMPipeline(stage, make_unet(), scheduler)
     pipe.save_pretrained(tmp_path / "model")
     model = load(tmp_path / "model", size=32)
     assert model.shape == (3, 16, 16)
@@ -170,28 +164,26 @@ def rewrite(path: Path, **changes: object) -> None:
 
 
 def test_what_the_field_depends_on_is_in_the_fingerprint(tmp_path: Path):
-    stage = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=3, scaling_factor=0.7)
+    stage = make_autoencoder(3, scaling_factor=0.7)
     LDMPipeline(stage, make_unet(), DDIMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "vae").mkdir(exist_ok=True)
-    places = {name: next((tmp_path / "model").glob(f"{name}/*.json")) for name in ("scheduler", "vqvae")}
-    found = [load(tmp_path / "model").fingerprint]
-    rewrite(places["scheduler"], beta_end=0.03)
-    found.append(load(tmp_path / "model").fingerprint)
-    rewrite(places["scheduler"], prediction_type="sample")
-    found.append(load(tmp_path / "model").fingerprint)
-    rewrite(places["vqvae"], scaling_factor=0.1)
-    found.append(load(tmp_path / "model").fingerprint)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
-    scheduler.save_pretrained(tmp_path / "model" / "scheduler")
-    found.append(load(tmp_path / "model").fingerprint)
-    rewrite(places["scheduler"], shift=3.0)
-    found.append(load(tmp_path / "model").fingerprint)
+    scheduler, vqvae = (tmp_path / "model" / name for name in ("scheduler", "vqvae"))
+    found = [load(tmp_path / "model", size=32).fingerprint]
+    for path, changes in (
+        (scheduler / "scheduler_config.json", {"beta_end": 0.03}),
+        (scheduler / "scheduler_config.json", {"prediction_type": "sample"}),
+        (vqvae / "config.json", {"scaling_factor": 0.1}),
+    ):
+        rewrite(path, **changes)
+        found.append(load(tmp_path / "model", size=32).fingerprint)
+    for shift in (2.0, 3.0):
+        FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(scheduler)
+        found.append(load(tmp_path / "model", size=32).fingerprint)
     assert len(set(found)) == len(found)
-    rewrite(places["scheduler"], _diffusers_version="0.0.1")
+    rewrite(scheduler / "scheduler_config.json", _diffusers_version="0.0.1")
     unet = tmp_path / "model" / "unet"
     torch.save({}, unet / "diffusion_pytorch_model.bin")  # other forms of the weights, which are not read
     (unet / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
-    assert load(tmp_path / "model").fingerprint == found[-1]
+    assert load(tmp_path / "model", size=32).fingerprint == found[-1]
 
 
 @has_transformers
@@ -214,58 +206,62 @@ def test_a_network_beside_the_index_is_found_as_diffusers_finds_it(tmp_path: Pat
     assert load(tmp_path / "model").fingerprint == expected
 
 
-def test_what_cannot_be_had_or_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch):
+    """What is said of a folder that does not load; nothing is looked for on the hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def told(folder: Path, **changes: object) -> str:
-        with pytest.raises(FlowgradError) as found:
+    def refused(folder: Path, **changes: object) -> str:
+        with pytest.raises(FlowgradError) as error:
             load(folder, **changes)
-        assert len(str(found.value).splitlines()) <= 2
-        return str(found.value)
+        assert len(str(error.value).splitlines()) <= 2
+        return str(error.value)
 
-    unet = make_unet()
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
-    assert "size is 32, and the model's images have 16 pixels" in told(tmp_path / "model", size=32)
-    unet.save_pretrained(tmp_path / "alone")
-    assert "has no scheduler" in told(tmp_path / "alone")
-    ScoreSdeVeScheduler().save_pretrained(tmp_path / "alone")
-    assert "is a ScoreSdeVeScheduler: only flow-matching" in told(tmp_path / "alone")
-    assert "which reads no prompt: remove it" in told(tmp_path / "model", prompt="a cat")
-    assert "which reads no guidance_scale: remove it" in told(tmp_path / "model", guidance_scale=2.0)
-    path = tmp_path / "alone" / "config.json"
-    sizes = json.loads(path.read_text())
+    return refused
+
+
+def test_a_pipeline_that_cannot_be_read_says_so(tmp_path: Path, refusal):
+    folder = tmp_path / "model"
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(folder)
+    assert "size is 32, and the model's images have 16 pixels" in refusal(folder, size=32)
+    assert "which reads no prompt: remove it" in refusal(folder, prompt="a cat")
+    assert "which reads no guidance_scale: remove it" in refusal(folder, guidance_scale=2.0)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "is damaged" in refusal(folder)
+    unet_3d, unet_2d = ["diffusers", "UNet3DConditionModel"], ["diffusers", "UNet2DModel"]
+    rewrite(folder / "model_index.json", unet=unet_3d)
+    assert "has a UNet3DConditionModel: only" in refusal(folder)
+    rewrite(folder / "model_index.json", unet=unet_2d, vae=["evil", "Evil"])
+    assert "is evil.Evil, code of its own, which is not run" in refusal(folder)
+    (folder / "model_index.json").write_text("{")
+    assert "missing or damaged" in refusal(folder)
+
+
+def test_a_scheduler_that_cannot_be_read_says_so(tmp_path: Path, refusal):
+    make_unet().save_pretrained(tmp_path / "model")
+    assert "has no scheduler" in refusal(tmp_path / "model")
+    for scheduler, changes, message in (
+        (ScoreSdeVeScheduler(), {}, "is a ScoreSdeVeScheduler: only flow-matching"),
+        (DDPMScheduler(), {"steps": 2000}, "does not give 2000 steps"),
+        (DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing"), {}, "must not begin at pure noise"),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), {}, "does not give 4 steps"),
+    ):
+        scheduler.save_pretrained(tmp_path / "model")
+        assert message in refusal(tmp_path / "model", **changes)
+
+
+def test_a_network_that_is_no_field_says_so(tmp_path: Path, refusal):
+    sizes = json.loads(make_unet().to_json_string())
     for key, value, message in (
         ("out_channels", 6, "takes 3 channels and returns 6"),
         ("num_class_embeds", 10, "asks for a class"),
         ("sample_size", [16, 8], "its states are 16 x 8, and only squares"),
     ):
-        UNet2DModel.from_config({**sizes, key: value}).save_pretrained(tmp_path / "alone")
-        assert message in told(tmp_path / "alone", prediction="velocity")
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "steps")
-    assert "does not give 2000 steps" in told(tmp_path / "steps", steps=2000)
-    rewrite(
-        tmp_path / "steps" / "scheduler" / "scheduler_config.json",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-    )
-    assert "must not begin at pure noise" in told(tmp_path / "steps")
-    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(tmp_path / "steps" / "scheduler")
-    assert "does not give 4 steps" in told(tmp_path / "steps")
-    assert "sha256 is of one file" in told(tmp_path / "steps", sha256="0" * 64)
-    UNet2DModel.from_config({**sizes, "sample_size": None}).save_pretrained(tmp_path / "alone")
-    assert load(tmp_path / "alone", size=32, prediction="velocity").shape == (3, 32, 32)
-    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:5000])
-    assert "is damaged" in told(tmp_path / "model")
-    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
-    index["unet"] = ["diffusers", "UNet3DConditionModel"]
-    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
-    assert "has a UNet3DConditionModel: only" in told(tmp_path / "model")
-    evil = {**index, "unet": ["diffusers", "UNet2DModel"], "vae": ["evil", "Evil"]}
-    (tmp_path / "model" / "model_index.json").write_text(json.dumps(evil))
-    assert "is evil.Evil, code of its own, which is not run" in told(tmp_path / "model")
-    (tmp_path / "model" / "model_index.json").write_text("{")
-    assert "missing or damaged" in told(tmp_path / "model")
+        UNet2DModel.from_config({**sizes, key: value}).save_pretrained(tmp_path / "model")
+        assert message in refusal(tmp_path / "model", prediction="velocity")
+    UNet2DModel.from_config({**sizes, "sample_size": None}).save_pretrained(tmp_path / "model")
+    assert load(tmp_path / "model", size=32, prediction="velocity").shape == (3, 32, 32)
 
 
 def test_a_hub_name_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -273,10 +269,9 @@ def test_a_hub_name_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monke
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    path = tmp_path / "hub.yaml"
-    path.write_text(CONFIG.format(weights="someone/some-flow", size=16, steps=4))
+    hub = {"name": "tiny", "family": "diffusers", "weights": "someone/some-flow", "size": 16, "steps": 4}
     with pytest.raises(FlowgradError, match=r"could not be fetched .*no route to host.*\n.*the folder's path"):
-        load_model(str(path), "cpu")
+        load_described(tmp_path / "hub.yaml", **hub)
     make_unet().save_pretrained(tmp_path / "cached")
     FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "cached")
     asked: list[str] = []
@@ -286,10 +281,10 @@ def test_a_hub_name_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monke
         return str(tmp_path / "cached")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
-    first = load_model(str(path), "cpu", "fp32")
+    first = load_described(tmp_path / "hub.yaml", **hub)
     assert first.shape == (3, 16, 16) and not any(pattern.endswith(".bin") for pattern in asked)
     make_unet().save_pretrained(tmp_path / "cached", safe_serialization=False)
     (tmp_path / "cached" / "diffusion_pytorch_model.safetensors").unlink()
-    again, x = load_model(str(path), "cpu", "fp32"), start(first)
+    again, x = load_described(tmp_path / "hub.yaml", **hub), start(first)
     assert asked[-1] == "diffusion_pytorch_model*.bin", "weights that are in one format are not fetched in the other"
     assert torch.equal(again.velocity(x, torch.tensor(0.5)), first.velocity(x, torch.tensor(0.5)))

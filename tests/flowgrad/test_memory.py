@@ -1,0 +1,78 @@
+"""Batches that fit: divided when memory runs out, and by what one image is measured to need."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowgrad.adjoint import pullback
+from flowgrad.errors import FlowgradError
+from flowgrad.memory import UNLIMITED, Batched, activation_sizes, container_memory, free_memory
+
+
+class Greedy:
+    """A field that runs out of memory on more than `most` images."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.asked = most, []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.asked.append(len(x))
+        if len(x) > self.most:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate too much")
+        return torch.sin(x) * (1 + t.view(-1, 1))
+
+
+def test_a_batch_is_halved_until_it_fits():
+    greedy, x = Greedy(2), torch.randn(7, 3)
+    batched = Batched(greedy, 16)
+    t = torch.rand(7)
+    torch.testing.assert_close(batched(x, t), torch.sin(x) * (1 + t.view(-1, 1)))
+    assert batched.limit == 1
+    greedy.asked.clear()
+    torch.testing.assert_close(batched(x, torch.tensor(0.5)), torch.sin(x) * 1.5)
+    assert max(greedy.asked) <= 2
+    for _ in range(2):
+        with pytest.raises(FlowgradError, match="one image does not fit"):
+            Batched(Greedy(0), 4)(x, t)
+
+
+def test_errors_that_are_not_of_memory_pass():
+    def broken(x: Tensor, t: Tensor) -> Tensor:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        Batched(broken, 4)(torch.zeros(2, 3), torch.tensor(0.0))
+
+
+def test_gradients_are_taken_in_batches_that_the_memory_holds(monkeypatch: pytest.MonkeyPatch):
+    greedy, x, g, t, span = Greedy(99), torch.randn(6, 3), torch.randn(6, 3), torch.rand(6), torch.tensor(0.1)
+    expected = pullback(Greedy(99), x, t, span, g)
+    with activation_sizes() as sizes:
+        torch.sin(torch.zeros(1, 3, requires_grad=True))
+    assert sum(sizes.values()) == 12
+    monkeypatch.setattr("flowgrad.memory.free_memory", lambda device: 200)
+    batched = Batched(greedy, 16)
+    torch.testing.assert_close(pullback(batched, x, t, span, g), expected)
+    assert batched.measured and 1 <= batched.limit < 6 and greedy.asked[0] == 1
+    first, greedy.asked[:] = greedy.asked[1:], []
+    pullback(batched, x, t, span, g)
+    assert greedy.asked == first, "the first batches are divided as all are: a resumed run gives the same bits"
+    with pytest.raises(FlowgradError, match="one image does not fit"):
+        pullback(Batched(Greedy(0), 16), x, t, span, g)
+
+
+def test_the_limit_of_a_container_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert 1e6 < free_memory(torch.device("cpu")) < UNLIMITED
+    for name, text in (
+        ("memory.max", "2000"),
+        ("memory.current", "1500"),
+        ("memory.stat", "anon 5\ninactive_file 100"),
+    ):
+        (tmp_path / name).write_text(text + "\n")
+    assert container_memory(tmp_path) == 2000 - 1500 + 100, "what is cached can be dropped"
+    monkeypatch.setattr("flowgrad.memory.container_memory", lambda: 7)
+    assert free_memory(torch.device("cpu")) == 7
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container_memory(tmp_path) == container_memory(tmp_path / "absent") == UNLIMITED
