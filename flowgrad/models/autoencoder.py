@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from flowgrad.errors import FlowgradError
-from flowgrad.models.diffusers_folder import load_component, read_json
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.models.diffusers_classes import network_classes
+from flowgrad.models.diffusers_folder import hub_folder, load_component, read_json
+from flowgrad.resources import HUB_NAME
+
+AUTOENCODER = "vae"  # its folder, in that of a model
+CLASSES = ("AutoencoderKL", "VQModel")
 
 
 class FirstStage:
@@ -88,8 +92,32 @@ def load_first_stage(folder: Path | None, device: torch.device, dtype: torch.dty
     """
     if folder is None:
         return FirstStage(None, dtype)
-    classes = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
     kind = str(read_json(folder / "config.json").get("_class_name"))
-    if kind not in classes:
-        raise FlowgradError(f"{folder} holds {kind}: only {' and '.join(classes)} can be read")
-    return FirstStage(load_component(classes[kind], folder).to(device), dtype)
+    if kind not in CLASSES:
+        raise FlowgradError(f"{folder} holds {kind}: only {' and '.join(CLASSES)} can be read")
+    network = network_classes().autoencoder if kind == "AutoencoderKL" else _vq_class()
+    return FirstStage(load_component(network, folder).to(device), dtype)
+
+
+def _vq_class() -> Any:
+    from diffusers import VQModel
+
+    return VQModel
+
+
+def find_autoencoder(name: str) -> Path:
+    """The folder of an autoencoder: a path, a model's folder that holds one in `vae/`, or a name on the hub.
+
+    Raises UsageError for a name that is none of these, FlowgradError if the hub does not answer.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if not HUB_NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is no folder of an autoencoder, no model, and no OWNER/NAME on the hub")
+        folder = hub_folder(name)
+    return next((place for place in (folder, folder / AUTOENCODER) if _is_autoencoder(place)), folder)
+
+
+def _is_autoencoder(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") in CLASSES

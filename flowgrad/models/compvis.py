@@ -22,7 +22,7 @@ from flowgrad.errors import FlowgradError, reason
 from flowgrad.files import file_fingerprint
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.diffusers_unet import unet_class
+from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.parts import Parts, check_size, joint_fingerprint
 from flowgrad.models.schedule import Schedule, ScheduledVelocity, to_schedule
 from flowgrad.resources import read_table
@@ -118,7 +118,7 @@ def build_unet(p: Mapping[str, Any]) -> Any:
     down, up = _PLAIN_BLOCKS[resample]
     width = p.get("num_head_channels", -1)
     with torch.device("meta"):
-        network = unet_class()(
+        network = network_classes().unet(
             sample_size=p["image_size"],
             in_channels=p["in_channels"],
             out_channels=p["out_channels"],

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import logging
 
 from flowgrad.errors import FlowgradError, reason
 from flowgrad.files import file_fingerprint
 
+_WEIGHTS = "diffusion_pytorch_model*"  # of a network alone; other files beside an index are whole models once more
+_FILES = ("*.json", "*.txt", "*.model", "*/*.safetensors", _WEIGHTS + ".safetensors")
+_NOT_NEEDED = ("*.fp16.*", "*.bf16.*", "*.non_ema.*", "safety_checker/*")
 FAILURES = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
 
 
@@ -31,6 +33,8 @@ def read_json(path: Path) -> dict[str, Any]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep diffusers from drawing progress bars and from warning of its own arguments' names."""
+    from diffusers.utils import logging  # after the light import of its classes
+
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -71,3 +75,28 @@ def _loaded(folder: Path) -> list[Path]:
     """The files of weights that are read where there are several forms of them."""
     plain = [file for file in sorted(folder.glob("*")) if not re.search(r"\.(fp16|bf16|non_ema)\.", file.name)]
     return [f for f in plain if f.suffix == ".safetensors"] or [f for f in plain if f.suffix == ".bin"]
+
+
+def hub_folder(name: str) -> Path:
+    """The hub's files of a model, downloaded once. Raises FlowgradError saying what failed and what to do."""
+    try:
+        return _download(name)
+    except (OSError, ValueError, RuntimeError) as error:  # those of huggingface_hub are among them
+        raise FlowgradError(
+            f"{name} is no folder here, and could not be fetched from the hub ({reason(error)}).\n"
+            "Check the name and the connection (`hf auth login` for gated models), or download it elsewhere "
+            "and give the folder's path"
+        ) from error
+
+
+def _download(name: str) -> Path:
+    """The hub's files of a model, each weight once: safetensors, and where a part has none, its .bin."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=list(_FILES), ignore_patterns=list(_NOT_NEEDED)))
+    parts = [path.parent for path in folder.rglob("config.json")]
+    older = [part.relative_to(folder).as_posix() for part in parts if not any(part.glob("*.safetensors"))]
+    if older:
+        patterns = [_WEIGHTS + ".bin" if part == "." else f"{part}/*.bin" for part in older]
+        snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_NOT_NEEDED))
+    return folder

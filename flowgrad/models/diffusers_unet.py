@@ -14,6 +14,7 @@ from flowgrad.checkpoints import verified_fingerprint
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
 from flowgrad.models.config import ModelConfig
+from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.parts import Parts, check_size, joint_fingerprint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -48,7 +49,7 @@ def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts
     from flowgrad.models.diffusers_folder import fingerprints
 
     folder = config.weights_file()
-    inner = folder / UNET if (folder / UNET).is_dir() else folder
+    inner = unet_folder(folder)
     stage_folder = folder / AUTOENCODER if (folder / AUTOENCODER).is_dir() else None
     network: Any = load_unet(inner)
     if config.checkpointing:
@@ -62,6 +63,11 @@ def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts
     weights = verified_fingerprint(inner / WEIGHTS, config.sha256), *fingerprints(stage_folder)
     clock = () if config.time_scale == 1000 else (f"time_scale {config.time_scale:g}",)
     return Parts(velocity, shape, stage.encode, stage.decode, joint_fingerprint(*weights, *clock, *stage.conditions))
+
+
+def unet_folder(folder: Path) -> Path:
+    """Where a model's U-Net lies in its folder: in `unet/` if it has an autoencoder beside it."""
+    return folder / UNET if (folder / UNET).is_dir() else folder
 
 
 def network_files(folder: Path) -> list[Path]:
@@ -79,7 +85,7 @@ def load_unet(folder: Path) -> nn.Module:
 
     if not (folder / WEIGHTS).is_file():
         raise FlowgradError(f"weights are missing: {folder / WEIGHTS} is not there. Get the model again")
-    return load_component(unet_class(), folder)
+    return load_component(network_classes().unet, folder)
 
 
 def convert_unet(source: Path, destination: Path) -> Path:
@@ -105,10 +111,3 @@ def write_unet_config(network: Any, folder: Path) -> None:
     keys.pop("_name_or_path", None)
     with atomic_path(folder / "config.json") as path:
         path.write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def unet_class() -> Any:
-    """diffusers' UNet2DModel, imported where it is needed: that takes seconds."""
-    from diffusers import UNet2DModel
-
-    return UNet2DModel

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowgrad.errors import FlowgradError, reason
+from flowgrad.errors import FlowgradError
 from flowgrad.models.autoencoder import load_first_stage
 from flowgrad.models.config import ModelConfig
-from flowgrad.models.diffusers_folder import fingerprints, load_component, read_json
-from flowgrad.models.diffusers_unet import unet_class
+from flowgrad.models.diffusers_classes import network_classes
+from flowgrad.models.diffusers_folder import fingerprints, hub_folder, load_component, read_json
 from flowgrad.models.parts import Parts, check_size, joint_fingerprint
 from flowgrad.models.schedule import Network, ScheduledVelocity, load_scheduler, rectified, to_schedule
 
@@ -23,9 +23,6 @@ PIPELINES = {  # of text-conditioned models, by the class of their network
 }
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of pipelines that no field depends on
 _LIBRARIES = ("diffusers", "transformers")
-_WEIGHTS = "diffusion_pytorch_model*"  # of a network alone; other files beside an index are whole models once more
-_FILES = ("*.json", "*.txt", "*.model", "*/*.safetensors", _WEIGHTS + ".safetensors")
-_NOT_NEEDED = ("*.fp16.*", "*.bf16.*", "*.non_ema.*", "safety_checker/*")
 
 
 class Flow(NamedTuple):
@@ -51,7 +48,7 @@ def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts
 
     Raises FlowgradError if it cannot be had, is damaged, or is of a kind that is not read.
     """
-    folder = local_folder(config)
+    folder = hub_folder(config.weights) if config.on_hub else config.weights_file()
     kinds = part_kinds(folder)
     part = "transformer" if kinds.get("transformer") else "unet"
     kind = kinds.get(part) or "UNet2DModel"
@@ -93,7 +90,7 @@ def unconditional_flow(config: ModelConfig, folder: Path, side: int) -> Flow:
     if given := [key for key, value in texts.items() if value]:
         raise FlowgradError(f"{folder} holds an unconditional model, which reads no {given[0]}: remove it")
     inner = folder / "unet" if (folder / "unet").is_dir() else folder  # as diffusers itself looks
-    unet = load_component(unet_class(), inner).to(memory_format=torch.channels_last)
+    unet = load_component(network_classes().unet, inner).to(memory_format=torch.channels_last)
     size = unet.config["sample_size"] or side
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     if height != width:
@@ -134,33 +131,3 @@ def part_kinds(folder: Path) -> dict[str, str | None]:
                 "diffusers' and transformers' classes"
             )
     return {name: kind for name, (_, kind) in parts.items()}
-
-
-def local_folder(config: ModelConfig) -> Path:
-    """The folder of `weights`: a path, or the hub's files of that name, downloaded once.
-
-    Raises FlowgradError saying what failed and what to do.
-    """
-    if not config.on_hub:
-        return config.weights_file()
-    try:
-        return _download(config.weights)
-    except (OSError, ValueError, RuntimeError) as error:  # those of huggingface_hub are among them
-        raise FlowgradError(
-            f"{config.weights} is no folder here, and could not be fetched from the hub ({reason(error)}).\n"
-            "Check the name and the connection (`hf auth login` for gated models), or download it elsewhere "
-            "and give the folder's path as `weights`"
-        ) from error
-
-
-def _download(name: str) -> Path:
-    """The hub's files of a model, each weight once: safetensors, and where a part has none, its .bin."""
-    from huggingface_hub import snapshot_download
-
-    folder = Path(snapshot_download(name, allow_patterns=list(_FILES), ignore_patterns=list(_NOT_NEEDED)))
-    parts = [path.parent for path in folder.rglob("config.json")]
-    older = [part.relative_to(folder).as_posix() for part in parts if not any(part.glob("*.safetensors"))]
-    if older:
-        patterns = [_WEIGHTS + ".bin" if part == "." else f"{part}/*.bin" for part in older]
-        snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_NOT_NEEDED))
-    return folder

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from flowgrad.guidance.guide import VOCABULARY_KEY
 from flowgrad.guidance.judge import JudgeNetwork, JudgeSizes, judge_metadata
 from flowgrad.models import Model, load_model
-from flowgrad.models.diffusers_unet import WEIGHTS, unet_class
+from flowgrad.models.diffusers_classes import network_classes
+from flowgrad.models.diffusers_unet import WEIGHTS
 from flowgrad.training.guide.config import NetworkConfig
 from flowgrad.training.guide.objective import VOCABULARY_SIZE, new_network
 
@@ -57,7 +58,7 @@ def make_tiny(folder: Path) -> Tiny:
 def make_model(folder: Path, guide: Path, *, name: str = "tiny", seed: int = 0, aligned: bool = False) -> Path:
     """Write a randomly initialised UNet2DModel with its flowgrad.yaml; the folder."""
     torch.manual_seed(seed)
-    network = unet_class()(
+    network = network_classes().unet(
         sample_size=SIZE // 2,
         in_channels=12,
         out_channels=12,

@@ -4,11 +4,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Generator, Tensor, nn
 from torch.nn.functional import l1_loss
 
 from flowgrad.models import resolve_precision
+from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.seeds import generator
 from flowgrad.training.autoencoder.config import AutoencoderConfig, AutoencoderNetwork
 from flowgrad.training.loop.trainer import BATCH, batch_rows
@@ -23,7 +23,7 @@ def new_autoencoder(config: AutoencoderNetwork, seed: int) -> Any:
     levels = len(config.channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoencoderKL(
+        return network_classes().autoencoder(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=config.channels,

@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from flowgrad.files import file_fingerprint
 from flowgrad.models import resolve_device
+from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.diffusers_folder import load_component
 from flowgrad.models.diffusers_unet import WEIGHTS, write_unet_config
 from flowgrad.training.autoencoder.config import AutoencoderConfig
-from flowgrad.training.autoencoder.objective import AutoencoderObjective, new_autoencoder, psnr, to_images
+from flowgrad.training.autoencoder.objective import new_autoencoder, psnr, to_images
 from flowgrad.training.data.pictures import ImageSet, split_key
 from flowgrad.training.loop.card import Card, recipe_rows
 from flowgrad.training.loop.pictures import write_curve, write_sheet
@@ -63,10 +64,11 @@ class AutoencoderRun:
         saved = options.saved(**own)
         options.begin()
         network = (
-            load_component(AutoencoderKL, start) if start else new_autoencoder(config.network, config.training.seed)
+            load_component(network_classes().autoencoder, start)
+            if start
+            else new_autoencoder(config.network, config.training.seed)
         )
         device = resolve_device(workers.device(options.device))
-        self.objective = AutoencoderObjective(network, data.images.pixels, data.rows, data.held_out, config, device)
         self.trainer = Trainer(self.objective, config.training, workers)
         self.run = Run(self.trainer, options, own, sheet=self._sheet)
         self.run.restore(saved)
@@ -129,6 +131,13 @@ class AutoencoderRun:
         self.objective.network.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
         write_unet_config(self.objective.network, folder)
         write_weights(folder / WEIGHTS, self.trainer.averaged_state(), {"format": "pt"})
+
+
+def _begin(config: AutoencoderConfig, start: Path | None) -> Any:
+    """The network that training begins with."""
+    if start is None:
+        return new_autoencoder(config.network, config.training.seed)
+    return load_component(network_classes().autoencoder, start)
 
 
 def run_identity(config: AutoencoderConfig, start: Path | None) -> dict[str, str]:

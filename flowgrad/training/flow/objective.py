@@ -12,7 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss, pad
 
 from flowgrad.models import resolve_precision
-from flowgrad.models.diffusers_unet import UNetVelocity, unet_class
+from flowgrad.models.diffusers_classes import network_classes
+from flowgrad.models.diffusers_unet import UNetVelocity
 from flowgrad.seeds import generator
 from flowgrad.training.flow.config import FlowConfig, FlowTraining, UNetConfig
 from flowgrad.training.loop.trainer import BATCH, HELD_OUT, batch_rows
@@ -85,7 +86,7 @@ def new_unet(config: UNetConfig, channels: int, side: int, seed: int) -> Any:
     up = ["AttnUpBlock2D" if on else "UpBlock2D" for on in reversed(config.attention)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return unet_class()(
+        return network_classes().unet(
             sample_size=side // config.patch,
             in_channels=channels * config.patch**2,
             out_channels=channels * config.patch**2,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path
-from flowgrad.models import ModelConfig, load_config, load_model, model_names, resolve_device
+from flowgrad.models import ModelConfig, load_config, load_model, resolve_device
 from flowgrad.models.autoencoder import find_autoencoder
 from flowgrad.models.config import check_model_name
 from flowgrad.models.diffusers_folder import fingerprints
@@ -22,7 +22,7 @@ from flowgrad.models.diffusers_unet import AUTOENCODER, UNET, WEIGHTS, load_unet
 from flowgrad.models.own import place_guide
 from flowgrad.models.parts import identity
 from flowgrad.ode import Grid
-from flowgrad.resources import FOLDER_CONFIG
+from flowgrad.resources import FOLDER_CONFIG, model_files
 from flowgrad.seeds import generator
 from flowgrad.training.data.latents import LatentPairs
 from flowgrad.training.data.pictures import ImageSet, split_key
@@ -333,7 +333,7 @@ def latents_of(autoencoder: str | None, start: str | None) -> Path | None:
     autoencoder: a folder, a model that has one, or a name on the Hugging Face hub; a model that training begins with
     has its own. Raises UsageError for a name that is none of these, FlowgradError if the hub does not answer.
     """
-    model = start or (autoencoder if autoencoder in model_names() else None)
+    model = start or (autoencoder if autoencoder in model_files() else None)
     if model is not None:
         own = load_config(model).weights_path / AUTOENCODER
         if autoencoder and not own.is_dir():
