@@ -58,20 +58,11 @@ def measure_rows(
         yield (log_odds(guide, edited, texts) - before).mean(0).cpu().numpy()
 
 
-def to_csv(found: Interference) -> str:
-    """The matrix as CSV: one row for each direction applied, one column for each text."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["applied", *found.names])
-    for name, row in zip(found.names, found.changes, strict=True):
-        writer.writerow([name, *(f"{value:.4f}" for value in row)])
-    return buffer.getvalue()
-
-
 def save_table(found: Interference, path: Path) -> Path:
-    """Write the matrix as CSV, replacing what is there. Returns the path."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(to_csv(found), encoding="utf-8")
+    """Write the matrix as CSV, replacing what is there: a row for each direction applied, a column for each text."""
+    rows = [(name, *(f"{value:.4f}" for value in row)) for name, row in zip(found.names, found.changes, strict=True)]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("applied", *found.names), *rows])
     return path
 
 
