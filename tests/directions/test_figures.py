@@ -19,7 +19,7 @@ from directions.figures import (
     thumbnail,
 )
 from directions.file.direction import DirectionInfo
-from directions.train.checkpoint import Record
+from directions.train.training import Record
 from flowgrad.errors import UsageError
 
 COLOURS = ("red", "green", "blue", "yellow", "cyan", "magenta")
