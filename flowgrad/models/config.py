@@ -1,6 +1,5 @@
 """Models as configuration: one commented YAML file per model, validated."""
 
-import difflib
 import re
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,7 @@ import yaml
 from pydantic import Field, PositiveInt, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, model_files, weight_places
+from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, find_config, model_files, weight_places
 from flowgrad.validation import Section, validated
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
@@ -124,24 +123,6 @@ def check_model_name(name: str) -> str:
 def model_names() -> list[str]:
     """Names of the models that have a configuration: the shipped ones and the user's."""
     return list(model_files())
-
-
-def find_config(name: str) -> Path:
-    """The file for a name, a YAML file, or a folder with a flowgrad.yaml.
-
-    Raises UsageError for an unknown name, with the nearest ones.
-    """
-    path, known = Path(name), model_files()
-    if name in known:
-        return known[name]
-    if path.is_dir() and (path / FOLDER_CONFIG).is_file():
-        return path / FOLDER_CONFIG
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path
-    near = difflib.get_close_matches(name, known, n=3) or known
-    raise UsageError(
-        f"no model called {name!r}; there is {', '.join(near)}, or give a .yaml file or a folder with a {FOLDER_CONFIG}"
-    )
 
 
 def load_config(name: str) -> ModelConfig:
