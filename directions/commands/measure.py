@@ -53,15 +53,11 @@ def evaluate(
     files, info = find_photos(photos), parts[0][0].info
     loaded = load_model(model or info.model, device, precision)
     control = editing.mixture(loaded, parts, terminal, force, steps)
-    images = editing.read_photos(files, loaded, align, terminal).images
-    found = evaluation.evaluate_photos(loaded, control, images, info, steps, terminal, guide=guide, judge=judge)
-    data = evaluation.save_evaluation(found, files, sheet, figures, direction)
-    answer(
-        as_json,
-        data,
-        tables.plain_table(*evaluation.evaluation_rows(found.measured), numbers=True),
-        wrote(sheet, figures),
-    )
+    read = editing.read_photos(files, loaded, align, terminal).images
+    found, images = evaluation.evaluate_photos(loaded, control, read, info, steps, terminal, guide=guide, judge=judge)
+    data = evaluation.save_evaluation(found, images, files, sheet, figures, direction)
+    table = tables.plain_table(*evaluation.evaluation_rows(found), numbers=True)
+    answer(as_json, data, table, wrote(sheet, figures))
 
 
 @app.command()

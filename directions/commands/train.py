@@ -1,6 +1,5 @@
 """Commands that train: `train-direction`, and `edit` for one photo alone."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,11 +78,11 @@ def train_direction(
     else:
         read = read_photos(files, loaded, align, terminal)
         photos, hashes = run.invert_photos(loaded, read.images, recipe, terminal), read.hashes
-    asked = Task.create(loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed)
+    task = Task.create(loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed)
     entry, summary = run.train_into_bank(
-        replace(asked, hashes=hashes),
+        task,
         place,
-        Labels(title, description, tuple(tag or ())),
+        Labels(title, description, tuple(tag or ()), hashes),
         terminal,
         calibrate_on=read_photos(others, loaded, align, terminal).images if others else None,
         calibration_photos=calibration_photos,

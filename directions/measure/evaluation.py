@@ -28,6 +28,7 @@ from flowgrad.ode import Control
 JUDGE = "faces64-judge"
 CERTAIN = 0.5  # probability from which the judge's answer counts as given
 ANSWERS_SHOWN = 6
+JUDGED = 256  # images that a judge looks at together
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,9 @@ def changes(model: Model, guide: Guide, images: Tensor, texts: Sequence[Contrast
 
 
 @torch.no_grad()
-def judged(judge: Judge, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
-    """The probability (B,) of each of the judge's answers for images (B, 3, H, W) in [-1, 1] on any device."""
-    place = next(judge.parameters()).device
-    parts = [judge.probabilities(part.to(place)) for part in images.split(batch)]
+def judged(judge: Judge, images: Tensor) -> dict[str, Tensor]:
+    """The probability (B,) of each of the judge's answers for images (B, 3, H, W) in [-1, 1], a batch at a time."""
+    parts = [judge.probabilities(part) for part in images.split(JUDGED)]
     return {answer: torch.cat([part[answer] for part in parts]) for answer in parts[0]}
 
 
@@ -99,14 +99,6 @@ class Measured:
     kept: float | None
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The photos at each strength, 0 (as they were) first: measurements, and images (1 + S, B, 3, H, W) in [-1, 1]."""
-
-    measured: tuple[Measured, ...]
-    images: Tensor
-
-
 def evaluate_photos(
     model: Model,
     control: Control,
@@ -117,10 +109,11 @@ def evaluate_photos(
     *,
     guide: str | None = None,
     judge: str = "",
-) -> Evaluation:
+) -> tuple[list[Measured], Tensor]:
     """Invert images (B, 3, H, W) in [-1, 1] and measure the direction that `info` describes.
 
     guide: a name or file, the default is the model's; judge: likewise, the default is the shipped one, for faces alone.
+    Returns what was measured at strength 0 and each of `strengths`, and the images (1 + S, B, 3, H, W) in [-1, 1].
     Raises FlowgradError if a network is damaged, or an edited image is not finite.
     """
     network = load_guide(guide or model.config.guide, model.device)
@@ -140,7 +133,7 @@ def evaluate_photos(
         shares = {answer: float((p > CERTAIN).float().mean()) for answer, p in answers.items()}
         identity, kept = (apart[i].mean(), (apart[i] < SAME_PERSON).mean()) if len(apart) else (None, None)
         measured.append(Measured(strength, float(effects[i, 0]), side_effects, means, shares, identity, kept))
-    return Evaluation(tuple(measured), edited)
+    return measured, edited
 
 
 def evaluation_rows(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
@@ -157,18 +150,18 @@ def evaluation_rows(measured: Sequence[Measured]) -> tuple[list[str], list[list[
 
 
 def save_evaluation(
-    found: Evaluation, photos: Sequence[Path], sheet: Path, table: Path, title: str
+    measured: Sequence[Measured], images: Tensor, photos: Sequence[Path], sheet: Path, table: Path, title: str
 ) -> dict[str, object]:
-    """Write a contact sheet and the measurements as JSON, replacing what is there; return the latter."""
-    strengths = [measured.strength for measured in found.measured]
-    shown = [image for i in range(len(photos)) for image in to_images(found.images[:, i])]
-    labels = [label for photo in photos for label in (photo.name, *map(strength_label, strengths[1:]))]
-    columns = len(strengths) * max(1, SHEET_COLUMNS // len(strengths))
+    """Write a contact sheet of the images and the measurements as JSON, replacing what is there; return the latter."""
+    shown = [image for i in range(len(photos)) for image in to_images(images[:, i])]
+    after = [strength_label(m.strength) for m in measured[1:]]
+    labels = [label for photo in photos for label in (photo.name, *after)]
+    columns = len(measured) * max(1, SHEET_COLUMNS // len(measured))
     save_image(contact_sheet(shown, labels, columns, title), sheet, overwrite=True)
     data: dict[str, object] = {
         "direction": title,
         "photos": len(photos),
-        "measured": [asdict(measured) for measured in found.measured],
+        "measured": [asdict(m) for m in measured],
         "contact_sheet": str(sheet),
     }
     with atomic_path(table) as temporary:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.measure.evaluation import JUDGE, judged
+from directions.measure.evaluation import JUDGE, JUDGED, judged
 from directions.photo import faces
 from directions.photo.reading import to_images
 from directions.progress import Reporter
@@ -144,7 +144,8 @@ def portray(
     count: samples to judge; steps: Euler steps of each, few to see what straight paths are worth.
     Returns the figures by column. Raises FlowgradError for samples that are not finite, or where the disk refuses.
     """
-    photos, card, model = material.photos, material.folder / "README.md", build_model(config, device)
+    model, card = build_model(config, device), material.folder / "README.md"
+    photos = None if material.photos is None else material.photos.to(model.device)
     judge = load_judge(JUDGE, model.device) if config.aligned_faces else None
     columns, pictures = {}, []
     for name, drawing in (("before", material.before), ("now", model)):
@@ -197,7 +198,7 @@ def _draw(model: Model, count: int, steps: int, reporter: Reporter, name: str) -
     images = []
     for x0 in reporter.track(model.noise(count, SEED).split(BATCH), f"sampling ({name})", -(-count // BATCH)):
         x1 = require_finite(sample(model.velocity, x0, Grid.full(steps)), "a sample")
-        images.append(model.decode(x1).clamp(-1, 1).cpu())
+        images.append(model.decode(x1).clamp(-1, 1))
     return torch.cat(images)
 
 
@@ -220,7 +221,7 @@ def _measure(
 
 
 def _held_out(model: Model, photos: Tensor) -> float:
-    pixels = ((photos + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = ((photos + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return held_out_loss(model.velocity, ImagePairs(pixels, np.arange(len(pixels))), FlowTraining(), model.device)
 
 
@@ -232,8 +233,7 @@ def _share_of_faces(images: Tensor, reporter: Reporter) -> float:
 @torch.no_grad()
 def _features(judge: Judge, images: Tensor) -> Tensor:
     """(B, C) float64."""
-    place = next(judge.parameters()).device
-    return torch.cat([judge.features(part.to(place)).cpu().double() for part in images.split(256)])
+    return torch.cat([judge.features(part) for part in images.split(JUDGED)]).double()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

@@ -26,11 +26,12 @@ WEAKEST = min(strength for strength in TRIED if strength > 0)
 
 @dataclass(frozen=True)
 class Labels:
-    """What a direction's file says for people; the title is the text where none is given."""
+    """What a direction's file says for people, with hashes of the photos' files; its title is by default the text."""
 
     title: str = ""
     description: str = ""
     tags: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
 
 
 def held_out(task: Task, control: Control, count: int = HELD_OUT) -> Inverted:
@@ -73,6 +74,7 @@ def finish(
     calibration = calibrate(task, control, photos, source)
     scaled = (control * calibration.unit).compact()
     config, recipe = task.model.config, task.recipe
+    same = {"forward", "xi", "eta", "optimizer", "step_size", "iterations"}  # that the file says as the recipe does
     info = DirectionInfo(
         title=labels.title or task.target.text,
         model=config.name,
@@ -89,18 +91,13 @@ def finish(
         guide=task.guide.name,
         guide_fingerprint=task.guide.fingerprint,
         inversion=str(recipe.way),
-        forward=recipe.forward,
-        xi=recipe.xi,
-        eta=recipe.eta,
         lam=recipe.penalty,
-        optimizer=recipe.optimizer,
-        step_size=recipe.step_size,
         seed=task.seed,
-        iterations=recipe.iterations,
         losses=tuple(round(loss, 6) for loss in losses),
         images=len(task.photos),
-        image_hashes=task.hashes,
+        image_hashes=labels.hashes,
         calibration=calibration,
+        **recipe.model_dump(include=same),
     )
     return Direction.create(scaled.values.squeeze(1).float().cpu().numpy(), np.array(scaled.grid.starts), info)
 

@@ -98,7 +98,7 @@ def train_into_bank(
         photos, source = join(list(reporter.track(parts, "inverting photos"))), "photos"
     finished = partial(finish, task, control, training.losses, photos, labels, source)
     direction = timed(reporter, "calibrating", finished)
-    _warn_of_weakness(task, direction, reporter)
+    warn_of_weakness(task, direction, reporter)
     clock.append(perf_counter())
     timed(reporter, "drawing", lambda: _draw(task, direction, training, run.folder))
     shown = samples.select(range(PREVIEW_SAMPLES))
@@ -128,7 +128,7 @@ def _warn_of_unknown_words(task: Task, reporter: Reporter) -> None:
         reporter.warn(f"the guide has never seen the word {word!r}: the result may have little to do with it")
 
 
-def _warn_of_weakness(task: Task, direction: Direction, reporter: Reporter) -> None:
+def warn_of_weakness(task: Task, direction: Direction, reporter: Reporter) -> None:
     """Warn if strength 1 has less than the model's effect level, or is not safe."""
     calibration, wanted = direction.info.calibration, task.model.config.effect_level
     if calibration and calibration.safe[1] <= 0:

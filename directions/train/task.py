@@ -17,7 +17,7 @@ from flowgrad.optimize import State, Step, optimize
 
 @dataclass(frozen=True)
 class Task:
-    """Raise `target` on all of `photos`, and keep the texts of `keep`; hashes: of the photos' files, if any."""
+    """What is asked for: raise `target` on all of `photos`, and keep the texts of `keep`."""
 
     model: Model
     guide: Guide
@@ -26,7 +26,6 @@ class Task:
     keep: tuple[Contrast, ...]
     recipe: Recipe
     seed: int = 0
-    hashes: tuple[str, ...] = ()
 
     @classmethod
     def create(
@@ -70,25 +69,27 @@ class Task:
 
     def steps(self, shared: bool = True, resume: State | None = None) -> Iterator[Step]:
         """Run Algorithm 1 and yield every evaluation; a control for each photo unless `shared`."""
+        model, photos, recipe = self.model, self.photos, self.recipe
         objective = TextObjective(
             self.guide,
             self.target,
-            self.photos.images,
-            load_distance(self.recipe.preserve, self.model.device),
-            self.model.decode,
+            photos.images,
+            load_distance(recipe.preserve, model.device),
+            model.decode,
             self.keep,
-            self.recipe.eta,
-            self.recipe.keep_weight,
-            self.recipe.augmentations,
+            recipe.eta,
+            recipe.keep_weight,
+            recipe.augmentations,
         )
+        settings = recipe.settings(self.seed, mirror=shared and model.config.mirror)
         return optimize(
-            self.model.velocity,
-            self.photos.x0,
+            model.velocity,
+            photos.x0,
             self.grid(),
             objective,
-            self.recipe.settings(self.seed, mirror=shared and self.model.config.mirror),
+            settings,
             shared=shared,
-            anchor=self.photos.residual,
+            anchor=photos.residual,
             resume=resume,
-            store=self.model.store,
+            store=model.store,
         )

@@ -97,6 +97,7 @@ def test_the_exit_code_says_whether_the_call_or_the_job_was_wrong(
 TRAIN = "train-direction --samples 2 --text x --name x --output run"
 WRONG = {  # calls that are wrong, and what the message says of them
     "train-direction --text x --name x": "either photos",
+    f"{TRAIN} none.jpg": "either photos",
     f"{TRAIN} --model faces46": "faces64",
     f"{TRAIN} --guide nobody": "faces64-guide",
     f"{TRAIN} --guide none.safetensors": "no guide at none.safetensors",
