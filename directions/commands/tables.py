@@ -1,6 +1,6 @@
 """Tables for a terminal, as Rich renderables: nothing here prints."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group
 from rich.padding import Padding
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from directions.bank.bank import Entry
-from directions.bank.card import NOTABLE, at_strength, effect_rows, facts, is_notable, side_effects
+from directions.bank.card import effect_rows, facts, is_notable, side_effects
 from directions.file.direction import Calibration, DirectionInfo
 
 
@@ -19,14 +19,6 @@ def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], nu
         table.add_column(column, justify="right" if numbers and i else "left")
     for row in rows:
         table.add_row(*row)
-    return table
-
-
-def _labelled(rows: Iterable[tuple[str, str]]) -> Table:
-    """Texts beside their labels, without a head."""
-    table = Table.grid(padding=(0, 2))
-    for label, text in rows:
-        table.add_row(Text(label, "dim"), text)
     return table
 
 
@@ -53,9 +45,12 @@ def direction_card(entry: Entry) -> Group:
         rows.append(("preview", str(entry.preview)))
     elif info.thumbnail:
         rows.append(("preview", "in the file itself: flowgrad bank gallery shows it"))
+    table = Table.grid(padding=(0, 2))
+    for label, text in rows:
+        table.add_row(Text(label, "dim"), text)
     head = Text(f"{entry.name}: {info.title}", "bold")
     measured = _calibration(info, info.calibration) if info.calibration else ()
-    return Group(head, Padding(_labelled(rows), (1, 0)), *measured)
+    return Group(head, Padding(table, (1, 0)), *measured)
 
 
 def _calibration(info: DirectionInfo, calibration: Calibration) -> list[Table | Text]:
@@ -70,27 +65,5 @@ def _calibration(info: DirectionInfo, calibration: Calibration) -> list[Table | 
     return [Text(f"Measured on {where}; safe from {_safe(calibration)}."), effects, *shown]
 
 
-def training_summary(info: DirectionInfo | None, seconds: Mapping[str, float]) -> Table:
-    """What a new direction does at strength 1, what else it does, how far it may go, and how long each stage took."""
-    rows = [("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in seconds.items()))]
-    if info and (calibration := info.calibration):
-        notable = [f"{text} {change:+.2f}" for text, change in side_effects(info).items() if is_notable(info, change)]
-        rows = [
-            ("effect at strength 1", f"{calibration.level:+.2f} log-odds, {calibration.source}"),
-            ("side effects", "\n".join(notable) or f"none of {100 * NOTABLE:.0f} % of the effect or more"),
-            ("same person", _same_person(calibration)),
-            ("safe strengths", _safe(calibration)),
-            *rows,
-        ]
-    return _labelled(rows)
-
-
 def _safe(calibration: Calibration) -> str:
     return "{:g} to {:g}".format(*calibration.safe)
-
-
-def _same_person(calibration: Calibration) -> str:
-    if not calibration.kept:
-        return "not measured: it needs a model of faces, and the extra flowgrad[faces]"
-    share, distance = (at_strength(calibration, values, 1.0) for values in (calibration.kept, calibration.identity))
-    return f"{100 * share:.0f} % (mean distance {distance:.2f})"

@@ -91,7 +91,8 @@ def train_direction(
     answer(
         as_json,
         summary,
-        tables.training_summary(entry.info, summary["seconds"]),
+        tables.direction_card(entry),
+        f"seconds: {', '.join(f'{stage} {s:.0f}' for stage, s in summary['seconds'].items())}",
         wrote(entry.path, *summary["files"]),
         f"next: flowgrad apply-direction {name} your-photo.jpg",
     )

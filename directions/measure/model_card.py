@@ -55,11 +55,10 @@ class Portrait:
 class Material:
     """What a model is measured with: the model before it, photos (N, 3, H, W) in [-1, 1], records of its training.
 
-    folder: where its card and pictures are written; compared: how the model before it was called.
+    folder: where its card and pictures are written.
     """
 
     folder: Path
-    compared: str
     before: Model | None
     photos: Tensor | None
     log: list[dict[str, Any]]
@@ -89,14 +88,15 @@ def gather(
     records = read_log(log) if log else []
     images = _read_photos(photos, splits, config.size, reporter) if photos else None
     other = _open_before(before, config, device) if before else None
-    return Material(config.card_folder, before, other, images, records)
+    return Material(config.card_folder, other, images, records)
 
 
 def _open_before(name: str, like: ModelConfig, device: str) -> Model:
     """The model to compare with; a folder without configuration is read as weights of the model `like`."""
     folder = Path(name)
     bare = (folder / "config.json").is_file() and not (folder / FOLDER_CONFIG).is_file()
-    config = like.model_copy(update={"weights": str(folder.resolve())}) if bare else load_config(name)
+    own = {"name": folder.name, "weights": str(folder.resolve())}
+    config = like.model_copy(update=own) if bare else load_config(name)
     if config.size != like.size:
         raise UsageError(f"{name} draws {config.size} pixels and {like.name} {like.size}: compare equal sizes")
     return build_model(config, device)
@@ -147,23 +147,23 @@ def portray(
     model, card = build_model(config, device), material.folder / "README.md"
     photos = None if material.photos is None else material.photos.to(model.device)
     judge = load_judge(JUDGE, model.device) if config.aligned_faces else None
-    columns, pictures = {}, []
+    heads, columns, pictures = [""], {}, []
     for name, drawing in (("before", material.before), ("now", model)):
         if drawing is not None:
+            heads.append(f"before ({drawing.name})" if name == "before" else name)
             images = _draw(drawing, count, steps, reporter, name)
             columns[name] = _measure(drawing, images, photos, judge, reporter)
             sheet = "samples.jpg" if name == "now" else f"samples-{name}.jpg"
             write_sheet(material.folder / sheet, images[:SHEET], 8)
             pictures.append(picture(sheet, f"{len(images[:SHEET])} samples, uncurated: {name}"))
     if photos is not None:
+        heads.append(f"{len(photos):,} test photos")
         columns["photos"] = _measure(None, photos, photos, judge, reporter)
     if material.log:
         write_curve(material.folder / "curve.png", material.log)
         seen = f"Loss over the images seen in this training ({material.log[-1]['seen']:,})"
         pictures.append(picture("curve.png", seen))
-    many = 0 if photos is None else len(photos)
-    titles = {"before": f"before ({Path(material.compared).name})", "now": "now", "photos": f"{many:,} test photos"}
-    figures = table(("", *(titles[name] for name in columns)), portrait_rows(columns))
+    figures = table(heads, portrait_rows(columns))
     how = (
         f"{count:,} samples of {steps} Euler step{'s' * (steps > 1)}, seed {SEED}, by `flowgrad models measure`.\n"
         "Losses: over fixed noise and times, on the test photos. Curvature: 0 for straight paths."

@@ -1,15 +1,13 @@
-"""Interrupted trainings go on bit for bit: all that Algorithm 1 needs, in one safetensors file."""
+"""Interrupted trainings go on bit for bit: all that Algorithm 1 needs, in one file of plain values and tensors."""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from directions.progress import Reporter
 from directions.train.task import Task
@@ -19,7 +17,6 @@ from flowgrad.files import atomic_path
 from flowgrad.ode import Control, Grid
 from flowgrad.optimize import State
 
-KEY = "flowgrad.checkpoint"
 VERSION = 4
 
 
@@ -65,21 +62,8 @@ def save_checkpoint(path: Path, identity: str, training: Training) -> None:
 
     Raises FlowgradError where the disk refuses.
     """
-    state = training.state
-    tensors = {"control": state.control.values, "best": state.best.values}
-    tensors |= {f"moments.{i}": moment for i, moment in enumerate(state.moments)}
-    facts = {
-        "version": VERSION,
-        "task": identity,
-        "iteration": state.iteration,
-        "best_loss": state.best_loss,
-        "step_size": state.step_size,
-        "grid": asdict(state.control.grid),
-        "history": [asdict(record) for record in training.history],
-    }
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {KEY: json.dumps(facts)})
+        torch.save({"version": VERSION, "task": identity, "training": asdict(training)}, temporary)
 
 
 def load_checkpoint(path: Path, identity: str, device: torch.device | str = "cpu") -> Training | None:
@@ -90,20 +74,13 @@ def load_checkpoint(path: Path, identity: str, device: torch.device | str = "cpu
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {})[KEY])
-            if (facts["version"], facts["task"]) != (VERSION, identity):
-                return None
-            tensors = {name: _placed(file.get_tensor(name), device) for name in file.keys()}  # noqa: SIM118
-        grid = Grid(tuple(facts["grid"]["starts"]), facts["grid"]["steps"])
-        control, best = (Control(tensors.pop(name), grid) for name in ("control", "best"))
-        moments = tuple(tensors[f"moments.{i}"] for i in range(len(tensors)))
-        state = State(facts["iteration"], control, moments, best, facts["best_loss"], facts["step_size"])
-        return Training(state, tuple(Record(**record) for record in facts["history"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        found = torch.load(path, map_location=device, weights_only=True)
+        if (found["version"], found["task"]) != (VERSION, identity):
+            return None
+        state = found["training"]["state"]
+        for name in ("control", "best"):
+            state[name] = Control(state[name]["values"], Grid(**state[name]["grid"]))
+        return Training(State(**state), tuple(Record(**record) for record in found["training"]["history"]))
+    except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise FlowgradError(f"{path} is a damaged checkpoint ({reason}): start again with --no-resume.") from error
-
-
-def _placed(value: Tensor, device: torch.device | str) -> Tensor:
-    return value.to(device) if value.ndim else value  # Adam keeps its count of steps on the CPU

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +29,7 @@ from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 from flowgrad.straightness import pooled, straightness
 
-CHECKPOINT, SUMMARY, FIGURE, CURVES = "checkpoint.safetensors", "summary.json", "before-after.png", "curves.png"
+CHECKPOINT, SUMMARY, FIGURE, CURVES = "checkpoint.pt", "summary.json", "before-after.png", "curves.png"
 SHOWN_STRENGTHS = (1.0, -1.0)
 PREVIEW_SAMPLES = 4
 
@@ -96,8 +95,7 @@ def train_into_bank(
     if calibrate_on is not None:
         parts = invert_for(task.model, calibrate_on, control, task.recipe.way)
         photos, source = join(list(reporter.track(parts, "inverting photos"))), "photos"
-    finished = partial(finish, task, control, training.losses, photos, labels, source)
-    direction = timed(reporter, "calibrating", finished)
+    direction = timed(reporter, "calibrating", lambda: finish(task, control, training.losses, photos, labels, source))
     warn_of_weakness(task, direction, reporter)
     clock.append(perf_counter())
     timed(reporter, "drawing", lambda: _draw(task, direction, training, run.folder))

@@ -33,8 +33,8 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
 ) -> None:
     whole = steps(field, x0, optimizer)
     history = tuple(map(Record.of, whole))
-    save_checkpoint(tmp_path / "c.safetensors", "task", Training(whole[after - 1].state, history[:after]))
-    found = load_checkpoint(tmp_path / "c.safetensors", "task")
+    save_checkpoint(tmp_path / "c.pt", "task", Training(whole[after - 1].state, history[:after]))
+    found = load_checkpoint(tmp_path / "c.pt", "task")
     assert found is not None and found.history == history[:after]
     rest = steps(field, x0, optimizer, found.state)
     assert (*found.history, *map(Record.of, rest)) == history
@@ -43,7 +43,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
 
 
 def test_only_the_same_task_is_resumed_with_its_exact_values(field: SmoothField, x0: Tensor, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+    path = tmp_path / "c.pt"
     assert load_checkpoint(path, "task") is None
     state = replace(steps(field, x0, "sgd")[0].state, best_loss=float("inf"), step_size=0.1 / 3)
     save_checkpoint(path, "task", Training(state, ()))
@@ -53,7 +53,7 @@ def test_only_the_same_task_is_resumed_with_its_exact_values(field: SmoothField,
 
 
 def test_a_damaged_checkpoint_says_what_to_do(field: SmoothField, x0: Tensor, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+    path = tmp_path / "c.pt"
     save_checkpoint(path, "task", Training(steps(field, x0, "adam")[2].state, ()))
     raw = path.read_bytes()
     for broken in (b"", raw[:100], raw[:-5], b"{}" * 40):
