@@ -54,9 +54,9 @@ def evaluate(
     loaded = load_model(model or info.model, device, precision)
     control = editing.mixture(loaded, parts, terminal, force, steps)
     read = editing.read_photos(files, loaded, align, terminal).images
-    found, images = evaluation.evaluate_photos(loaded, control, read, info, steps, terminal, guide=guide, judge=judge)
-    data = evaluation.save_evaluation(found, images, files, sheet, figures, direction)
-    table = tables.plain_table(*evaluation.evaluation_rows(found), numbers=True)
+    measured, images = evaluation.evaluate_photos(loaded, control, read, info, steps, guide, judge, terminal)
+    data = evaluation.save_evaluation(measured, images, files, sheet, figures, direction)
+    table = tables.plain_table(*evaluation.evaluation_rows(measured), numbers=True)
     answer(as_json, data, table, wrote(sheet, figures))
 
 
@@ -88,5 +88,5 @@ def benchmark(
     network = load_guide(guide or loaded.config.guide, loaded.device)
     target = Contrast.parse(text, loaded.config.subject)
     compared = compare_gradients(loaded, network, target, steps, xi, count, repeats)
-    found = list(Terminal(as_json).track(compared, "comparing", len(xi)))
-    answer(as_json, found, tables.plain_table(*comparison_rows(found), numbers=True))
+    comparisons = list(Terminal(as_json).track(compared, "comparing", len(xi)))
+    answer(as_json, comparisons, tables.plain_table(*comparison_rows(comparisons), numbers=True))

@@ -25,13 +25,13 @@ def models_list(as_json: options.Json = False) -> None:
     from directions.commands import tables
     from directions.own_models.catalogue import list_models
 
-    found = list_models()
+    listed = list_models()
     rows = []
-    for model in found:
+    for model in listed:
         weights = "yes" if model["weights"] else "on the hub" if model["hub"] else "missing"
         origin = "flowgrad" if model["shipped"] else "you"
         rows.append((model["name"], model["title"], f"{model['size']} px", weights, origin))
-    answer(as_json, found, tables.plain_table(("name", "title", "images", "weights", "from"), rows))
+    answer(as_json, listed, tables.plain_table(("name", "title", "images", "weights", "from"), rows))
 
 
 @app.command("add")
@@ -119,13 +119,11 @@ def models_gate(
 
     files = photo_files(images, table, split, count)
     loaded = load_model(model, device, precision)
-    found = measure_photos(loaded, images, files, usual_grid(loaded, Bank.default(bank)))
-    measured = list(Terminal(as_json).track(found, "measuring", len(files)))
-    ranges = ranges_of(measured)
-    lines = [f"gate:  # of {len(measured)} photos"] + [
-        f"  {k}: [{low:g}, {high:g}]" for k, (low, high) in ranges.items()
-    ]
-    answer(as_json, {"photos": len(measured), "gate": ranges}, "\n".join(lines))
+    measured = measure_photos(loaded, images, files, usual_grid(loaded, Bank.default(bank)))
+    fits = list(Terminal(as_json).track(measured, "measuring", len(files)))
+    ranges = ranges_of(fits)
+    lines = [f"gate:  # of {len(fits)} photos"] + [f"  {k}: [{low:g}, {high:g}]" for k, (low, high) in ranges.items()]
+    answer(as_json, {"photos": len(fits), "gate": ranges}, "\n".join(lines))
 
 
 @app.command("check")
@@ -154,12 +152,13 @@ def models_check(
     if output:
         refuse_existing(output, overwrite)
     loaded = load_model(name, device, precision)
-    found, samples = timed(Terminal(as_json), "checking", lambda: check_model(loaded, seed))
+    fitness, samples = timed(Terminal(as_json), "checking", lambda: check_model(loaded, seed))
     if output:
-        save_image(contact_sheet(samples, title=found.model), output, overwrite)
-    table = tables.plain_table(("measured", found.model), found.rows())
-    answer(as_json, {**vars(found), "verdict": found.verdict}, table, wrote(output) if output else "", found.verdict)
-    if found.problems:
+        save_image(contact_sheet(samples, title=fitness.model), output, overwrite)
+    table = tables.plain_table(("measured", fitness.model), fitness.rows())
+    data, picture = {**vars(fitness), "verdict": fitness.verdict}, wrote(output) if output else ""
+    answer(as_json, data, table, picture, fitness.verdict)
+    if fitness.problems:
         raise typer.Exit(1)
 
 
@@ -202,9 +201,9 @@ def models_convert(
     config = load_config(destination).model_copy(update={"weights": str(target.resolve())})  # whatever has its name
     material = gather(config, before, photos, splits, log, device, terminal)  # read before it is replaced
     path = convert_unet(folder, target)
-    found = portray(config, material, device, terminal, count)
-    table = tables.plain_table(("", *found), portrait_rows(found), numbers=True)
-    answer(as_json, {"file": path, **found}, f"wrote {path}", table)
+    portraits = portray(config, material, device, terminal, count)
+    table = tables.plain_table(("", *portraits), portrait_rows(portraits), numbers=True)
+    answer(as_json, {"file": path, **portraits}, f"wrote {path}", table)
 
 
 @app.command("measure")
@@ -229,6 +228,6 @@ def models_measure(
 
     terminal, config = Terminal(as_json), load_config(name)
     material = gather(config, before, photos, splits, log, device, terminal)
-    found = portray(config, material, device, terminal, count, steps)
-    table = tables.plain_table(("", *found), portrait_rows(found), numbers=True)
-    answer(as_json, found, table, wrote(*(material.folder / file for file in ("README.md", "samples.jpg"))))
+    portraits = portray(config, material, device, terminal, count, steps)
+    table = tables.plain_table(("", *portraits), portrait_rows(portraits), numbers=True)
+    answer(as_json, portraits, table, wrote(*(material.folder / file for file in ("README.md", "samples.jpg"))))

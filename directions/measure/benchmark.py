@@ -33,11 +33,11 @@ class Comparison:
     share: float
 
 
-def comparison_rows(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+def comparison_rows(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table, a row for each threshold."""
-    head = ["xi", f"intervals of {found[0].steps}", "cosine", "of Eq. 13", "seconds", "of the full pass"]
+    head = ["xi", f"intervals of {comparisons[0].steps}", "cosine", "of Eq. 13", "seconds", "of the full pass"]
     forms = {"xi": "g", "intervals": "d", "cosine": ".4f", "plain_cosine": ".4f", "seconds": ".2f", "share": ".1%"}
-    return head, [[format(getattr(c, name), form) for name, form in forms.items()] for c in found]
+    return head, [[format(getattr(c, name), form) for name, form in forms.items()] for c in comparisons]
 
 
 def compare_gradients(

@@ -105,14 +105,13 @@ def evaluate_photos(
     images: Tensor,
     info: DirectionInfo,
     strengths: Sequence[float],
+    guide: str | None,
+    judge: str,
     reporter: Reporter,
-    *,
-    guide: str | None = None,
-    judge: str = "",
 ) -> tuple[list[Measured], Tensor]:
     """Invert images (B, 3, H, W) in [-1, 1] and measure the direction that `info` describes.
 
-    guide: a name or file, the default is the model's; judge: likewise, the default is the shipped one, for faces alone.
+    guide: a name or file, None for the model's; judge: likewise, "" for the shipped one, which is for faces alone.
     Returns what was measured at strength 0 and each of `strengths`, and the images (1 + S, B, 3, H, W) in [-1, 1].
     Raises FlowgradError if a network is damaged, or an edited image is not finite.
     """

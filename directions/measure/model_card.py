@@ -123,17 +123,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     A record replaces earlier ones that saw more, as after a resumption, and figures of the same `seen`. Raises
     FlowgradError for a file that is no such log.
     """
-    found: dict[int, dict[str, Any]] = {}
+    records: dict[int, dict[str, Any]] = {}
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             seen = int(record["seen"])
-            found = {earlier: old for earlier, old in found.items() if earlier <= seen}
+            records = {earlier: old for earlier, old in records.items() if earlier <= seen}
             figures = {key: record[key] for key in ("loss", "held_out") if record.get(key) is not None}
-            found[seen] = {"seen": seen, "loss": None, "held_out": None, **found.get(seen, {}), **figures}
+            records[seen] = {"seen": seen, "loss": None, "held_out": None, **records.get(seen, {}), **figures}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlowgradError(f"{path} is not a log of training, lines of JSON with seen and loss ({error}).") from error
-    return list(found.values())
+    return list(records.values())
 
 
 def portray(

@@ -100,14 +100,14 @@ def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]
 def problems(images: Tensor, bend: float, returned: float, first_stage: float) -> tuple[str, ...]:
     """What speaks against a model, from its samples (B, 3, H, W) and what was measured."""
     finite = bool(torch.isfinite(images).all()) and isfinite(bend)
-    found = {
+    rules = {
         "its samples are not finite: use dtype fp32, or check the weights": not finite,
         "its samples are flat: check the weights, `family` and the clock": finite and float(images.std()) < FLAT,
         "all samples are one image": finite and len(images) > 1 and float(images.std(0).mean()) < FLAT,
         f"an inverted image returns with {_decibels(returned)} only": not returned >= GOOD_DECIBELS,
         f"its autoencoder keeps {_decibels(first_stage)} of an image only": not first_stage >= GOOD_DECIBELS,
     }
-    return tuple(problem for problem, holds in found.items() if holds)
+    return tuple(problem for problem, holds in rules.items() if holds)
 
 
 def decibels(images: Tensor, originals: Tensor) -> float:

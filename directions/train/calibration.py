@@ -111,11 +111,11 @@ def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Ca
     """
     config, target = task.model.config, task.target
     probes = [Contrast.parse(probe, config.subject) for probe in config.probes]
-    found = measure(task.model, task.guide, control, photos, [target, *probes], TRIED)
-    effect = found.effects[:, 0]
-    low, high = safe_range(found)
-    unit = reach(found.strengths, effect, config.effect_level, high or WEAKEST)
-    level = round(float(np.interp(unit, found.strengths, effect)), 4)
+    effects = measure(task.model, task.guide, control, photos, [target, *probes], TRIED)
+    effect = effects.effects[:, 0]
+    low, high = safe_range(effects)
+    unit = reach(effects.strengths, effect, config.effect_level, high or WEAKEST)
+    level = round(float(np.interp(unit, effects.strengths, effect)), 4)
     if level < -0.01 * config.effect_level:
         raise FlowgradError(
             f"on images that it was not trained on, the control changes the log-odds of {target} by {level:g}: "
@@ -124,11 +124,11 @@ def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Ca
     return Calibration(
         level=max(level, 0.0),
         unit=round(unit, 6),
-        strengths=tuple(round(s / unit, 4) for s in found.strengths),
+        strengths=tuple(round(s / unit, 4) for s in effects.strengths),
         effect=_rounded(effect),
-        identity=_rounded(found.identity),
-        kept=_rounded(found.kept),
-        side_effects={str(p): _rounded(found.effects[:, i + 1]) for i, p in enumerate(probes)},
+        identity=_rounded(effects.identity),
+        kept=_rounded(effects.kept),
+        side_effects={str(p): _rounded(effects.effects[:, i + 1]) for i, p in enumerate(probes)},
         safe=(round(low / unit, 2), round(high / unit, 2)),
         photos=len(photos),
         source=source,
@@ -144,22 +144,22 @@ def reach(strengths: Sequence[float], effect: np.ndarray, level: float, most: fl
     return most
 
 
-def safe_range(found: Effects) -> tuple[float, float]:
+def safe_range(effects: Effects) -> tuple[float, float]:
     """The strengths around 0 through which the effect keeps growing and faces stay the same people; (0, 0) if none."""
-    zero = found.strengths.index(0.0)
-    return _last_safe(found, range(zero, -1, -1)), _last_safe(found, range(zero, len(found.strengths)))
+    zero = effects.strengths.index(0.0)
+    return _last_safe(effects, range(zero, -1, -1)), _last_safe(effects, range(zero, len(effects.strengths)))
 
 
-def _last_safe(found: Effects, path: range) -> float:
+def _last_safe(effects: Effects, path: range) -> float:
     """Follow the strengths from 0 outwards while it is safe."""
     last, sign = path[0], path.step
     for i in path[1:]:
-        grows = sign * (found.effects[i, 0] - found.effects[i - sign, 0]) > 0
-        same = not found.kept or found.kept[i] >= KEPT
+        grows = sign * (effects.effects[i, 0] - effects.effects[i - sign, 0]) > 0
+        same = not effects.kept or effects.kept[i] >= KEPT
         if not (grows and same):
             break
         last = i
-    return found.strengths[last]
+    return effects.strengths[last]
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:

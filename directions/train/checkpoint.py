@@ -74,13 +74,13 @@ def load_checkpoint(path: Path, identity: str, device: torch.device | str = "cpu
     if not path.is_file():
         return None
     try:
-        found = torch.load(path, map_location=device, weights_only=True)
-        if (found["version"], found["task"]) != (VERSION, identity):
+        saved = torch.load(path, map_location=device, weights_only=True)
+        if (saved["version"], saved["task"]) != (VERSION, identity):
             return None
-        state = found["training"]["state"]
+        state = saved["training"]["state"]
         for name in ("control", "best"):
             state[name] = Control(state[name]["values"], Grid(**state[name]["grid"]))
-        return Training(State(**state), tuple(Record(**record) for record in found["training"]["history"]))
+        return Training(State(**state), tuple(Record(**record) for record in saved["training"]["history"]))
     except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise FlowgradError(f"{path} is a damaged checkpoint ({reason}): start again with --no-resume.") from error
