@@ -233,7 +233,7 @@ def _share_of_faces(images: Tensor, reporter: Reporter) -> float:
 @torch.no_grad()
 def _features(judge: Judge, images: Tensor) -> Tensor:
     """(B, C) float64."""
-    return torch.cat([judge.features(part) for part in images.split(JUDGED)]).double()
+    return torch.cat([judge.features(part) for part in images.split(JUDGED)]).cpu().double()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

@@ -20,13 +20,12 @@ from flowgrad.optimize import State
 VERSION = 4
 
 
-def train_resumably(task: Task, path: Path, resume: bool, reporter: Reporter, *conditions: str) -> Iterator[Training]:
+def train_resumably(task: Task, path: Path, resume: bool, precision: str, reporter: Reporter) -> Iterator[Training]:
     """Yield a training as `train` does, with a checkpoint at `path` after every evaluation.
 
-    It goes on from the checkpoint there if that is of exactly this task, and says which is the case; `conditions`: see
-    `task_hash`.
+    With `resume` it goes on from the checkpoint there if that is of exactly this task, and says which is the case.
     """
-    identity = task_hash(task, *conditions)
+    identity = task_hash(task, precision)
     begun = load_checkpoint(path, identity, task.model.device) if resume else None
     if begun:
         reporter.warn(f"going on after {begun.state.iteration} of {task.recipe.iterations + 1} evaluations")
@@ -39,11 +38,8 @@ def train_resumably(task: Task, path: Path, resume: bool, reporter: Reporter, *c
         yield training
 
 
-def task_hash(task: Task, *conditions: str) -> str:
-    """Return 16 hexadecimal digits that only the same training has: weights, photos, texts, recipe and seed.
-
-    `conditions` are further texts on which the numbers depend, such as the precision.
-    """
+def task_hash(task: Task, precision: str) -> str:
+    """Return 16 hexadecimal digits that only the same training has: weights, photos, texts, recipe, seed, precision."""
     photos = task.photos.images.detach().float().cpu().contiguous().numpy()
     facts = {
         "model": [task.model.name, task.model.fingerprint, str(task.model.device)],
@@ -52,7 +48,7 @@ def task_hash(task: Task, *conditions: str) -> str:
         "texts": [str(task.target), *map(str, task.keep)],
         "recipe": task.recipe.model_dump(),
         "seed": task.seed,
-        "conditions": conditions,
+        "precision": precision,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -74,12 +70,13 @@ def load_checkpoint(path: Path, identity: str, device: torch.device | str = "cpu
     if not path.is_file():
         return None
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         if (saved["version"], saved["task"]) != (VERSION, identity):
             return None
         state = saved["training"]["state"]
+        state["moments"] = tuple(m.to(device) if m.ndim else m for m in state["moments"])  # Adam counts on the CPU
         for name in ("control", "best"):
-            state[name] = Control(state[name]["values"], Grid(**state[name]["grid"]))
+            state[name] = Control(state[name]["values"].to(device), Grid(**state[name]["grid"]))
         return Training(State(**state), tuple(Record(**record) for record in saved["training"]["history"]))
     except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__

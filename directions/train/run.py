@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -85,7 +86,7 @@ def train_into_bank(
     """
     clock = [perf_counter()]
     _warn_of_unknown_words(task, reporter)
-    steps = train_resumably(task, run.checkpoint, run.resume, reporter, precision)
+    steps = train_resumably(task, run.checkpoint, run.resume, precision, reporter)
     for training in reporter.track(steps, "training", task.recipe.iterations + 1):
         control = training.control
     clock.append(perf_counter())
@@ -102,9 +103,16 @@ def train_into_bank(
     shown = samples.select(range(PREVIEW_SAMPLES))
     entry = add_illustrated(task.model, direction, run.name, run.bank, shown, run.overwrite)
     clock.append(perf_counter())
+    summary = _write_summary(task, run, training, direction, entry, clock)
+    run.checkpoint.unlink(missing_ok=True)
+    return entry, summary
+
+
+def _write_summary(
+    task: Task, run: Run, training: Training, direction: Direction, entry: Entry, clock: Sequence[float]
+) -> dict[str, Any]:
+    """Write what the training was and did as JSON, and return it; the header's picture is left out."""
     stages = zip(("training", "calibration", "figures"), pairwise(clock), strict=True)
-    info = direction.info.as_dict()
-    del info["thumbnail"]
     summary = {
         "name": run.name,
         "direction": str(entry.path),
@@ -113,12 +121,11 @@ def train_into_bank(
         "recipe": task.recipe.model_dump(),
         "grid": list(task.grid().knots),
         "history": [dataclasses.asdict(record) for record in training.history],
-        "info": info,
+        "info": {key: value for key, value in direction.info.as_dict().items() if key != "thumbnail"},
     }
     with atomic_path(run.folder / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False), encoding="utf-8")
-    run.checkpoint.unlink(missing_ok=True)
-    return entry, summary
+    return summary
 
 
 def _warn_of_unknown_words(task: Task, reporter: Reporter) -> None:
