@@ -18,7 +18,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train a direction from ten photos and a sentence, then apply it to any photo.",
 )
 for group in (train, apply, measure, page, own_models):
     app.add_typer(group.app)
@@ -28,12 +27,9 @@ app.add_typer(models.app, name="models")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib.metadata import version
 
-        try:
-            typer.echo(f"flowgrad {version('flowgrad')}")
-        except PackageNotFoundError:
-            typer.echo("flowgrad, from a clone that is not installed")
+        typer.echo(f"flowgrad {version('flowgrad')}")
         raise typer.Exit
 
 

@@ -1,6 +1,6 @@
 """How long work tells what it is doing: callers decide whether that becomes a bar, a log or nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -31,3 +31,9 @@ class Silent:
     def warn(self, text: str) -> None:
         """Keep the warning."""
         self.warnings.append(text)
+
+
+def timed(reporter: Reporter, label: str, work: Callable[[], T]) -> T:
+    """Do one piece of work while the reporter shows under `label` that it goes on; its result."""
+    (result,) = reporter.track((work() for _ in range(1)), label)
+    return result

@@ -93,3 +93,21 @@ def model_files() -> dict[str, Path]:
     own = {path.parent.name: path for path in user_folder("models").glob(f"[!.]*/{FOLDER_CONFIG}")}
     shipped = {path.stem: path for path in (resource("configs") / "models").glob("*.yaml")}
     return dict(sorted({**own, **shipped}.items()))
+
+
+def find_config(name: str) -> Path:
+    """The file for a name, a YAML file, or a folder with a flowgrad.yaml.
+
+    Raises UsageError for an unknown name, with the nearest ones.
+    """
+    path, known = Path(name), model_files()
+    if name in known:
+        return known[name]
+    if path.is_dir() and (path / FOLDER_CONFIG).is_file():
+        return path / FOLDER_CONFIG
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    raise UsageError(
+        f"no model called {name!r}; there is {like(name, known)}, or give a .yaml file or a folder with a "
+        f"{FOLDER_CONFIG}"
+    )

@@ -1,4 +1,4 @@
-"""Fields with known answers, and the folders that tests may read."""
+"""Fields with known answers, a tiny model, and the folders that tests may read and write."""
 
 from pathlib import Path
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import directions.bank.bank
 from tests.helpers.paths import SHARED
+from tests.helpers.tiny import Tiny, make_tiny
 
 
 @pytest.fixture
@@ -14,6 +16,22 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs ../shared (reference vectors, photos), which is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a test runs in; it sees no bank and no models but its own, and writes to none of others."""
+    for name in ("bank", "models"):
+        monkeypatch.setenv(f"FLOWGRAD_{name.upper()}", str(tmp_path / f"own-{name}"))
+    monkeypatch.setattr(directions.bank.bank, "_shipped_folder", lambda: None)
+    monkeypatch.delenv("FLOWGRAD_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 class SmoothField(nn.Module):

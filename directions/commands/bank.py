@@ -185,7 +185,7 @@ def bank_matrix(
     from directions.apply.inversion import join, sample_images
     from directions.commands import tables
     from directions.measure import interference
-    from directions.train.task import HELD_OUT_SEED
+    from directions.train.calibration import HELD_OUT_SEED
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 

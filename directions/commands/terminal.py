@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -16,9 +17,13 @@ T = TypeVar("T")
 
 
 def answer(as_json: bool, data: object, *shown: "RenderableType") -> None:
-    """End a command: print `data` as JSON for programs, or what is `shown` to people; texts are not wrapped."""
+    """End a command: print `data` as JSON for programs, or what is `shown` to people; texts are not wrapped.
+
+    In JSON a dataclass is an object, a number that is not finite is null, and a path its text.
+    """
     if as_json:
-        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
+        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
         return
     for item in shown:
         if not isinstance(item, str):
@@ -27,7 +32,11 @@ def answer(as_json: bool, data: object, *shown: "RenderableType") -> None:
             typer.echo(item)
 
 
-def wrote(*paths: Path) -> str:
+def _plain(value: Any) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+def wrote(*paths: Path | str) -> str:
     """A line for each file that was written."""
     return "\n".join(f"wrote {path}" for path in paths)
 

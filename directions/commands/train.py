@@ -6,71 +6,44 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from directions.bank.bank import Bank
-from directions.commands.options import (
-    Align,
-    Augmentations,
-    BankFolder,
-    Crop,
-    Device,
-    Eta,
-    GuideName,
-    Intervals,
-    Iterations,
-    Json,
-    Keep,
-    ModelName,
-    Overwrite,
-    Precision,
-    RecipeName,
-    Seed,
-    Sentence,
-    Setting,
-    Source,
-    StepSize,
-    chosen_recipe,
-)
+from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from directions.train.recipe import Recipe
 
 app = typer.Typer()
 
 
 @app.command("train-direction")
+@options.with_recipe
 def train_direction(
-    text: Sentence,
+    recipe: "Recipe",
+    text: options.Sentence,
     name: Annotated[str, typer.Option("--name", "-n", help="Name in the bank.", show_default=False)],
     images: Annotated[list[Path] | None, typer.Argument(help="About ten photos, or folders of them.")] = None,
-    source: Source = None,
-    keep: Keep = None,
-    model: ModelName = "faces64",
-    guide: GuideName = None,
+    source: options.Source = None,
+    keep: options.Keep = None,
+    model: options.ModelName = "faces64",
+    guide: options.GuideName = None,
     samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.", min=0)] = 0,
     calibrate_on: Annotated[
         list[Path] | None, typer.Option(help="Photos to calibrate on, not those trained on.")
     ] = None,
     calibration_photos: Annotated[int, typer.Option(help="Samples to calibrate on otherwise.", min=1)] = 8,
-    recipe: RecipeName = "default",
-    iterations: Iterations = None,
-    step_size: StepSize = None,
-    eta: Eta = None,
-    intervals: Intervals = None,
-    augmentations: Augmentations = None,
-    setting: Setting = None,
     title: Annotated[str, typer.Option(help="One line for the bank; default: the text.")] = "",
     description: Annotated[str, typer.Option(help="A few sentences for the bank.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/NAME.")] = None,
-    bank: BankFolder = None,
+    bank: options.BankFolder = None,
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run in the folder.")] = True,
-    align: Align = "auto",
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-    as_json: Json = False,
+    align: options.Align = "auto",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train a direction from about ten photos and a sentence, and put it into the bank.
 
@@ -82,72 +55,68 @@ def train_direction(
     from directions.apply.files import read_photos
     from directions.commands import tables
     from directions.photo.reading import find_photos
+    from directions.progress import timed
     from directions.train import run
+    from directions.train.calibration import Labels, samples_without
     from directions.train.task import Task
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.guidance.text import Contrast
     from flowgrad.models import load_config, load_model
 
-    changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
-    chosen = chosen_recipe(recipe, setting, seed, **changes, intervals=intervals, augmentations=augmentations)
     if bool(images) == bool(samples):
         raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
-    files, others = (find_photos(paths) if paths else [] for paths in (images, calibrate_on))
-    place = run.Run(output or Path("runs") / name, Bank.default(bank), resume, overwrite)
-    run.check_free(place, name, load_config(model).name)
+    files = find_photos(images) if images else []
+    others = find_photos(calibrate_on) if calibrate_on else []
+    place = run.Run(name, Bank.default(bank), output or Path("runs") / name, resume, overwrite)
+    place.check_free(load_config(model).name)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    given = load_guide(guide or loaded.config.guide, loaded.device)
-    target = Contrast.parse(text, source or loaded.config.subject)
-    hashes: tuple[str, ...]
+    network = load_guide(guide or loaded.config.guide, loaded.device)
+    hashes: tuple[str, ...] = ()
     if samples:
-        photos, hashes = run.draw(loaded, given, target, samples, seed, terminal), ()
+        target = Contrast.parse(text, source or loaded.config.subject)
+        photos = timed(terminal, "sampling", lambda: samples_without(loaded, network, target, samples, seed))
     else:
-        photos, hashes = run.gather(loaded, files, align, chosen, terminal)
-    held = read_photos(others, loaded, align, terminal).images if others else None
-    task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
-    trained = run.train_into_bank(
+        read = read_photos(files, loaded, align, terminal)
+        photos, hashes = run.invert_photos(loaded, read.images, recipe, terminal), read.hashes
+    task = Task.create(loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed)
+    entry, summary = run.train_into_bank(
         task,
-        run.Labels(name, title, description, tuple(tag or ())),
         place,
+        Labels(title, description, tuple(tag or ()), hashes),
         terminal,
-        hashes=hashes,
-        calibrate_on=held,
+        calibrate_on=read_photos(others, loaded, align, terminal).images if others else None,
         calibration_photos=calibration_photos,
-        conditions=(precision, str(loaded.device)),
+        precision=precision,
     )
     answer(
         as_json,
-        run.summary(task, trained),
-        tables.training_summary(trained),
-        wrote(trained.entry.path, *trained.files),
+        summary,
+        tables.direction_card(entry),
+        f"seconds: {', '.join(f'{stage} {s:.0f}' for stage, s in summary['seconds'].items())}",
+        wrote(entry.path, *summary["files"]),
         f"next: flowgrad apply-direction {name} your-photo.jpg",
     )
 
 
 @app.command()
+@options.with_recipe
 def edit(
+    recipe: "Recipe",
     photo: Annotated[Path, typer.Argument(help="One photo.", show_default=False)],
-    text: Sentence,
-    source: Source = None,
-    keep: Keep = None,
+    text: options.Sentence,
+    source: options.Source = None,
+    keep: options.Keep = None,
     strength: Annotated[float, typer.Option("--strength", "-s", help="Multiple of what was found.")] = 1.0,
-    model: ModelName = "faces64",
-    guide: GuideName = None,
-    recipe: RecipeName = "default",
-    iterations: Iterations = None,
-    step_size: StepSize = None,
-    eta: Eta = None,
-    intervals: Intervals = None,
-    augmentations: Augmentations = None,
-    setting: Setting = None,
-    crop: Crop = False,
+    model: options.ModelName = "faces64",
+    guide: options.GuideName = None,
+    crop: options.Crop = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
-    align: Align = "auto",
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-    as_json: Json = False,
+    align: options.Align = "auto",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
 ) -> None:
     """Edit one photo by a sentence: the same search as for a direction, for this photo alone.
 
@@ -159,14 +128,12 @@ def edit(
     from directions.apply import files as editing
     from directions.figures import strip
     from directions.photo.composite import Patch
-    from directions.photo.reading import find_photos, save_image
+    from directions.photo.reading import find_photos, save_image, to_images
     from directions.train import run
     from directions.train.task import Task
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
-    changes = {"iterations": iterations, "step_size": step_size, "eta": eta}
-    chosen = chosen_recipe(recipe, setting, seed, **changes, intervals=intervals, augmentations=augmentations)
     editing.check_strength(strength)
     files = find_photos([photo])
     if len(files) > 1:
@@ -175,19 +142,20 @@ def edit(
     for target in targets:
         editing.check_output(target, editing.resolved(files), overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
+    network = load_guide(guide or loaded.config.guide, loaded.device)
     read = editing.read_photos(files, loaded, align, terminal)
-    photos = run.invert_photos(loaded, read, chosen, terminal)
-    given = load_guide(guide, loaded.device) if guide else None
-    task = Task.create(loaded, photos, text, guide=given, source=source, keep=keep or (), recipe=chosen, seed=seed)
-    edited = run.edit(task, strength, terminal)
+    photos = run.invert_photos(loaded, read.images, recipe, terminal)
+    task = Task.create(loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed)
+    edited, effect = run.edit(task, strength, terminal)
+    (before,), (after,) = to_images(edited.before[None]), to_images(edited.after)
     if crop:
-        save_image(edited.after, targets[0], overwrite)
+        save_image(after, targets[0], overwrite)
     else:
-        editing.write_composite(files[0], targets[0], [Patch(edited.difference, read.places[0])], overwrite)
-    save_image(strip([edited.before, edited.after], ["photo", text]), targets[1], overwrite)
+        editing.write_composite(files[0], targets[0], [Patch(edited.difference(), read.places[0])], overwrite)
+    save_image(strip([before, after], ["photo", text]), targets[1], overwrite)
     answer(
         as_json,
-        {"files": targets, "effect": edited.effect},
-        f"effect {edited.effect:+.2f} log-odds of {task.target}",
+        {"files": targets, "effect": effect},
+        f"effect {effect:+.2f} log-odds of {task.target}",
         wrote(*targets),
     )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -32,6 +33,13 @@ class Comparison:
     share: float
 
 
+def comparison_rows(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table, a row for each threshold."""
+    head = ["xi", f"intervals of {comparisons[0].steps}", "cosine", "of Eq. 13", "seconds", "of the full pass"]
+    forms = {"xi": "g", "intervals": "d", "cosine": ".4f", "plain_cosine": ".4f", "seconds": ".2f", "share": ".1%"}
+    return head, [[format(getattr(c, name), form) for name, form in forms.items()] for c in comparisons]
+
+
 def compare_gradients(
     model: Model,
     guide: Guide,
@@ -47,18 +55,29 @@ def compare_gradients(
     model. The two are timed in turn, `repeats` times after a warm-up, and compared by their medians.
     """
     trajectory = integrate(model.velocity, model.noise(images, seed=0), Grid.full(steps))
-    grad_x1 = _score_gradient(model, guide, target, trajectory.x1)
-    full = _per_time(control_gradient(model.velocity, trajectory, grad_x1))
+    backward = partial(control_gradient, model.velocity, grad_x1=_score_gradient(model, guide, target, trajectory.x1))
+    full = _per_time(backward(trajectory))
     for xi in thresholds:
         grid = gradient_grid(trajectory.velocities, xi)
-        ours, theirs = _in_turn(
-            lambda grid=grid: control_gradient(model.velocity, trajectory, grad_x1, grid),  # type: ignore[misc]
-            lambda: control_gradient(model.velocity, trajectory, grad_x1),
-            repeats,
-        )
-        coarse = _per_time(control_gradient(model.velocity, trajectory, grad_x1, grid))
-        plain = _per_time(control_gradient(model.velocity, restrict(trajectory, grid), grad_x1))
+        jobs = partial(backward, trajectory, grid=grid), partial(backward, trajectory)
+        rounds = [[seconds(job) for job in jobs] for _ in range(repeats + 1)][1:]  # in turn: a drift meets both
+        ours, theirs = map(median, zip(*rounds, strict=True))
+        coarse, plain = _per_time(backward(trajectory, grid=grid)), _per_time(backward(restrict(trajectory, grid)))
         yield Comparison(steps, xi, len(grid), _cosine(coarse, full), _cosine(plain, full), ours, ours / theirs)
+
+
+def seconds(job: Callable[[], object]) -> float:
+    """How long a job takes, on whatever device."""
+    _wait()
+    begun = time.perf_counter()
+    job()
+    _wait()
+    return time.perf_counter() - begun
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _per_time(gradient: Control) -> Tensor:
@@ -75,22 +94,3 @@ def _score_gradient(model: Model, guide: Guide, target: Contrast, x1: Tensor) ->
     leaf = x1.detach().requires_grad_()
     score = (guide.encode_images(model.decode(leaf)) @ contrast_vectors(guide, [target]).T).sum()
     return torch.autograd.grad(score, leaf)[0]
-
-
-def _in_turn(a: Callable[[], object], b: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median seconds of each, run alternately so that a drift of the machine's speed meets both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(repeats + 1):
-        for job, kept in zip((a, b), times, strict=True):
-            seconds = _seconds(job)
-            if round_:
-                kept.append(seconds)
-    return median(times[0]), median(times[1])
-
-
-def _seconds(job: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    job()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""Measuring a direction on photos: by its guide, by an unrelated judge, and whether faces stay the same."""
+"""Measuring a control on photos: by a guide, by an unrelated judge, and whether faces stay the same."""
 
 import json
 from collections.abc import Sequence
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from directions.apply.files import SHEET_COLUMNS
-from directions.apply.identity import SAME_PERSON, distances, has_faces
+from directions.apply.identity import SAME_PERSON, has_faces, identity_descriptors, identity_distance
 from directions.apply.inversion import Inversion, Inverted, invert_for
 from directions.apply.steer import sweep
 from directions.figures import contact_sheet, strength_label
 from directions.file.direction import DirectionInfo
 from directions.photo.reading import save_image, to_images
 from directions.progress import Reporter
-from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
@@ -28,6 +27,58 @@ from flowgrad.ode import Control
 
 JUDGE = "faces64-judge"
 CERTAIN = 0.5  # probability from which the judge's answer counts as given
+ANSWERS_SHOWN = 6
+JUDGED = 256  # images that a judge looks at together
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What each strength did: effects (S, T) mean changes of log-odds of T texts; identity, kept (S,) or empty."""
+
+    strengths: tuple[float, ...]
+    effects: np.ndarray
+    identity: tuple[float, ...]
+    kept: tuple[float, ...]
+
+
+def measure(
+    model: Model,
+    guide: Guide,
+    control: Control,
+    photos: Inverted,
+    texts: Sequence[Contrast],
+    strengths: Sequence[float],
+) -> Effects:
+    """Apply a control at every strength and measure texts and, where dlib is installed, identity."""
+    effects, apart = changes(model, guide, edits(model, control, photos, strengths), texts)
+    same = (apart[1:] < SAME_PERSON).mean(1)
+    return Effects(tuple(strengths), effects[1:], tuple(apart[1:].mean(1).tolist()), tuple(same.tolist()))
+
+
+def edits(model: Model, control: Control, photos: Inverted, strengths: Sequence[float]) -> Tensor:
+    """(1 + S, B, 3, H, W) images: the photos as they were, and edited at every strength."""
+    return torch.cat([photos.images.clamp(-1, 1)[None], sweep(model, photos, control, strengths)])
+
+
+def changes(model: Model, guide: Guide, images: Tensor, texts: Sequence[Contrast]) -> tuple[np.ndarray, np.ndarray]:
+    """What happened to images (S, B, 3, H, W), of which the first are the photos as they were.
+
+    Returns the mean changes (S, T) of the texts' log-odds, and dlib's distances (S, B) from the photos; (0, B) where
+    these are not measured.
+    """
+    odds = torch.stack([torch.cat([log_odds(guide, part, texts) for part in row.split(model.batch)]) for row in images])
+    effects = (odds - odds[0]).mean(1).cpu().numpy()
+    if not (has_faces() and model.config.aligned_faces):
+        return effects, np.empty((0, images.shape[1]))
+    described = identity_descriptors(to_images(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
+    return effects, identity_distance(described, described[0])
+
+
+@torch.no_grad()
+def judged(judge: Judge, images: Tensor) -> dict[str, Tensor]:
+    """The probability (B,) of each of the judge's answers for images (B, 3, H, W) in [-1, 1], a batch at a time."""
+    parts = [judge.probabilities(part) for part in images.split(JUDGED)]
+    return {answer: torch.cat([part[answer] for part in parts]) for answer in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -48,132 +99,70 @@ class Measured:
     kept: float | None
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The photos at each strength, 0 (as they were) first: measurements, and images (1 + S, B, 3, H, W) in [-1, 1]."""
-
-    measured: tuple[Measured, ...]
-    images: Tensor
-
-
-@dataclass(frozen=True)
-class Tools:
-    """The networks that measure; the judge is None for a model of other things than faces."""
-
-    guide: Guide
-    judge: Judge | None
-
-
-def load_tools(model: Model, guide: str | None = None, judge: str = "") -> Tools:
-    """The guide named, else the model's; the judge named, else the shipped one for faces.
-
-    Raises FlowgradError if one that is named is missing or damaged.
-    """
-    judging = bool(judge) or model.config.aligned_faces
-    found = load_judge(judge or JUDGE, model.device) if judging else None
-    return Tools(load_guide(guide or model.config.guide, model.device), found)
-
-
 def evaluate_photos(
     model: Model,
-    tools: Tools,
     control: Control,
     images: Tensor,
     info: DirectionInfo,
     strengths: Sequence[float],
+    guide: str | None,
+    judge: str,
     reporter: Reporter,
-) -> Evaluation:
-    """Invert images (B, 3, H, W) in [-1, 1] and measure the direction that `info` describes, batch by batch.
+) -> tuple[list[Measured], Tensor]:
+    """Invert images (B, 3, H, W) in [-1, 1] and measure the direction that `info` describes.
 
-    Raises UsageError for no strength.
+    guide: a name or file, None for the model's; judge: likewise, "" for the shipped one, which is for faces alone.
+    Returns what was measured at strength 0 and each of `strengths`, and the images (1 + S, B, 3, H, W) in [-1, 1].
+    Raises FlowgradError if a network is damaged, or an edited image is not finite.
     """
-    if not strengths:
-        raise UsageError("give at least one strength to measure, for example --strengths 1")
-    target = Contrast(info.text, info.source_text or model.config.subject)
-    probes = [Contrast.parse(probe, model.config.subject) for probe in model.config.probes]
+    network = load_guide(guide or model.config.guide, model.device)
+    unrelated = load_judge(judge or JUDGE, model.device) if judge or model.config.aligned_faces else None
+    subject = model.config.subject
+    probes = [Contrast.parse(probe, subject) for probe in model.config.probes]
     inverted = invert_for(model, images, control, Inversion.parse(info.inversion))
-    batches = reporter.track(inverted, "measuring", -(-len(images) // model.batch))
-    found = [evaluate(model, tools.guide, tools.judge, control, batch, target, probes, strengths) for batch in batches]
-    return found[0] if len(found) == 1 else _pooled(found)
+    batches = reporter.track(inverted, "editing", -(-len(images) // model.batch))
+    edited = torch.cat([edits(model, control, batch, strengths) for batch in batches], 1)
+    texts = [Contrast(info.text, info.source_text or subject), *probes]
+    effects, apart = changes(model, network, edited, texts)
+    measured = []
+    for i, strength in enumerate((0.0, *strengths)):
+        side_effects = dict(zip(map(str, probes), effects[i, 1:].tolist(), strict=True))
+        answers = judged(unrelated, edited[i]) if unrelated else {}
+        means = {answer: float(p.mean()) for answer, p in answers.items()}
+        shares = {answer: float((p > CERTAIN).float().mean()) for answer, p in answers.items()}
+        identity, kept = (apart[i].mean(), (apart[i] < SAME_PERSON).mean()) if len(apart) else (None, None)
+        measured.append(Measured(strength, float(effects[i, 0]), side_effects, means, shares, identity, kept))
+    return measured, edited
 
 
-def _pooled(parts: Sequence[Evaluation]) -> Evaluation:
-    """Several batches as one: means weighted by their sizes."""
-    sizes = np.array([part.images.shape[1] for part in parts])
-    measured = [_mean(batch, sizes / sizes.sum()) for batch in zip(*(part.measured for part in parts), strict=True)]
-    return Evaluation(tuple(measured), torch.cat([part.images for part in parts], 1))
-
-
-def _mean(parts: Sequence[Measured], weights: np.ndarray) -> Measured:
-    def number(name: str) -> float:
-        return float(np.dot([getattr(part, name) for part in parts], weights))
-
-    def table(name: str) -> dict[str, float]:
-        keys = getattr(parts[0], name)
-        return {key: float(np.dot([getattr(part, name)[key] for part in parts], weights)) for key in keys}
-
-    known = parts[0].identity is not None
-    identity, kept = (number("identity"), number("kept")) if known else (None, None)
-    tables = (table("side_effects"), table("answers"), table("shares"))
-    return Measured(parts[0].strength, number("effect"), *tables, identity, kept)
+def evaluation_rows(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table, a column for each strength; of the judge's answers, those that changed most."""
+    before, after = measured[0].answers, measured[-1].answers
+    shown = sorted(before, key=lambda answer: -abs(after[answer] - before[answer]))[:ANSWERS_SHOWN]
+    rows = [["effect (log-odds)", *(f"{m.effect:+.2f}" for m in measured)]]
+    rows += [[f"  {text}", *(f"{m.side_effects[text]:+.2f}" for m in measured)] for text in measured[0].side_effects]
+    rows += [[f"judged {answer}", *(f"{100 * m.shares[answer]:.0f} %" for m in measured)] for answer in shown]
+    if measured[0].kept is not None:
+        rows.append(["same person", *(f"{100 * (m.kept or 0):.0f} %" for m in measured)])
+        rows.append(["identity distance", *(f"{m.identity or 0:.2f}" for m in measured)])
+    return ["measured", *(strength_label(m.strength) for m in measured)], rows
 
 
 def save_evaluation(
-    found: Evaluation, photos: Sequence[Path], sheet: Path, table: Path, title: str
+    measured: Sequence[Measured], images: Tensor, photos: Sequence[Path], sheet: Path, table: Path, title: str
 ) -> dict[str, object]:
-    """Write a contact sheet and the measurements as JSON, replacing what is there; return the latter."""
-    strengths = [measured.strength for measured in found.measured]
-    pictures = [to_images(images) for images in found.images]
-    shown = [pictures[s][i] for i in range(len(photos)) for s in range(len(strengths))]
-    labels = [label for photo in photos for label in (photo.name, *map(strength_label, strengths[1:]))]
-    columns = len(strengths) * max(1, SHEET_COLUMNS // len(strengths))
+    """Write a contact sheet of the images and the measurements as JSON, replacing what is there; return the latter."""
+    shown = [image for i in range(len(photos)) for image in to_images(images[:, i])]
+    after = [strength_label(m.strength) for m in measured[1:]]
+    labels = [label for photo in photos for label in (photo.name, *after)]
+    columns = len(measured) * max(1, SHEET_COLUMNS // len(measured))
     save_image(contact_sheet(shown, labels, columns, title), sheet, overwrite=True)
     data: dict[str, object] = {
         "direction": title,
         "photos": len(photos),
-        "measured": [asdict(measured) for measured in found.measured],
+        "measured": [asdict(m) for m in measured],
         "contact_sheet": str(sheet),
     }
     with atomic_path(table) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
     return data
-
-
-@torch.no_grad()
-def evaluate(
-    model: Model,
-    guide: Guide,
-    judge: Judge | None,
-    control: Control,
-    photos: Inverted,
-    target: Contrast,
-    probes: Sequence[Contrast],
-    strengths: Sequence[float],
-) -> Evaluation:
-    """Apply a control to photos at every strength and measure each. Raises FlowgradError if an image is not finite."""
-    images = torch.cat([photos.images[None], sweep(model, photos, control, strengths)])
-    texts = [target, *probes]
-    before = log_odds(guide, photos.images, texts)
-    measured = []
-    for strength, edited in zip((0.0, *strengths), images, strict=True):
-        effects = (log_odds(guide, edited, texts) - before).mean(0).tolist()
-        others = dict(zip(map(str, probes), effects[1:], strict=True))
-        measured.append(
-            Measured(strength, effects[0], others, *_judged(judge, edited), *_identity(model, photos, edited))
-        )
-    return Evaluation(tuple(measured), images)
-
-
-def _judged(judge: Judge | None, images: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean probabilities of the judge's answers, and shares of images with each above one half; empty without one."""
-    found = judge.probabilities(images) if judge else {}
-    means = {answer: float(p.mean()) for answer, p in found.items()}
-    return means, {answer: float((p > CERTAIN).float().mean()) for answer, p in found.items()}
-
-
-def _identity(model: Model, photos: Inverted, edited: Tensor) -> tuple[float | None, float | None]:
-    """Mean descriptor distance and the share that is the same person; a face no longer found is another person."""
-    if not (has_faces() and model.config.aligned_faces):
-        return None, None
-    apart = np.nan_to_num(distances(photos.images, edited), nan=2 * SAME_PERSON)
-    return float(apart.mean()), float((apart < SAME_PERSON).mean())

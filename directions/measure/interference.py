@@ -58,41 +58,32 @@ def measure_rows(
         yield (log_odds(guide, edited, texts) - before).mean(0).cpu().numpy()
 
 
-def to_csv(found: Interference) -> str:
-    """The matrix as CSV: one row for each direction applied, one column for each text."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["applied", *found.names])
-    for name, row in zip(found.names, found.changes, strict=True):
-        writer.writerow([name, *(f"{value:.4f}" for value in row)])
-    return buffer.getvalue()
-
-
-def save_table(found: Interference, path: Path) -> Path:
-    """Write the matrix as CSV, replacing what is there. Returns the path."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(to_csv(found), encoding="utf-8")
+def save_table(matrix: Interference, path: Path) -> Path:
+    """Write the matrix as CSV, replacing what is there: a row for each direction applied, a column for each text."""
+    rows = [(name, *(f"{value:.4f}" for value in row)) for name, row in zip(matrix.names, matrix.changes, strict=True)]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("applied", *matrix.names), *rows])
     return path
 
 
-def save_heat_map(found: Interference, path: Path) -> Path:
+def save_heat_map(matrix: Interference, path: Path) -> Path:
     """Draw the matrix: numbers are changes of log-odds, colours their share of the own effect. Returns the path."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    count = len(found.names)
+    count = len(matrix.names)
     side = 0.62 * count + _ROOM
     buffer = io.BytesIO()
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 10}):
         figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
         axes = figure.subplots()
-        shares = found.shares()
+        shares = matrix.shares()
         image = axes.imshow(shares, cmap="RdBu", vmin=-1, vmax=1)
         for i, j in np.ndindex(count, count):
             ink = "white" if abs(shares[i, j]) > 0.6 else "black"
-            axes.text(j, i, f"{found.changes[i, j]:+.1f}", ha="center", va="center", color=ink, fontsize=9)
-        axes.set_xticks(range(count), found.names, rotation=40, ha="right")
-        axes.set_yticks(range(count), found.names)
+            axes.text(j, i, f"{matrix.changes[i, j]:+.1f}", ha="center", va="center", color=ink, fontsize=9)
+        axes.set_xticks(range(count), matrix.names, rotation=40, ha="right")
+        axes.set_yticks(range(count), matrix.names)
         axes.set(xlabel="its text's log-odds change by", ylabel="applied at strength 1")
         figure.colorbar(image, label="share of the text's own direction", shrink=0.8)
         axes.set_title("Interference", color=COLOURS[0])

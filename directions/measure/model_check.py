@@ -1,20 +1,20 @@
 """Whether a model is fit for directions: samples, an image there and back, bends, speed and memory."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from time import perf_counter
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from directions.apply.inversion import Inverted, invert_images, join, sample_images
+from directions.apply.inversion import invert_images, join, sample_images
 from directions.apply.steer import steer
+from directions.measure.benchmark import seconds
 from directions.photo.reading import to_images
 from flowgrad.adjoint import pullback
 from flowgrad.models import Model
-from flowgrad.ode import Control, Grid
+from flowgrad.ode import Control
 from flowgrad.straightness import grid_of_size, pooled, straightness
 
 SAMPLES = 4
@@ -45,19 +45,28 @@ class Fitness:
     memory: int
     problems: tuple[str, ...]
 
+    def rows(self) -> list[tuple[str, str]]:
+        """What was measured, in words."""
+        stage = "none" if self.first_stage == float("inf") else f"{_decibels(self.first_stage)} of an image kept"
+        return [
+            ("states", "x".join(map(str, self.shape))),
+            ("steps", str(self.steps)),
+            ("an image returns with", _decibels(self.returned)),
+            ("autoencoder", stage),
+            ("bends (0: straight)", f"{self.bends[0]:.4f} on average, {self.bends[1]:.4f} at most"),
+            ("one evaluation", f"{self.seconds[0]:.3f} s, {self.seconds[1]:.3f} s with its gradient, for one image"),
+            ("images at once", str(self.images_at_once)),
+            ("peak memory", f"{self.memory / 2**30:.2f} GiB" if self.memory else "not known"),
+        ]
+
     @property
     def verdict(self) -> str:
         """One line."""
         return "not fit for directions: " + "; ".join(self.problems) if self.problems else "fit for directions"
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain values, the verdict among them; None for what is no finite number, which JSON has no word for."""
-        told = {**asdict(self), "bends": [_finite(bend) for bend in self.bends], "verdict": self.verdict}
-        return {**told, "returned": _finite(self.returned), "first_stage": _finite(self.first_stage)}
 
-
-def _finite(value: float) -> float | None:
-    return value if isfinite(value) else None
+def _decibels(value: float) -> str:
+    return "no error" if value == float("inf") else f"{value:.1f} dB"
 
 
 def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]]:
@@ -69,7 +78,10 @@ def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]
     back = steer(model, again, Control.zeros(grid, again.x0))
     returned = decibels(back, again.images.clamp(-1, 1))
     first_stage = decibels(again.images.clamp(-1, 1), samples.images[:1].clamp(-1, 1))
-    seconds = _velocity_seconds(model, samples), _gradient_seconds(model, samples, grid)
+    x, t, span = samples.x0, torch.tensor(0.0, device=model.device), grid.spans(samples.x0)[0]
+    evaluation = seconds(torch.no_grad()(lambda: model.velocity(x[:1], t)))
+    pullback(model.velocity, x[:2], t, span, torch.ones_like(x[:2]))  # the model finds out how many images fit
+    gradient = seconds(lambda: pullback(model.velocity, x[:1], t, span, torch.ones_like(x[:1])))
     fitness = Fitness(
         model.name,
         model.shape,
@@ -77,7 +89,7 @@ def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]
         returned,
         first_stage,
         (float(s.mean()), float(s.max())),
-        seconds,
+        (evaluation, gradient),
         model.velocity.limit,
         peak_memory(model.device),
         problems(samples.images, float(s.max()), returned, first_stage),
@@ -88,45 +100,20 @@ def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]
 def problems(images: Tensor, bend: float, returned: float, first_stage: float) -> tuple[str, ...]:
     """What speaks against a model, from its samples (B, 3, H, W) and what was measured."""
     finite = bool(torch.isfinite(images).all()) and isfinite(bend)
-    found = {
+    rules = {
         "its samples are not finite: use dtype fp32, or check the weights": not finite,
         "its samples are flat: check the weights, `family` and the clock": finite and float(images.std()) < FLAT,
         "all samples are one image": finite and len(images) > 1 and float(images.std(0).mean()) < FLAT,
-        f"an inverted image returns with {returned:.1f} dB only": not returned >= GOOD_DECIBELS,
-        f"its autoencoder keeps {first_stage:.1f} dB of an image only": not first_stage >= GOOD_DECIBELS,
+        f"an inverted image returns with {_decibels(returned)} only": not returned >= GOOD_DECIBELS,
+        f"its autoencoder keeps {_decibels(first_stage)} of an image only": not first_stage >= GOOD_DECIBELS,
     }
-    return tuple(problem for problem, holds in found.items() if holds)
+    return tuple(problem for problem, holds in rules.items() if holds)
 
 
 def decibels(images: Tensor, originals: Tensor) -> float:
     """Peak signal-to-noise ratio of images in [-1, 1]; infinite if they are equal."""
     error = float((images - originals).square().mean())
     return float(10 * torch.log10(torch.tensor(4 / error))) if error else float("inf")
-
-
-def _velocity_seconds(model: Model, samples: Inverted) -> float:
-    _wait(model.device)
-    begun = perf_counter()
-    with torch.no_grad():
-        model.velocity(samples.x0[:1], torch.tensor(0.0, device=model.device))
-    _wait(model.device)
-    return perf_counter() - begun
-
-
-def _gradient_seconds(model: Model, samples: Inverted, grid: Grid) -> float:
-    """Of one vector-Jacobian product for one image; it also lets the model find out how many images fit."""
-    x, t = samples.x0, torch.tensor(0.0, device=model.device)
-    pullback(model.velocity, x[:2], t, grid.spans(x)[0], torch.ones_like(x[:2]))
-    _wait(model.device)
-    begun = perf_counter()
-    pullback(model.velocity, x[:1], t, grid.spans(x)[0], torch.ones_like(x[:1]))
-    _wait(model.device)
-    return perf_counter() - begun
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:

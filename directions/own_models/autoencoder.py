@@ -41,8 +41,8 @@ def run_autoencoder_job(
     refuse_among(job.images, options.output)
     config = load_autoencoder_config(job.recipe).change(**job.changes)
     workers.share(config.training.batch)
-    saved = options.saved(**run_identity(config, job.start))
     options.begin()
+    saved = options.saved(**run_identity(config, job.start))
     key = saved["data"] if saved else ""
     images = prepare_pictures(job.images, config.network.size, options.output, key, reporter, workers)
     data = AutoencoderData(images, *images.split(config.training.held_out, job.splits))

@@ -111,8 +111,8 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
     model = model_config(options.output, config, job.origin, job.name, job.title, job.licence, job.subject)
     workers.share(config.training.batch)
     place = latents_of(job.autoencoder, job.origin)
-    saved = options.saved(**run_identity(config, job.origin, place))
     options.begin()
+    saved = options.saved(**run_identity(config, job.origin, place))
     data = _data(job, config, place, saved["data"] if saved else "", reporter, workers)
     run = FlowRun(data, config, options, job.origin, place, workers)
     for _ in follow(run.steps()):

@@ -49,8 +49,8 @@ def run_guide_job(
     options, workers = job.options, workers or Workers()
     start = None if job.start is None else guide_file(job.start)
     own = {"recipe": job.config.model_dump_json(), "start": file_fingerprint(start) if start else ""}
-    options.saved(**own)
     options.begin()
+    options.saved(**own)
     table = read_table(job.table)
     rows = split_rows(table, job.config.table, job.config.table.train, job.part)
     labels = read_labels(table, job.config).rows(rows)

@@ -28,11 +28,11 @@ from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
 from directions.photo.reading import Prepared, prepare, prepare_faces, to_images, to_tensor
 from directions.photo.stored import Picture, read_picture, to_bytes
-from directions.train.checkpoint import Checkpoint
+from directions.train.calibration import finish, held_out
 from directions.train.recipe import load_recipe
-from directions.train.run import Labels, add_illustrated
-from directions.train.task import Task, finish, held_out
-from directions.train.training import train
+from directions.train.run import add_illustrated
+from directions.train.task import Task
+from directions.train.training import Training, train
 from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
 from flowgrad.images import to_rgb
@@ -285,10 +285,10 @@ class Studio:
         inverted = join(invert_images(self.model, images, recipe.way))
         return Task.create(self.model, inverted, text.strip(), source=source.strip() or None, recipe=recipe)
 
-    def _finished(self, task: Task, training: Checkpoint, name: str, shown: Inverted) -> Progress:
+    def _finished(self, task: Task, training: Training, name: str, shown: Inverted) -> Progress:
         samples = held_out(task, training.control)
         direction = finish(task, training.control, training.losses, samples)
-        entry, direction = add_illustrated(self.model, direction, Labels(name), self.bank, samples.select(range(4)))
+        entry = add_illustrated(self.model, direction, name, self.bank, samples.select(range(4)))
         after = tuple(to_images(steer(self.model, shown, to_control(direction, self.model))))
         return Progress(training.losses, tuple(to_images(shown.images)), after, entry)
 

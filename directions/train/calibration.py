@@ -1,85 +1,123 @@
-"""Strength as a unit: what a direction does is measured on images that it was not trained on."""
+"""Strength as a unit: a trained control is measured on images that it was not trained on, and becomes a direction."""
 
+import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from directions.apply.identity import SAME_PERSON, has_faces, identity_descriptors, identity_distance
-from directions.apply.inversion import Inverted
-from directions.apply.steer import sweep
-from directions.file.header import Calibration
-from directions.photo.reading import to_images
+from directions.apply.inversion import Inverted, join, sample_images
+from directions.file.direction import Direction
+from directions.file.header import Calibration, DirectionInfo
+from directions.measure.evaluation import Effects, measure
+from directions.train.task import Task
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.text import Contrast, log_odds
-from flowgrad.models import Model
-from flowgrad.ode import Control
+from flowgrad.models import TIME_CONVENTION, Model
+from flowgrad.ode import Control, Grid
 
+HELD_OUT = 8  # samples that the strength is calibrated on
+HELD_OUT_SEED = 1_000_000  # their latents: far from those that people train on
 KEPT = 0.9  # share of faces that must stay the same person within the safe range
 TRIED = (-1.5, -1.0, -0.5, 0.0, 0.5, 0.75, 1.0, 1.5)  # multiples of the trained control
 WEAKEST = min(strength for strength in TRIED if strength > 0)
 
 
 @dataclass(frozen=True)
-class Effects:
-    """What each strength did: effects (S, T) mean changes of log-odds of T texts; identity, kept (S,) or empty."""
+class Labels:
+    """What a direction's file says for people, with hashes of the photos' files; its title is by default the text."""
 
-    strengths: tuple[float, ...]
-    effects: np.ndarray
-    identity: tuple[float, ...]
-    kept: tuple[float, ...]
+    title: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
 
 
-def measure(
-    model: Model,
-    guide: Guide,
+def held_out(task: Task, control: Control, count: int = HELD_OUT) -> Inverted:
+    """Samples that no training uses, to calibrate a control on; drawn on the grid that photos are inverted on."""
+    way = task.recipe.way
+    samples = samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED, way.grid(control))
+    return replace(samples, anchored=way.anchored)
+
+
+def samples_without(
+    model: Model, guide: Guide, target: Contrast, count: int, seed: int, grid: Grid | None = None
+) -> Inverted:
+    """Of half as many samples again, those that show the target's text least.
+
+    To be trained and calibrated on: what a direction does is seen on images that lack its text.
+    """
+    drawn = join(sample_images(model, count + -(-count // 2), seed, grid))
+    scores = log_odds(guide, drawn.images, [target])[:, 0]
+    return drawn.select(sorted(scores.argsort()[:count].tolist()))
+
+
+def finish(
+    task: Task,
     control: Control,
+    losses: Sequence[float],
     photos: Inverted,
-    texts: Sequence[Contrast],
-    strengths: Sequence[float],
-) -> Effects:
-    """Apply a control at every strength and measure texts and, where dlib is installed, identity."""
-    before = log_odds(guide, photos.images.clamp(-1, 1), texts)
-    edited = sweep(model, photos, control, strengths)
-    effects = np.stack([(log_odds(guide, images, texts) - before).mean(0).cpu().numpy() for images in edited])
-    apart = _distances(photos.images, edited) if has_faces() and model.config.aligned_faces else np.empty((0, 1))
-    return Effects(
-        tuple(strengths), effects, tuple(apart.mean(1).tolist()), tuple((apart < SAME_PERSON).mean(1).tolist())
-    )
-
-
-def _distances(before: Tensor, edited: Tensor) -> np.ndarray:
-    """(S, B) dlib descriptor distances of edited images (S, B, 3, H, W) from what they were."""
-    images = torch.cat([before.unsqueeze(0), edited])
-    found = identity_descriptors(to_images(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
-    return identity_distance(found[1:], found[0])
-
-
-def calibrate(
-    model: Model,
-    guide: Guide,
-    control: Control,
-    photos: Inverted,
-    target: Contrast,
-    probes: Sequence[Contrast],
+    labels: Labels = Labels(),
     source: str = "samples",
-) -> Calibration:
+) -> Direction:
+    """Calibrate a trained control (M, 1, *D) on held-out `photos` and describe it; `source` says what the photos are.
+
+    The control of the direction is the trained one times the calibration's unit, compacted, in F16.
+    Raises FlowgradError if the control is zero: the training found nothing better.
+    """
+    if not control.values.any():
+        raise FlowgradError(
+            "the training found nothing better than no change at all: lower --step-size, raise --eta (less is "
+            "preserved), give fewer --keep or a lower --set keep_weight, or put the text differently"
+        )
+    calibration = calibrate(task, control, photos, source)
+    scaled = (control * calibration.unit).compact()
+    config, recipe = task.model.config, task.recipe
+    same = {"forward", "xi", "eta", "optimizer", "step_size", "iterations"}  # that the file says as the recipe does
+    info = DirectionInfo(
+        title=labels.title or task.target.text,
+        model=config.name,
+        fingerprint=task.model.fingerprint,
+        steps=config.steps,
+        time_convention=TIME_CONVENTION,
+        text=task.target.text,
+        source_text=task.target.source,
+        keep=tuple(map(str, task.keep)),
+        description=labels.description,
+        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        license=config.licence,
+        tags=labels.tags,
+        guide=task.guide.name,
+        guide_fingerprint=task.guide.fingerprint,
+        inversion=str(recipe.way),
+        lam=recipe.penalty,
+        seed=task.seed,
+        losses=tuple(round(loss, 6) for loss in losses),
+        images=len(task.photos),
+        image_hashes=labels.hashes,
+        calibration=calibration,
+        **recipe.model_dump(include=same),
+    )
+    return Direction.create(scaled.values.squeeze(1).float().cpu().numpy(), np.array(scaled.grid.starts), info)
+
+
+def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Calibration:
     """Measure a trained control on held-out `photos` and find the multiple of it that has the model's effect level.
 
     Where that level is out of reach, strength 1 is the strongest safe multiple, or the weakest that was tried where
-    none is safe, and the calibration's `level` says which effect that has. `source` says what the photos are.
+    none is safe, and the calibration's `level` says which effect that has.
     Raises FlowgradError if that multiple lowers the text's score by more than 1 % of the model's effect level.
     """
-    found = measure(model, guide, control, photos, [target, *probes], TRIED)
-    effect = found.effects[:, 0]
-    low, high = safe_range(found)
-    unit = reach(found.strengths, effect, model.config.effect_level, high or WEAKEST)
-    level = round(float(np.interp(unit, found.strengths, effect)), 4)
-    if level < -0.01 * model.config.effect_level:
+    config, target = task.model.config, task.target
+    probes = [Contrast.parse(probe, config.subject) for probe in config.probes]
+    effects = measure(task.model, task.guide, control, photos, [target, *probes], TRIED)
+    effect = effects.effects[:, 0]
+    low, high = safe_range(effects)
+    unit = reach(effects.strengths, effect, config.effect_level, high or WEAKEST)
+    level = round(float(np.interp(unit, effects.strengths, effect)), 4)
+    if level < -0.01 * config.effect_level:
         raise FlowgradError(
             f"on images that it was not trained on, the control changes the log-odds of {target} by {level:g}: "
             "it does the opposite. Put the text differently, choose another source text, or train on more photos"
@@ -87,11 +125,11 @@ def calibrate(
     return Calibration(
         level=max(level, 0.0),
         unit=round(unit, 6),
-        strengths=tuple(round(s / unit, 4) for s in found.strengths),
+        strengths=tuple(round(s / unit, 4) for s in effects.strengths),
         effect=_rounded(effect),
-        identity=_rounded(found.identity),
-        kept=_rounded(found.kept),
-        side_effects={str(p): _rounded(found.effects[:, i + 1]) for i, p in enumerate(probes)},
+        identity=_rounded(effects.identity),
+        kept=_rounded(effects.kept),
+        side_effects={str(p): _rounded(effects.effects[:, i + 1]) for i, p in enumerate(probes)},
         safe=(round(low / unit, 2), round(high / unit, 2)),
         photos=len(photos),
         source=source,
@@ -107,22 +145,22 @@ def reach(strengths: Sequence[float], effect: np.ndarray, level: float, most: fl
     return most
 
 
-def safe_range(found: Effects) -> tuple[float, float]:
+def safe_range(effects: Effects) -> tuple[float, float]:
     """The strengths around 0 through which the effect keeps growing and faces stay the same people; (0, 0) if none."""
-    zero = found.strengths.index(0.0)
-    return _last_safe(found, range(zero, -1, -1)), _last_safe(found, range(zero, len(found.strengths)))
+    zero = effects.strengths.index(0.0)
+    return _last_safe(effects, range(zero, -1, -1)), _last_safe(effects, range(zero, len(effects.strengths)))
 
 
-def _last_safe(found: Effects, path: range) -> float:
+def _last_safe(effects: Effects, path: range) -> float:
     """Follow the strengths from 0 outwards while it is safe."""
     last, sign = path[0], path.step
     for i in path[1:]:
-        grows = sign * (found.effects[i, 0] - found.effects[i - sign, 0]) > 0
-        same = not found.kept or found.kept[i] >= KEPT
+        grows = sign * (effects.effects[i, 0] - effects.effects[i - sign, 0]) > 0
+        same = not effects.kept or effects.kept[i] >= KEPT
         if not (grows and same):
             break
         last = i
-    return found.strengths[last]
+    return effects.strengths[last]
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:

@@ -1,5 +1,7 @@
 """Recipes: how a direction is trained, as one commented YAML file each."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from directions.apply.inversion import Inversion
@@ -11,30 +13,30 @@ from flowgrad.validation import Section, validated
 class Recipe(Section):
     """The settings of a training; configs/recipes/default.yaml explains each."""
 
-    inversion: str = "euler"
+    inversion: Literal["euler", "fixed-point", "rk45"] = "euler"
     anchored: bool = True
     intervals: int = Field(default=10, ge=0)
     xi: float = Field(default=5e-3, ge=0)
-    forward: str = "grid"
+    forward: Literal["grid", "fine"] = "grid"
     eta: float = Field(default=0.7, ge=0, le=1)
-    preserve: str = "l1"
+    preserve: Literal["l1", "lpips"] = "l1"
     keep_weight: float = Field(default=5.0, ge=0)
     augmentations: int = Field(default=6, ge=1)
     penalty: float = Field(default=0.0, ge=0)
-    optimizer: str = "normalized"
+    optimizer: Literal["sgd", "normalized", "adam"] = "normalized"
     step_size: float = Field(default=0.03, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
     iterations: int = Field(default=8, ge=1)
 
     @property
     def way(self) -> Inversion:
-        """How photos are inverted. Raises UsageError for an unknown solver."""
+        """How photos are inverted."""
         return Inversion(self.inversion, self.anchored)
 
-    def settings(self, seed: int) -> Settings:
-        """The part that Algorithm 1 needs. Raises UsageError for a value out of range."""
+    def settings(self, seed: int, mirror: bool) -> Settings:
+        """The part that Algorithm 1 needs."""
         names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty")
-        return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
+        return Settings(**{name: getattr(self, name) for name in names}, seed=seed, mirror=mirror)
 
 
 def load_recipe(name: str = "default", **changes: object) -> Recipe:

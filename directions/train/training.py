@@ -1,40 +1,68 @@
 """The loop over Algorithm 1 that all trainings share, and training from Python."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from directions.apply.inversion import invert_images, join
 from directions.file.direction import Direction
-from directions.progress import Reporter
-from directions.train.checkpoint import Checkpoint, Record
+from directions.train.calibration import finish, held_out
 from directions.train.recipe import Recipe, load_recipe
-from directions.train.task import Task, finish, held_out
+from directions.train.task import Task
 from flowgrad.guidance.guide import Guide
 from flowgrad.models import Model
+from flowgrad.ode import Control
+from flowgrad.optimize import State, Step
 
 
-def train(
-    task: Task, *, shared: bool = True, begun: Checkpoint | None = None, identity: str = ""
-) -> Iterator[Checkpoint]:
+@dataclass(frozen=True)
+class Record:
+    """What a figure and a summary need of one evaluation; see `flowgrad.optimize.Step`."""
+
+    iteration: int
+    loss: float
+    terms: Mapping[str, float]
+    gradient_rms: float
+    best: bool
+
+    @classmethod
+    def of(cls, step: Step) -> "Record":
+        """The record of a step."""
+        return cls(step.iteration, step.loss, dict(step.terms), step.gradient_rms, step.best)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as it stands: the optimisation's state, and what happened so far."""
+
+    state: State
+    history: tuple[Record, ...]
+
+    @property
+    def control(self) -> Control:
+        """The best control so far."""
+        return self.state.best
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of every evaluation."""
+        return tuple(record.loss for record in self.history)
+
+
+def train(task: Task, *, shared: bool = True, begun: Training | None = None) -> Iterator[Training]:
     """Yield the training after every evaluation; the last one's `control` is what was found.
 
-    shared: one control for all photos, else one for each. begun: a training of the same task to go on from, which is
-    yielded first; identity: what later checkpoints say of their task, see `task_hash`.
+    shared: one control for all photos, else one for each. begun: a training of the same task to go on from; it is
+    yielded first, once for each of its evaluations.
     """
     history: tuple[Record, ...] = ()
     if begun is not None:
         history = begun.history
-        yield begun
+        yield from [begun] * len(history)
     for step in task.steps(shared, begun.state if begun else None):
         history = (*history, Record.of(step))
-        yield Checkpoint(identity, step.state, history)
-
-
-def warn_of_unknown_words(task: Task, reporter: Reporter) -> None:
-    """Warn of each word that the guide was not trained on."""
-    for word in task.unknown_words:
-        reporter.warn(f"the guide has never seen the word {word!r}: the result may have little to do with it")
+        yield Training(step.state, history)
 
 
 def train_direction(
@@ -47,7 +75,7 @@ def train_direction(
     guide: Guide | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
-    report: Callable[[Checkpoint], None] | None = None,
+    report: Callable[[Training], None] | None = None,
 ) -> Direction:
     """Train one direction on images (n, 3, H, W) in [-1, 1], n about ten, and calibrate it on samples.
 

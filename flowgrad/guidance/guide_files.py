@@ -58,13 +58,13 @@ def guide_file(name_or_path: str) -> Path:
 
 
 def shipped_file(name: str, kind: str) -> Path:
-    """Return `weights/<name>/model.safetensors`; FlowgradError lists the shipped names ending in `kind`."""
+    """Return `weights/<name>/model.safetensors`; UsageError lists the shipped names ending in `kind`."""
     folder = resource("weights")
     path = folder / name / "model.safetensors"
     if Path(name).name != name or not path.is_file():
         names = sorted(path.parent.name for path in folder.glob(f"*{kind}*/model.safetensors"))
         known = ", ".join(names) or "none; install flowgrad again"
-        raise FlowgradError(f"no {kind} is called {name!r} (shipped: {known}): use one of them or a .safetensors path.")
+        raise UsageError(f"no {kind} is called {name!r} (shipped: {known}): use one of them or a .safetensors path.")
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, like, model_files, read_table, weight_places
+from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, find_config, read_table, weight_places
 from flowgrad.validation import Section, validated
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -116,24 +116,6 @@ def check_model_name(name: str) -> str:
         rule = "a model's name has up to 64 lower-case letters, digits, '.', '_' and '-', the first a letter or digit"
         raise UsageError(f"{rule}; got {name!r}")
     return name
-
-
-def find_config(name: str) -> Path:
-    """The file for a name, a YAML file, or a folder with a flowgrad.yaml.
-
-    Raises UsageError for an unknown name, with the nearest ones.
-    """
-    path, known = Path(name), model_files()
-    if name in known:
-        return known[name]
-    if path.is_dir() and (path / FOLDER_CONFIG).is_file():
-        return path / FOLDER_CONFIG
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path
-    raise UsageError(
-        f"no model called {name!r}; there is {like(name, known)}, or give a .yaml file or a folder with a "
-        f"{FOLDER_CONFIG}"
-    )
 
 
 def load_config(name: str) -> ModelConfig:

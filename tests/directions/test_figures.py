@@ -10,7 +10,7 @@ from PIL import Image
 
 from directions.figures import before_after, contact_sheet, curves, enlarge, preview, strength_label, strip, thumbnail
 from directions.file.direction import DirectionInfo
-from directions.train.checkpoint import Record
+from directions.train.training import Record
 from flowgrad.errors import UsageError
 
 COLOURS = ("red", "green", "blue", "yellow", "cyan", "magenta")

@@ -102,7 +102,7 @@ attributes: {{{column}: {{kind: category, column: {column}, values: [{", ".join(
 slots: {{{column}: [{words}]}}
 templates: ["{template}"]
 network: {{embed_dim: 16, resolution: 32, vision_layers: [1, 1, 1, 1], vision_width: 8, text_layers: 1}}
-training: {{batch_size: 16, captions: 16, pool: 32, bfloat16: false}}
+training: {{batch: 16, captions: 16, pool: 32, precision: fp32, warmup: 5}}
 """
 
 

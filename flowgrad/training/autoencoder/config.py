@@ -44,7 +44,8 @@ class AutoencoderTraining(Optimization):
     A step sees random crops of `crop` pixels, mirrored at random; in the last `whole` of the run it sees fewer, whole
     images, as the network will, for group norms depend on what is beside. The loss is L1, plus `gradient_weight` times
     L1 of horizontal and vertical differences, plus `kl_weight` times the mean over the latent's entries of the KL
-    divergence to a standard normal. held_out: share of the images that is kept from training.
+    divergence to a standard normal. decoder_only: the encoder stays as it is, so that flows in its latents still fit;
+    held_out: share of the images that is kept from training.
     """
 
     batch: Annotated[int, Field(ge=2)] = 24
@@ -58,6 +59,7 @@ class AutoencoderTraining(Optimization):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.025
     flips: bool = True
+    decoder_only: bool = False
 
 
 class AutoencoderConfig(Section):

@@ -74,7 +74,8 @@ class AutoencoderObjective:
         share = self._fewer(share, side)
         images = self._crops(rows, side, draws)[share].to(self.device)
         with self._autocast():
-            posterior = self.network.encode(images).latent_dist
+            with torch.set_grad_enabled(not settings.decoder_only):
+                posterior = self.network.encode(images).latent_dist
             noise = torch.randn((settings.batch, *posterior.mean.shape[1:]), generator=draws)[share]
             latents = posterior.mean + posterior.std * noise.to(posterior.mean)
             decoded = self.network.decode(latents).sample

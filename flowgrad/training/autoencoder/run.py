@@ -15,7 +15,7 @@ from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.diffusers_folder import load_component
 from flowgrad.models.diffusers_unet import WEIGHTS, write_unet_config
 from flowgrad.training.autoencoder.config import AutoencoderConfig
-from flowgrad.training.autoencoder.objective import new_autoencoder, psnr, to_images
+from flowgrad.training.autoencoder.objective import AutoencoderObjective, new_autoencoder, psnr, to_images
 from flowgrad.training.data.pictures import ImageSet, split_key
 from flowgrad.training.loop.card import Card, recipe_rows
 from flowgrad.training.loop.pictures import write_curve, write_sheet
@@ -61,14 +61,11 @@ class AutoencoderRun:
         self.data, self.config, self.options = data, config, options
         workers = workers or Workers()
         own = {**run_identity(config, start), "data": data.key}
-        saved = options.saved(**own)
         options.begin()
-        network = (
-            load_component(network_classes().autoencoder, start)
-            if start
-            else new_autoencoder(config.network, config.training.seed)
-        )
+        saved = options.saved(**own)
         device = resolve_device(workers.device(options.device))
+        sides = (data.images.pixels, data.rows, data.held_out)
+        self.objective = AutoencoderObjective(_begin(config, start), *sides, config, device)
         self.trainer = Trainer(self.objective, config.training, workers)
         self.run = Run(self.trainer, options, own, sheet=self._sheet)
         self.run.restore(saved)

@@ -221,8 +221,8 @@ class FlowRun:
         self.data, self.config, self.options, self.start, self.autoencoder = data, config, options, start, autoencoder
         workers = workers or Workers()
         own = {**run_identity(config, start, autoencoder), "data": data.key}
-        saved = options.saved(**own)
         options.begin()
+        saved = options.saved(**own)
         compiled = options.compile_wanted(saved["compiled"] if saved else None)
         self.device = resolve_device(workers.device(options.device))
         self.objective = FlowObjective(self._network(), data.train, data.held_out, config, self.device, compiled)

@@ -79,30 +79,33 @@ class RunOptions:
         wanted = self.compiled if self.compiled is not None else before
         return possible and (long if wanted is None else wanted)
 
+    def begin(self) -> None:
+        """Make room in the folder: a run that is not to go on moves to the trash.
+
+        Raises UsageError if the folder has files that no run left there.
+        """
+        if not self.state.exists():
+            if taken := sorted(path.name for name in WRITTEN for path in self.output.glob(name)):
+                raise UsageError(f"{self.output} has a {taken[0]} that no run left there: choose another folder.")
+        elif self.checkpoint.exists() and not self.resume:
+            place = next_numbered(self.output / TRASH / self.state.name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.state.rename(place)
+        self.state.mkdir(parents=True, exist_ok=True)
+
     def saved(self, **own: str) -> dict[str, Any] | None:
         """The state of the run in the folder, which goes on; None if a new one begins.
 
         own: what must be the same for it to go on: "recipe", "data", "start". Raises UsageError if something is not,
-        or if the folder has files that no run left there; FlowgradError if the checkpoint is damaged.
+        FlowgradError if the checkpoint is damaged.
         """
-        if not self.checkpoint.exists():
-            if taken := sorted(path.name for name in WRITTEN for path in self.output.glob(name)):
-                raise UsageError(f"{self.output} has a {taken[0]} that no run left there: choose another folder.")
-            return None
-        if not self.resume:
+        if not self.resume or not self.checkpoint.exists():
             return None
         saved = read_checkpoint(self.checkpoint)
         for key, value in own.items():
             if saved[key] != value:
                 raise UsageError(f"the unfinished run in {self.output} has {_OTHER[key]}. {REMEDY}.")
         return saved
-
-    def begin(self) -> None:
-        """Make room for a new run: what is left of an earlier one goes to the trash."""
-        if self.state.exists() and self.checkpoint.exists() and not self.resume:
-            place = next_numbered(self.output / TRASH / self.state.name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self.state.rename(place)
 
 
 _OTHER = {"recipe": "another recipe", "data": "other data, labels or seed", "start": "other weights to begin with"}

@@ -12,9 +12,9 @@ from directions.file.direction import read_direction, write_direction
 from directions.measure.benchmark import compare_gradients
 from directions.photo.reading import read_photo, to_tensor
 from directions.train import calibration as calibrate
-from directions.train.calibration import Effects, reach, safe_range
+from directions.train.calibration import Effects, finish, held_out, reach, safe_range
 from directions.train.recipe import Recipe, load_recipe
-from directions.train.task import Task, finish, held_out
+from directions.train.task import Task
 from directions.train.training import train_direction
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.guide_files import load_guide

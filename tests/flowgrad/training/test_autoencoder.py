@@ -53,7 +53,7 @@ def trained(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe.write_text(RECIPE)
     options = RunOptions(out, Budget(steps=150), device="cpu", samples=4, evaluate_every=150)
     job = AutoencoderJob(options, source, recipe=str(recipe), licence="CC0", command="flowgrad train-autoencoder")
-    assert run_autoencoder_job(job, Silent(), lambda steps: steps) > 20  # decibels; 10 before
+    assert run_autoencoder_job(job, Silent(), lambda steps: steps) > 15  # decibels; 7 before
     return out
 
 
@@ -100,6 +100,14 @@ def test_the_last_part_of_a_run_sees_whole_images_of_as_many_pixels() -> None:
     assert shapes == [(8, 3, 8, 8), (2, 3, 16, 16), (1, 3, 16, 16), (1, 3, 16, 16)]
 
 
+def test_the_decoder_alone_is_trained_on_latents_that_stay() -> None:
+    trainer = Trainer(objective(tiny(decoder_only=True)), tiny().training)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.advance(0.0)
+    moved = {name for name, value in trainer.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and not [name for name in moved if name.startswith(("encoder", "quant_conv"))]
+
+
 def test_psnr_is_its_formula() -> None:
     a, b = torch.rand(3, 3, 4, 4) * 2 - 1, torch.rand(3, 3, 4, 4) * 2 - 1
     errors = ((a - b) * 127.5).square().mean((1, 2, 3))
@@ -132,7 +140,7 @@ def test_a_run_leaves_a_diffusers_folder_with_normalised_latents(trained: Path, 
     assert states.shape == (32, 2, 8, 8)
     assert torch.allclose(states.mean((0, 2, 3)), torch.zeros(2), atol=0.2)
     assert torch.allclose(states.std((0, 2, 3)), torch.ones(2), atol=0.2)
-    assert psnr(stage.decode(states), images) > 20
+    assert psnr(stage.decode(states), images) > 15
 
 
 def test_latents_are_those_of_pictures_and_their_mirror_images(trained: Path, source: Path, tmp_path: Path) -> None:

@@ -78,9 +78,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_run(
     source: Path, output: Path, config: FlowConfig, steps: int = 4, start: str | None = None, **options: object
 ) -> FlowRun:
+    settings = RunOptions(output, Budget(steps=steps), evaluate_every=100, samples=2, device="cpu", **options)
+    settings.begin()
     for _ in prepare_images(source, config.network.size, output / "training"):
         pass
-    settings = RunOptions(output, Budget(steps=steps), evaluate_every=100, samples=2, device="cpu", **options)
     return FlowRun(image_data(load_images(output / "training"), config), config, settings, start)
 
 
