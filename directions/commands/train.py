@@ -159,7 +159,7 @@ def edit(
     from directions.apply import files as editing
     from directions.figures import strip
     from directions.photo.composite import Patch
-    from directions.photo.reading import find_photos, save_image
+    from directions.photo.reading import find_photos, read_photo, save_image
     from directions.train import run
     from directions.train.task import Task
     from flowgrad.guidance.guide_files import load_guide
@@ -183,7 +183,8 @@ def edit(
     if crop:
         save_image(edited.after, targets[0], overwrite)
     else:
-        editing.write_composite(files[0], targets[0], [Patch(edited.difference, read.places[0])], overwrite)
+        patches = [Patch(edited.difference, read.places[0])]
+        editing.write_composite(files[0], read_photo(files[0]), patches, targets[0], overwrite)
     save_image(strip([edited.before, edited.after], ["photo", text]), targets[1], overwrite)
     answer(
         as_json,

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from PIL import Image
 
-from directions.apply.edit import Edit, edit_inverted
+from directions.apply.edit import Edit, edit_images
 from directions.apply.familiarity import judge_familiarity, usual_grid
 from directions.apply.files import alignment
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
@@ -26,8 +26,9 @@ from directions.bank.bank import Bank, Entry
 from directions.file.direction import check_name
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
-from directions.photo.reading import Prepared, prepare, prepare_faces, to_images, to_tensor
-from directions.photo.stored import Picture, read_picture, to_bytes
+from directions.photo.prepare import Prepared, prepare, prepare_faces
+from directions.photo.reading import Photo, read_photo, to_images, to_tensor
+from directions.photo.writing import to_bytes
 from directions.train.checkpoint import Checkpoint
 from directions.train.recipe import load_recipe
 from directions.train.run import Labels, add_illustrated
@@ -35,11 +36,9 @@ from directions.train.task import Task, finish, held_out
 from directions.train.training import train
 from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
-from flowgrad.images import to_rgb
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
-UPLOAD_LIMIT = 40 << 20  # bytes of a photo
 KEPT = 12  # photos in memory
 TRAINING_PHOTOS = 20
 KEPT_FACES = 1000  # to train on, of the model's size
@@ -79,7 +78,7 @@ class Shelf(Generic[T]):
 class Subject:
     """A photo that was inverted: its file as it was sent, a small copy in RGB, its faces, and their trajectories.
 
-    places: where the faces lie in the small copy; verdicts: what is unusual about each to the model, or None.
+    places: where the faces lie in the small copy; size: of the photo; warning: what its user may want to know of it.
     """
 
     name: str
@@ -88,21 +87,8 @@ class Subject:
     faces: tuple[Prepared, ...]
     places: tuple[Place, ...]
     inverted: Inverted
-    verdicts: tuple[str | None, ...]
     size: tuple[int, int]
-
-    @property
-    def warning(self) -> str:
-        """What its user may want to know of it."""
-        return "; ".join(dict.fromkeys(face.warning for face in self.faces if face.warning))
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A photo edited, as it is shown; and what is unusual about it to the model."""
-
-    image: Image.Image
-    verdict: str
+    warning: str
 
 
 @dataclass(frozen=True)
@@ -161,73 +147,75 @@ class Studio:
 
     def command(self, name: str, mixture: Mapping[str, float]) -> str:
         """The command line that does to a photo what the page did."""
-        told = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
-        return shlex.join(["flowgrad", "apply-direction", told, name, *self.options]) if told else ""
+        written = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
+        return shlex.join(["flowgrad", "apply-direction", written, name, *self.options]) if written else ""
 
     def receive(self, name: str, content: bytes) -> str:
-        """Decode, align and invert a photo that was sent; its token.
-
-        Raises FlowgradError for what is no photo, or too large.
-        """
+        """Decode, align and invert a photo that was sent; its token. Raises FlowgradError for what is no photo."""
         with self.decoding:
             rgb = _decoded(name, content).rgb
             faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, "auto"))
-            small = shown(rgb)
+            small = rgb.copy()
+            small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         images = to_tensor([face.image for face in faces])
         inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
-        verdicts = tuple(judge_familiarity(self.model, inverted))
-        factors = small.width / rgb.width, small.height / rgb.height
-        places = tuple(face.place.scaled(*factors) for face in faces)
-        return self.subjects.add(Subject(_base(name), content, small, faces, places, inverted, verdicts, rgb.size))
+        return self._add(_base(name), content, small, faces, inverted, rgb.size)
 
     def sample(self, seed: int) -> str:
         """A new image of the model, as a photo; its token."""
         inverted = join(sample_images(self.model, 1, seed))
-        verdicts = tuple(judge_familiarity(self.model, inverted))
         (image,) = to_images(inverted.images)
-        place = Place.whole(*image.size)
-        face = Prepared(image, "resized", None, None, place)
-        content = to_bytes(image, Picture(image), ".png")
-        name = f"sample-{seed}.png"
-        return self.subjects.add(Subject(name, content, image, (face,), (place,), inverted, verdicts, image.size))
+        faces = (Prepared(image, Place.centre(*image.size)),)
+        content = to_bytes(image, Photo(image), ".png")
+        return self._add(f"sample-{seed}.png", content, image, faces, inverted, image.size)
 
-    def edit(self, token: str, mixture: Mapping[str, float]) -> Result:
+    def _add(
+        self,
+        name: str,
+        content: bytes,
+        small: Image.Image,
+        faces: tuple[Prepared, ...],
+        inverted: Inverted,
+        size: tuple[int, int],
+    ) -> str:
+        places = tuple(face.place.scaled(small.width / size[0], small.height / size[1]) for face in faces)
+        verdicts = judge_familiarity(self.model, inverted)
+        warnings = dict.fromkeys(filter(None, (*(face.warning for face in faces), *verdicts)))
+        return self.subjects.add(Subject(name, content, small, faces, places, inverted, size, "; ".join(warnings)))
+
+    def edit(self, token: str, mixture: Mapping[str, float]) -> Image.Image:
         """A photo with directions at strengths, as it is shown: one forward pass. Raises UsageError for wrong names."""
         subject = self.subjects.get(token)
-        edits = self._edits(subject, mixture)
-        patches = [Patch(edit.difference(), place) for edit, place in zip(edits, subject.places, strict=False)]
-        return Result(composite(subject.small, patches), _verdicts(edits))
+        return composite(subject.small, _patches(self._edits(subject, mixture), subject.places))
 
     def download(self, token: str, mixture: Mapping[str, float]) -> Download:
         """The same at the photo's full size, as a file of its kind; the very file that was sent if nothing changes."""
         subject = self.subjects.get(token)
-        edits = self._edits(subject, mixture)
-        patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, subject.faces, strict=False)]
+        patches = _patches(self._edits(subject, mixture), [face.place for face in subject.faces])
         with self.decoding:
-            picture = _decoded(subject.name, subject.content)
-            kind = picture.kind.lower()
+            photo = _decoded(subject.name, subject.content)
+            kind = photo.kind.lower()
             if all(patch.is_empty for patch in patches):
                 return Download(subject.name, kind, subject.content)
             kind = kind if kind == "jpeg" else "png"
-            content = to_bytes(composite(picture.pixels, patches), picture, f".{kind}")
-        return Download(subject.name, kind, content)
+            return Download(subject.name, kind, to_bytes(composite(photo.pixels, patches), photo, f".{kind}"))
+
+    def strip(self, token: str, mixture: Mapping[str, float]) -> list[Image.Image]:
+        """The largest face at multiples STRIP of a mixture."""
+        inverted = self.subjects.get(token).inverted
+        (edit,) = edit_images(self.model, self._mixed(inverted, mixture), inverted.select([0]), STRIP)
+        return to_images(edit.after)
 
     def _edits(self, subject: Subject, mixture: Mapping[str, float]) -> list[Edit]:
         """An edit of each face; none where nothing is asked for."""
         moved = {name: strength for name, strength in mixture.items() if strength}
-        if not moved:
-            return []
-        control = total(self._control(name) * strength for name, strength in moved.items())
-        return edit_inverted(self.model, self._ready(subject, control), subject.inverted, verdicts=subject.verdicts)
+        return edit_images(self.model, self._mixed(subject.inverted, moved), subject.inverted) if moved else []
 
-    def strip(self, token: str, mixture: Mapping[str, float]) -> list[Image.Image]:
-        """The largest face at multiples STRIP of a mixture."""
-        subject = self.subjects.get(token)
+    def _mixed(self, inverted: Inverted, mixture: Mapping[str, float]) -> Control:
+        """The sum of directions on knots that a trajectory has: one trained since then may have others."""
         control = total(self._control(name) * strength for name, strength in mixture.items())
-        first = subject.inverted.select([0])
-        control = self._ready(subject, control)
-        (edit,) = edit_inverted(self.model, control, first, STRIP, verdicts=subject.verdicts[:1])
-        return to_images(edit.after)
+        there = inverted.trajectory.grid
+        return control if set(control.grid.knots) <= set(there.knots) else control.on(there)
 
     def _control(self, name: str) -> Control:
         direction = self.bank.get(check_name(name), self.model.name).load()
@@ -237,12 +225,6 @@ class Studio:
                 "apply it with `flowgrad apply-direction`"
             )
         return to_control(direction, self.model)
-
-    def _ready(self, subject: Subject, control: Control) -> Control:
-        """A control on knots that the photo's trajectory has: one trained since then may have others."""
-        there = subject.inverted.trajectory.grid
-        missing = set(control.grid.knots) - set(there.knots)
-        return control.on(there) if missing else control
 
     # --- train ---
 
@@ -293,10 +275,8 @@ class Studio:
         return Progress(training.losses, tuple(to_images(shown.images)), after, entry)
 
 
-def _decoded(name: str, content: bytes) -> Picture:
-    if len(content) > UPLOAD_LIMIT:
-        raise UsageError(f"{_base(name)} is too large: at most {UPLOAD_LIMIT >> 20} MB are taken. Scale it down first.")
-    return read_picture(Path(_base(name)), io.BytesIO(content))
+def _decoded(name: str, content: bytes) -> Photo:
+    return read_photo(Path(_base(name)), io.BytesIO(content))
 
 
 def _base(name: str) -> str:
@@ -306,12 +286,5 @@ def _base(name: str) -> str:
     return kept[-80:] or "photo.png"
 
 
-def _verdicts(edits: Sequence[Edit]) -> str:
-    return "; ".join(dict.fromkeys(edit.verdict for edit in edits if edit.verdict))
-
-
-def shown(pixels: Image.Image) -> Image.Image:
-    """An image as RGB, no larger than a page shows it."""
-    picture = to_rgb(pixels).copy()
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return picture
+def _patches(edits: Sequence[Edit], places: Sequence[Place]) -> list[Patch]:
+    return [Patch(edit.difference(), place) for edit, place in zip(edits, places, strict=False)]

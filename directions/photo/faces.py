@@ -17,7 +17,7 @@ CHIP_SIZE, CHIP_PADDING = 200, 0.2  # get_face_chip(size=200, padding=0.2), as t
 # Sides (pixels) at which faces are looked for, with margins added: the detector wants faces of 80 pixels or more, and
 # misses some that fill the picture. Coarse first: that is fast, and finds the largest face.
 _LOOKS = ((320, 0.0), (320, 0.2), (640, 0.0), (1280, 0.0))
-TURNED = 0.5  # of `turn`
+_TURNED = 0.5  # of `turn`
 _FACE_SIDE = 200  # pixels a face should have when its landmarks are placed, since these are whole pixels
 
 # Where the detector sees the face of an aligned photo, in fractions of the side: the mean over UTKFace's test photos.
@@ -26,11 +26,14 @@ _ALIGNED_OVERLAP = 0.5  # intersection over union of a found box with that one
 _ALIGNED_WITHIN = 0.05  # of the side: 98 of 100 aligned photos stay below, every one shifted by 0.06 is above
 
 
+Box = tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Face:
     """A face in a photo: `box` (left, top, right, bottom) and `landmarks` (68 points (x, y)), in the photo's pixels."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     landmarks: tuple[tuple[float, float], ...]
 
 
@@ -63,13 +66,11 @@ def find_faces(photo: Image.Image) -> list[Face]:
     return []
 
 
-def crop_face(photo: Image.Image, face: Face, size: int = CHIP_SIZE) -> Image.Image:
-    """Return `face` upright and centred, size x size: dlib's `get_face_chip` with the padding of the model's photos."""
-    return cut_out(photo, face, size)[0]
-
-
 def cut_out(photo: Image.Image, face: Face, size: int = CHIP_SIZE) -> tuple[Image.Image, Place]:
-    """Return `face` as `crop_face` does, and where in the photo it was cut out."""
+    """Return `face` upright and centred, size x size, and where in the photo it was cut out.
+
+    It is dlib's `get_face_chip` with the padding of the model's photos.
+    """
     import dlib
 
     pixels, shape, (left, top), scale = _look_closely(photo, face.box)
@@ -83,12 +84,12 @@ def cut_out(photo: Image.Image, face: Face, size: int = CHIP_SIZE) -> tuple[Imag
 
 def oddity(face: Face, side: float, size: int) -> str | None:
     """What may go wrong with a face `side` pixels wide, as it is cut out, in a model of `size` pixels; or None."""
-    found = []
+    reasons = []
     if side < size:
-        found.append(f"its face is small ({side:.0f} pixels, the model has {size})")
-    if abs(turn(face)) > TURNED:
-        found.append("its face is turned away")
-    return f"{' and '.join(found)}: the edit may not fit" if found else None
+        reasons.append(f"its face is small ({side:.0f} pixels, the model has {size})")
+    if abs(turn(face)) > _TURNED:
+        reasons.append("its face is turned away")
+    return f"{' and '.join(reasons)}: the edit may not fit" if reasons else None
 
 
 def turn(face: Face) -> float:
@@ -128,18 +129,15 @@ def _predictor() -> Any:
     return dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
 
 
-Box = tuple[float, ...]
-
-
-def _detect(photo: Image.Image, scale: float, margin: float) -> list[tuple[float, float, float, float]]:
+def _detect(photo: Image.Image, scale: float, margin: float) -> list[Box]:
     """Return the boxes that the detector finds at `scale` with a margin (fraction of the side), the largest first."""
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     pad = round(margin * max(size))
     pixels = np.asarray(photo.resize(size, Image.Resampling.BICUBIC))
-    found = _detector()(np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge"), 0)
-    edges = [(each.left(), each.top(), each.right() + 1, each.bottom() + 1) for each in found]
-    boxes = [tuple((edge - pad) / scale for edge in box) for box in edges]
-    return sorted(((a, b, c, d) for a, b, c, d in boxes), key=_area, reverse=True)
+    squares = _detector()(np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge"), 0)
+    squares = sorted(squares, key=lambda square: square.width(), reverse=True)
+    edges = [(square.left(), square.top(), square.right() + 1, square.bottom() + 1) for square in squares]
+    return [tuple((edge - pad) / scale for edge in box) for box in edges]
 
 
 def _look_closely(photo: Image.Image, box: Box) -> tuple[np.ndarray, Any, tuple[int, int], float]:
@@ -175,11 +173,10 @@ def _chip_corners(shape: Any) -> np.ndarray:
     return (signs * half) @ np.array([(cos, sin), (-sin, cos)]) + (centre.x, centre.y)
 
 
-def _area(box: Box) -> float:
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-
-
 def _overlap(a: Box, b: Box) -> float:
     """Return intersection over union."""
-    shared = _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
-    return shared / (_area(a) + _area(b) - shared)
+    import dlib
+
+    first, second = (dlib.drectangle(left, top, right - 1, bottom - 1) for left, top, right, bottom in (a, b))
+    shared = first.intersect(second).area()
+    return float(shared / (first.area() + second.area() - shared))

@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import putchunk
 
-from directions.photo.reading import upright
+from directions.photo.metadata import upright
 
 _RAW = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # big-endian samples, read as if they were little-endian
 _COLOUR_TYPES = {"RGB": 2, "RGBA": 6}
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ROWS = 64  # compressed at a time
 
 
@@ -27,21 +27,22 @@ def lower_bits(source: Path | BinaryIO) -> Image.Image | None:
     with Image.open(source, formats=("PNG",)) as image:
         if not image.tile or image.tile[0].args not in _RAW:
             return None
-        image.tile = [each._replace(args=_RAW[str(each.args)]) for each in image.tile]
+        image.tile = [tile._replace(args=_RAW[str(tile.args)]) for tile in image.tile]
         return upright(image)
 
 
 def to_png(upper: Image.Image, lower: Image.Image, icc: bytes = b"", exif: bytes = b"") -> bytes:
     """A PNG of 16 bits from two images (RGB or RGBA) of 8; every row is stored as its difference to the one above."""
-    made = BytesIO()
-    made.write(_SIGNATURE)
-    head = struct.pack(">IIBBBBB", *upper.size, 16, _COLOUR_TYPES[upper.mode], 0, 0, 0)
-    chunks = [(b"IHDR", head)]
-    chunks += [(b"iCCP", b"icc\0\0" + zlib.compress(icc))] if icc else []
-    chunks += [(b"eXIf", exif.removeprefix(b"Exif\0\0"))] if exif else []
-    for kind, data in [*chunks, (b"IDAT", _compressed(upper, lower)), (b"IEND", b"")]:
-        made.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-    return made.getvalue()
+    file = BytesIO()
+    file.write(b"\x89PNG\r\n\x1a\n")
+    putchunk(file, b"IHDR", struct.pack(">IIBBBBB", *upper.size, 16, _COLOUR_TYPES[upper.mode], 0, 0, 0))
+    if icc:
+        putchunk(file, b"iCCP", b"icc\0\0", zlib.compress(icc))
+    if exif:
+        putchunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    putchunk(file, b"IDAT", _compressed(upper, lower))
+    putchunk(file, b"IEND")
+    return file.getvalue()
 
 
 def _compressed(upper: Image.Image, lower: Image.Image) -> bytes:
@@ -49,7 +50,7 @@ def _compressed(upper: Image.Image, lower: Image.Image) -> bytes:
     above = np.zeros((1, upper.width * len(upper.getbands()) * 2), np.uint8)
     for top in range(0, upper.height, _ROWS):
         box = (0, top, upper.width, min(top + _ROWS, upper.height))
-        pair = np.stack([np.asarray(each.crop(box)) for each in (upper, lower)], -1)
+        pair = np.stack([np.asarray(image.crop(box)) for image in (upper, lower)], -1)
         rows = pair.reshape(len(pair), -1)
         filtered = np.insert(np.diff(rows, axis=0, prepend=above), 0, 2, axis=1)  # 2: PNG's filter "up"
         parts.append(packer.compress(filtered.tobytes()))

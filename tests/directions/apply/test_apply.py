@@ -39,7 +39,7 @@ def model(tiny):
 
 @pytest.fixture(scope="module")
 def images(tiny):
-    return to_tensor([read_photo(path) for path in tiny.files])
+    return to_tensor([read_photo(path).rgb for path in tiny.files])
 
 
 def task(model, images, **changes):
