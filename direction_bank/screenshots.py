@@ -9,17 +9,17 @@ import socket
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from PIL import Image
 
 from directions.apply.inversion import join, sample_images
 from directions.bank.bank import Bank
-from directions.page.page import in_thread
+from directions.page.page import build
 from directions.page.session import Studio
 from directions.photo.reading import save_image, to_images
 from flowgrad.models import load_model
@@ -32,24 +32,21 @@ PATIENCE = 600  # seconds for a page or a training on a slow machine
 
 @contextmanager
 def served(studio: Studio) -> Iterator[str]:
-    """The address of the page."""
+    """The address of the page, served from a thread."""
+    import uvicorn
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    stop = in_thread(studio, port)
-    address = f"http://127.0.0.1:{port}"
+    server = uvicorn.Server(uvicorn.Config(build(studio), "127.0.0.1", port, log_level="warning"))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
     try:
-        until(lambda: answers(address))
-        yield address
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{port}"
     finally:
-        stop()
-
-
-def answers(address: str) -> bool:
-    """Whether the page is there."""
-    with suppress(OSError):
-        return bool(urllib.request.urlopen(address, timeout=20).status == 200)
-    return False
+        server.should_exit = True
+        thread.join(10)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -63,7 +60,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def browse(page: Any) -> None:
     """The first part."""
-    page.locator(".fg-card").first.wait_for()
+    page.frame_locator(".fg-gallery").locator(".fg-card").first.wait_for()
 
 
 def try_on(page: Any, photo: Path) -> None:

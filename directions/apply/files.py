@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import torch
@@ -38,14 +38,6 @@ _PIXELS = 60_000_000  # of photos that are in memory at once, unless a single on
 
 
 @dataclass(frozen=True)
-class Part:
-    """One direction of a mixture: its name or file as given, and its strength."""
-
-    name: str
-    strength: float
-
-
-@dataclass(frozen=True)
 class Photos:
     """Photos brought to a model's size: tensor (n, 3, H, W) in [-1, 1], hashes of the files, and places.
 
@@ -57,27 +49,24 @@ class Photos:
     places: tuple[Place, ...]
 
 
-def parse_mixture(written: str, strength: float = 1.0) -> tuple[Part, ...]:
-    """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3"; `strength` multiplies them all.
+def parse_mixture(written: str, strength: float = 1.0) -> list[tuple[str, float]]:
+    """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3" as names and strengths; `strength` multiplies them all.
 
     A path to a file is a name too. Raises UsageError for an empty name or a strength that is no finite number.
     """
-    if Path(written).is_file():
-        return (Part(written, check_strength(strength)),)
-    return tuple(_parse_part(part, strength) for part in written.split("+"))
-
-
-def _parse_part(written: str, strength: float) -> Part:
-    name, colon, number = written.strip().rpartition(":")
-    if not colon or number.endswith(SUFFIX):
-        name, number = written.strip(), "1"
-    try:
-        own = float(number)
-    except ValueError as error:
-        raise UsageError(f"{number!r} is no strength. Write NAME:STRENGTH, for example smiling:0.8+old:0.3.") from error
-    if not name or not isfinite(own):
-        raise UsageError(f"{written!r} names no direction and strength. Write, for example, smiling:0.8+old:0.3.")
-    return Part(name, check_strength(own * strength))
+    parts = []
+    for part in [written] if Path(written).is_file() else written.split("+"):
+        name, colon, number = part.strip().rpartition(":")
+        if not colon or number.endswith(SUFFIX):
+            name, number = part.strip(), "1"
+        try:
+            own = float(number)
+        except ValueError:
+            own = nan
+        if not name or not isfinite(own):
+            raise UsageError(f"{part!r} is no NAME[:STRENGTH]. Write, for example, smiling:0.8+old:0.3.")
+        parts.append((name, check_strength(own * strength)))
+    return parts
 
 
 def check_strength(strength: float) -> float:
@@ -87,12 +76,14 @@ def check_strength(strength: float) -> float:
     return strength
 
 
-def load_parts(parts: Iterable[Part], bank: Bank, model: str | None = None) -> list[tuple[Direction, float]]:
-    """Read the directions of a mixture from files or the bank (those of `model`), with their strengths.
+def load_parts(
+    parts: Iterable[tuple[str, float]], bank: Bank, model: str | None = None
+) -> list[tuple[Direction, float]]:
+    """Read the directions of a mixture from files or the bank (those of `model`); with their strengths.
 
     Raises UsageError for an unknown name (with the nearest) and for directions of different models.
     """
-    loaded = [(_load(part.name, bank, model), part.strength) for part in parts]
+    loaded = [(_load(name, bank, model), strength) for name, strength in parts]
     models = {direction.info.model for direction, _ in loaded}
     if len(models) > 1:
         raise UsageError(f"directions of different models cannot be added: {', '.join(sorted(models))}. Use one model.")
@@ -115,19 +106,12 @@ def mixture(
     Warns of strengths beyond those measured as safe. Raises FlowgradError for directions that do not fit the model.
     """
     for direction, strength in parts:
-        extremes = {strength * min(factors), strength * max(factors)}
-        for used in sorted(extremes):
-            warn_beyond_safe(direction, used, reporter)
+        calibration = direction.info.calibration
+        for used in sorted({strength * min(factors), strength * max(factors)}):
+            if calibration and not is_safe(calibration, used):
+                where = "beyond the safe range of {!r} ({:g} to {:g})".format(direction.info.title, *calibration.safe)
+                reporter.warn(f"strength {used:g} is {where}: faces may turn into other people, or break")
     return total(to_control(direction, model, force) * strength for direction, strength in parts)
-
-
-def warn_beyond_safe(direction: Direction, strength: float, reporter: Reporter) -> None:
-    """Warn where a strength lies outside the range that the calibration found safe."""
-    calibration = direction.info.calibration
-    if calibration and not is_safe(calibration, strength):
-        low, high = calibration.safe
-        where = f"beyond the safe range of {direction.info.title!r} ({low:g} to {high:g})"
-        reporter.warn(f"strength {strength:g} is {where}: faces may turn into other people, or break")
 
 
 def alignment(model: Model, align: Align) -> Align:
@@ -260,7 +244,8 @@ def apply_to_files(
         if _is_full(jobs, model.batch):
             yield from _finish(model, control, jobs, wanted)
             jobs = []
-    yield from _finish(model, control, jobs, wanted)
+    if jobs:
+        yield from _finish(model, control, jobs, wanted)
 
 
 def _is_full(jobs: Sequence[_Job], batch: int) -> bool:
@@ -270,16 +255,14 @@ def _is_full(jobs: Sequence[_Job], batch: int) -> bool:
 
 def _finish(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) -> Iterator[Outcome]:
     """Edit the faces of photos and write them; where the batch fails, photo by photo, so that one spoils no other."""
-    if not jobs:
-        return
     try:
         edited = _edit(model, control, jobs, wanted)
     except FlowgradError as error:
-        if len(jobs) > 1:
+        if len(jobs) == 1:
+            yield Outcome(jobs[0].path, error=FlowgradError(f"{jobs[0].path}: {error}"))
+        else:
             for job in jobs:
                 yield from _finish(model, control, [job], wanted)
-        else:
-            yield Outcome(jobs[0].path, error=FlowgradError(f"{jobs[0].path}: {error}"))
         return
     for job, (edits, verdicts) in zip(jobs, edited, strict=True):
         yield _save(job, edits, verdicts, wanted)
@@ -297,9 +280,17 @@ def _edit(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) 
 
 
 def _save(job: _Job, edits: Sequence[Edit], verdicts: Sequence[str | None], wanted: Wanted) -> Outcome:
+    """Write a strip, a crop, or the photo with its edits."""
     images = () if wanted.in_place and not wanted.sheet else tuple(to_images(edits[0].after))
     try:
-        _write(job, edits, images, wanted)
+        if wanted.strengths:
+            labels = [strength_label(strength) for strength in wanted.strengths]
+            save_image(strip(images, labels, job.path.name), job.output, wanted.overwrite)
+        elif wanted.crop:
+            save_image(images[0], job.output, wanted.overwrite)
+        else:
+            patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, job.faces, strict=True)]
+            write_composite(job.path, job.photo, patches, job.output, wanted.overwrite)
     except FlowgradError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
             raise
@@ -308,18 +299,6 @@ def _save(job: _Job, edits: Sequence[Edit], verdicts: Sequence[str | None], want
     kept = tuple((edit.share, edit.distance) for edit in edits if edit.distance is not None)
     shown = (job.faces[0].image, *images) if wanted.sheet else ()
     return Outcome(job.path, job.output, None, "; ".join(warnings) or None, shown, kept)
-
-
-def _write(job: _Job, edits: Sequence[Edit], images: Sequence[Image.Image], wanted: Wanted) -> None:
-    """Write a strip, a crop, or the photo with its edits."""
-    if wanted.strengths:
-        labels = [strength_label(s) for s in wanted.strengths]
-        save_image(strip(images, labels, job.path.name), job.output, wanted.overwrite)
-    elif wanted.crop:
-        save_image(images[0], job.output, wanted.overwrite)
-    else:
-        patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, job.faces, strict=True)]
-        write_composite(job.path, job.photo, patches, job.output, wanted.overwrite)
 
 
 def write_composite(path: Path, photo: Photo, patches: Sequence[Patch], output: Path, overwrite: bool = False) -> None:

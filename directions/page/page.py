@@ -4,8 +4,7 @@ Photos are sent to a route of our own and stay in memory; Gradio's routes that w
 """
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +13,11 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 from PIL import Image
 
-from directions.bank.gallery import STYLE, image_url, to_cards
+from directions.bank.gallery import image_url, to_page
 from directions.figures import strength_label, strip
 from directions.page.session import CHOSEN, STRIP, TRAINING_PHOTOS, Studio
 from directions.train.recipe import load_recipe
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -49,27 +48,11 @@ def serve(studio: Studio, host: str = "127.0.0.1", port: int = 7860) -> None:
         raise FlowgradError(f"port {port} of {host} cannot be used. Choose another with --port.") from error
 
 
-def in_thread(studio: Studio, port: int) -> Callable[[], None]:
-    """Serve from a thread, for tests and notebooks; returns what stops it."""
-    import uvicorn
-
-    server = uvicorn.Server(uvicorn.Config(build(studio), "127.0.0.1", port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-
-    def stop() -> None:
-        server.should_exit = True
-        thread.join(10)
-
-    return stop
-
-
 def build(studio: Studio, host: str = "127.0.0.1") -> "ASGIApp":
     """The whole application: our routes, Gradio's page, and the guards before both.
 
     On a local `host` it answers under the names of this machine alone.
     """
-    require()
     import gradio as gr
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -86,7 +69,6 @@ def build(studio: Studio, host: str = "127.0.0.1") -> "ASGIApp":
         app,
         _page(studio),
         "/",
-        css=STYLE,
         css_paths=[Path(__file__).with_name("page.css")],
         head=f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>",
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # nothing from the network
@@ -137,9 +119,9 @@ def _routes(studio: Studio) -> list[Any]:
 
     async def fetch_result(request: "Request") -> Response:
         try:
-            mixture = _mixture(request.query_params.items())
+            mixture = {name: float(strength) for name, strength in request.query_params.items()}
             made = await asyncio.to_thread(studio.download, request.path_params["token"], mixture)
-        except FlowgradError as error:
+        except (FlowgradError, ValueError) as error:  # ValueError: a strength that is no number
             return PlainTextResponse(str(error), 404)
         stem = made.name.rpartition(".")[0] or made.name
         file = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in stem)
@@ -154,14 +136,6 @@ def _routes(studio: Studio) -> list[Any]:
     ]
 
 
-def _mixture(pairs: Iterable[tuple[str, str]]) -> dict[str, float]:
-    """Names and strengths of an address. Raises UsageError for a strength that is no number."""
-    try:
-        return {name: float(strength) for name, strength in pairs}
-    except ValueError as error:
-        raise UsageError(f"a strength is no number ({error})") from error
-
-
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
@@ -171,43 +145,24 @@ def _page(studio: Studio) -> Any:
     with gr.Blocks(title="flowgrad", analytics_enabled=False) as page:
         gr.Markdown(f"# flowgrad\nDirections for `{studio.model.name}`. Photos are kept in memory, never on a disk.")
         with gr.Tab("Browse"):
-            cards, tag = _browse(studio)
+            gallery = gr.HTML(_gallery(studio), elem_id="fg-browse", js_on_load=None)
         with gr.Tab("Try"):
             choice = _try(studio)
         with gr.Tab("Train"):
             trained = _train(studio)
 
-        def refreshed() -> tuple[str, Any, Any]:
-            return _cards(studio), gr.update(choices=_tags(studio)), gr.update(choices=studio.names())
+        def refreshed() -> tuple[str, Any]:
+            return _gallery(studio), gr.update(choices=studio.names())
 
         for when in (page.load, trained.then):  # a page that is opened later shows what was trained meanwhile
-            when(refreshed, None, [cards, tag, choice], show_progress="hidden", api_visibility="private")
+            when(refreshed, None, [gallery, choice], show_progress="hidden", api_visibility="private")
     return page
 
 
-def _tags(studio: Studio) -> list[tuple[str, str]]:
-    return [("all", ""), *((tag, tag) for tag in studio.tags())]
-
-
-def _browse(studio: Studio) -> tuple[Any, Any]:
-    import gradio as gr
-
-    with gr.Row():
-        words = gr.Textbox(label="Search by name, text or tag", elem_id="fg-search")
-        tag = gr.Dropdown(_tags(studio), value="", label="Tag")
-    cards = gr.HTML(_cards(studio), elem_classes="fg", elem_id="fg-cards", js_on_load=None)
-
-    def find(words: str, tag: str) -> str:
-        return _cards(studio, words, tag or "")
-
-    for box in (words, tag):
-        box.change(find, [words, tag], cards, show_progress="hidden", api_visibility="private")
-    return cards, tag
-
-
-def _cards(studio: Studio, words: str = "", tag: str = "") -> str:
-    found = studio.entries(words, tag)
-    return to_cards(found) if found else "<p>No direction has these words.</p>"
+def _gallery(studio: Studio) -> str:
+    """The gallery of `bank gallery`, in a frame that reaches neither the page nor the network."""
+    page = to_page(studio.entries(), "Directions")
+    return f'<iframe class="fg-gallery" title="Directions" sandbox="allow-scripts" srcdoc="{escape(page)}"></iframe>'
 
 
 def _drop(route: str, target: str, label: str, most: int = 1) -> str:
@@ -231,7 +186,10 @@ def _try(studio: Studio) -> Any:
             choice = gr.Dropdown(
                 studio.names(), multiselect=True, max_choices=CHOSEN, label="Directions", elem_id="fg-choice"
             )
-            sliders = _sliders()
+            sliders = [  # as many as directions can be mixed, hidden until some are chosen
+                gr.Slider(-1.5, 1.5, 0, step=0.05, label=f"{i + 1}", visible=False, elem_id=f"fg-slider-{i}")
+                for i in range(CHOSEN)
+            ]
         with gr.Column(scale=2):
             view = gr.HTML("", elem_id="fg-view", elem_classes="fg", js_on_load=None)
             line = gr.Textbox(label="The same on the command line", interactive=False, elem_id="fg-command")
@@ -256,16 +214,6 @@ def _try(studio: Studio) -> Any:
     sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
     more.click(in_strip, inputs, row, api_visibility="private")
     return choice
-
-
-def _sliders() -> list[Any]:
-    """As many as directions can be mixed, hidden until some are chosen."""
-    import gradio as gr
-
-    return [
-        gr.Slider(-1.5, 1.5, 0, step=0.05, label=f"strength {i + 1}", visible=False, elem_id=f"fg-slider-{i}")
-        for i in range(CHOSEN)
-    ]
 
 
 def _labelled(studio: Studio, names: list[str], strengths: Mapping[str, float]) -> list[Any]:

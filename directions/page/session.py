@@ -29,7 +29,6 @@ from directions.photo.crop import Place
 from directions.photo.prepare import Prepared, prepare, prepare_faces
 from directions.photo.reading import Photo, read_photo, to_images, to_tensor
 from directions.photo.writing import to_bytes
-from directions.train.checkpoint import Checkpoint
 from directions.train.recipe import load_recipe
 from directions.train.run import Labels, add_illustrated
 from directions.train.task import Task, finish, held_out
@@ -41,6 +40,7 @@ from flowgrad.ode import Control, total
 
 KEPT = 12  # photos in memory
 TRAINING_PHOTOS = 20
+SHOWN_PHOTOS = 4  # before and after a training
 KEPT_FACES = 1000  # to train on, of the model's size
 SHOWN_SIDE = 900  # pixels
 CHOSEN = 4  # directions that are mixed at once
@@ -105,8 +105,8 @@ class Progress:
     """A training after an evaluation: losses so far, photos before and after, and at the end the direction's entry."""
 
     losses: tuple[float, ...]
-    before: tuple[Image.Image, ...]
-    after: tuple[Image.Image, ...]
+    before: list[Image.Image]
+    after: list[Image.Image]
     entry: Entry | None = None
 
 
@@ -124,15 +124,9 @@ class Studio:
 
     # --- browse ---
 
-    def entries(self, words: str = "", tag: str = "") -> tuple[Entry, ...]:
-        """The directions of the model in which all words occur, and the tag."""
-        found = self.bank.search(words) if words.strip() else self.bank.list()
-        own = (entry for entry in found if entry.model == self.model.name)
-        return tuple(entry for entry in own if not tag or (entry.info and tag in entry.info.tags))
-
-    def tags(self) -> list[str]:
-        """All tags, sorted."""
-        return sorted({tag for entry in self.entries() if entry.info for tag in entry.info.tags})
+    def entries(self) -> tuple[Entry, ...]:
+        """The directions of the model."""
+        return self.bank.list(self.model.name)
 
     def names(self) -> list[str]:
         """The directions that can be applied."""
@@ -155,33 +149,19 @@ class Studio:
         with self.decoding:
             rgb = _decoded(name, content).rgb
             faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, "auto"))
-            small = rgb.copy()
-            small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+            size = rgb.size
+            rgb.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        places = tuple(face.place.scaled(rgb.width / size[0], rgb.height / size[1]) for face in faces)
         images = to_tensor([face.image for face in faces])
         inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
-        return self._add(_base(name), content, small, faces, inverted, rgb.size)
+        warnings = dict.fromkeys((*(face.warning for face in faces), *judge_familiarity(self.model, inverted)))
+        warning = "; ".join(filter(None, warnings))
+        return self.subjects.add(Subject(_base(name), content, rgb, faces, places, inverted, size, warning))
 
     def sample(self, seed: int) -> str:
         """A new image of the model, as a photo; its token."""
-        inverted = join(sample_images(self.model, 1, seed))
-        (image,) = to_images(inverted.images)
-        faces = (Prepared(image, Place.centre(*image.size)),)
-        content = to_bytes(image, Photo(image), ".png")
-        return self._add(f"sample-{seed}.png", content, image, faces, inverted, image.size)
-
-    def _add(
-        self,
-        name: str,
-        content: bytes,
-        small: Image.Image,
-        faces: tuple[Prepared, ...],
-        inverted: Inverted,
-        size: tuple[int, int],
-    ) -> str:
-        places = tuple(face.place.scaled(small.width / size[0], small.height / size[1]) for face in faces)
-        verdicts = judge_familiarity(self.model, inverted)
-        warnings = dict.fromkeys(filter(None, (*(face.warning for face in faces), *verdicts)))
-        return self.subjects.add(Subject(name, content, small, faces, places, inverted, size, "; ".join(warnings)))
+        (image,) = to_images(join(sample_images(self.model, 1, seed)).images)
+        return self.receive(f"sample-{seed}.png", to_bytes(image, Photo(image), ".png"))
 
     def edit(self, token: str, mixture: Mapping[str, float]) -> Image.Image:
         """A photo with directions at strengths, as it is shown: one forward pass. Raises UsageError for wrong names."""
@@ -238,9 +218,7 @@ class Studio:
             prepared = prepare(rgb, self.model.config.size, alignment(self.model, "auto"))
         return self.uploads.add(prepared.image), prepared.warning or ""
 
-    def train(
-        self, tokens: Sequence[str], text: str, name: str, source: str = "", iterations: int | None = None
-    ) -> Iterator[Progress]:
+    def train(self, tokens: Sequence[str], text: str, name: str, source: str, iterations: int) -> Iterator[Progress]:
         """Train a direction on photos and put it into the bank; yields every evaluation, at the end with the entry.
 
         Raises UsageError for a wrong call before anything is computed.
@@ -249,30 +227,27 @@ class Studio:
             raise UsageError('write what the faces shall become, for example "a smiling face"')
         if not tokens:
             raise UsageError("drop about ten photos to train on")
-        refuse_existing(self.bank.path_for(name, self.model.name), overwrite=False)
         if len(tokens) > TRAINING_PHOTOS:
             raise UsageError(f"{len(tokens)} photos are too many: at most {TRAINING_PHOTOS}. Ten are usually enough.")
-        task = self._task([self.uploads.get(token) for token in tokens], text, source, iterations)
-        shown = task.photos.select(range(min(4, len(task.photos))))
-        before = tuple(to_images(shown.images))
+        refuse_existing(self.bank.path_for(name, self.model.name), overwrite=False)
+        recipe = load_recipe("default", iterations=iterations)
+        images = to_tensor([self.uploads.get(token) for token in tokens])
+        photos = join(invert_images(self.model, images, recipe.way))
+        task = Task.create(self.model, photos, text.strip(), source=source.strip() or None, recipe=recipe)
+        shown = photos.select(range(min(SHOWN_PHOTOS, len(photos))))
+
+        def progress(control: Control, losses: tuple[float, ...], entry: Entry | None = None) -> Progress:
+            after = steer(self.model, shown, control)
+            return Progress(losses, to_images(shown.images), to_images(after), entry)
+
         for training in train(task):
-            after = tuple(to_images(steer(self.model, shown, training.control)))
-            yield Progress(training.losses, before, after)
-        yield self._finished(task, training, name, shown)
-
-    def _task(self, photos: Sequence[Image.Image], text: str, source: str, iterations: int | None) -> Task:
-        changes = {} if iterations is None else {"iterations": iterations}
-        images = to_tensor(photos)
-        recipe = load_recipe("default", **changes)
-        inverted = join(invert_images(self.model, images, recipe.way))
-        return Task.create(self.model, inverted, text.strip(), source=source.strip() or None, recipe=recipe)
-
-    def _finished(self, task: Task, training: Checkpoint, name: str, shown: Inverted) -> Progress:
+            yield progress(training.control, training.losses)
         samples = held_out(task, training.control)
         direction = finish(task, training.control, training.losses, samples)
-        entry, direction = add_illustrated(self.model, direction, Labels(name), self.bank, samples.select(range(4)))
-        after = tuple(to_images(steer(self.model, shown, to_control(direction, self.model))))
-        return Progress(training.losses, tuple(to_images(shown.images)), after, entry)
+        entry, direction = add_illustrated(
+            self.model, direction, Labels(name), self.bank, samples.select(range(SHOWN_PHOTOS))
+        )
+        yield progress(to_control(direction, self.model), training.losses, entry)
 
 
 def _decoded(name: str, content: bytes) -> Photo:

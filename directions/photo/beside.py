@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -64,22 +64,17 @@ def ahead(executor: Executor | None, work: Callable[[Item], T], items: Iterable[
     waiting: deque[Callable[[], T]] = deque()
     for item in items:
         here = partial(work, item)
-        waiting.append(_begun(executor, here) if executor else here)
+        try:
+            waiting.append(partial(_result, executor.submit(here), here) if executor else here)
+        except BrokenExecutor:
+            waiting.append(here)
         if len(waiting) > _AHEAD:
             yield waiting.popleft()
     yield from waiting
 
 
-def _begun(executor: Executor, here: Callable[[], T]) -> Callable[[], T]:
+def _result(future: Future[T], here: Callable[[], T]) -> T:
     try:
-        future = executor.submit(here)
+        return future.result()
     except BrokenExecutor:
-        return here
-
-    def awaited() -> T:
-        try:
-            return future.result()
-        except BrokenExecutor:
-            return here()
-
-    return awaited
+        return here()

@@ -1,6 +1,5 @@
 """What a photo's file says beside its pixels: which way up it is, EXIF, XMP, dots per inch, how it was compressed."""
 
-import io
 import re
 import struct
 from contextlib import nullcontext
@@ -92,13 +91,8 @@ def jpeg_options(image: Image.Image) -> dict[str, Any]:
 
 
 def is_lossless(source: Path | BinaryIO) -> bool:
-    """Whether a WebP's picture, or the first of several, is stored without loss: its chunk is VP8L."""
+    """Whether a WebP's picture, or the first of several, is stored without loss: its chunk is VP8L, not VP8."""
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            kind, size = struct.unpack("<4sI", head)
-            if kind in (b"VP8 ", b"VP8L"):
-                return bool(kind == b"VP8L")
-            inside = kind == b"ANMF"  # a frame: chunks follow after 16 bytes
-            file.seek(16 if inside else size + size % 2, io.SEEK_CUR)
-    return False
+        file.seek(0)
+        chunk = re.search(rb"VP8[L ]", file.read())
+    return chunk is not None and chunk[0] == b"VP8L"

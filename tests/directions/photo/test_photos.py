@@ -316,6 +316,7 @@ def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) 
     Image.new("RGB", (70, 50), "teal").save(tmp_path / "photo.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
     script = f"""
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -323,6 +324,7 @@ from directions.photo.beside import ahead, faces, process_beside
 from directions.photo.prepare import read_faces
 from flowgrad.errors import FlowgradError
 faces.available, faces.warm_up = (lambda: True), (lambda: None)
+os.sched_getaffinity = lambda process: {{0, 1}}
 with process_beside("never") as none:
     assert none is None
 with process_beside("auto") as beside:
