@@ -5,7 +5,7 @@ One that it does not know comes from a latent that is too large or too small, or
 seen, and the way there is bent, so that the solver misses the photo.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -27,34 +27,6 @@ SHARE = 0.005  # of the test photos lie below a range, and as many above
 Fit = dict[str, float]  # what each measure says of an image
 
 
-def latent_size(model: Model, inverted: Inverted) -> Tensor:
-    """(B,) root mean square of the latents: 1 for the prior."""
-    return _rms(inverted.x0)
-
-
-def latent_correlation(model: Model, inverted: Inverted) -> Tensor:
-    """(B,) correlation of neighbours along the last axis of the latents, about zero: 0 for the prior."""
-    x = inverted.x0
-    return (x[..., 1:] * x[..., :-1]).flatten(1).mean(1) / x.flatten(1).square().mean(1).clamp_min(1e-12)
-
-
-def reconstruction_error(model: Model, inverted: Inverted) -> Tensor:
-    """(B,) root mean square of what a pass without residuals would miss, in units of [-1, 1], to first order.
-
-    Errors are added up without what they do to each other.
-    """
-    steps = inverted.trajectory.grid.steps
-    grid = Grid.uniform(steps, -(-steps // 4))
-    residual = inverted.missed(grid)
-    missed = torch.einsum("m,mb...->b...", grid.spans(residual), residual)
-    return _rms(model.decode(inverted.trajectory.x1.to(missed) - missed) - inverted.images)
-
-
-def _rms(x: Tensor) -> Tensor:
-    return x.float().flatten(1).square().mean(1).sqrt()
-
-
-_MEASURES = {"norm": latent_size, "correlation": latent_correlation, "reconstruction": reconstruction_error}
 _REASONS = {
     "norm": "its latent has size {:.3f}",
     "correlation": "its latent still shows the picture (neighbours agree by {:.3f})",
@@ -63,16 +35,44 @@ _REASONS = {
 
 
 @torch.no_grad()
-def fits(model: Model, inverted: Inverted, names: Iterable[str] = tuple(_MEASURES)) -> list[Fit]:
-    """Measure every image of a batch whose trajectory has N / 4 equal steps among its knots (as all for editing do)."""
-    columns = {name: _MEASURES[name](model, inverted).tolist() for name in names}
-    return [{name: values[i] for name, values in columns.items()} for i in range(len(inverted))]
+def fits(model: Model, inverted: Inverted, names: Collection[str] = tuple(_REASONS)) -> list[Fit]:
+    """Measure every image of a batch whose trajectory has N / 4 equal steps among its knots (as all for editing do).
+
+    norm: root mean square of its latent, 1 for the prior; correlation: of neighbours in it, 0 for the prior;
+    reconstruction: root mean square of what the solver would miss, in units of [-1, 1], to first order.
+    """
+    measured = {}
+    if "norm" in names:
+        measured["norm"] = _rms(inverted.x0)
+    if "correlation" in names:
+        measured["correlation"] = _correlation(inverted.x0)
+    if "reconstruction" in names:
+        measured["reconstruction"] = _rms(_reconstructed(model, inverted) - inverted.images)
+    return [{name: float(values[i]) for name, values in measured.items()} for i in range(len(inverted))]
+
+
+def _rms(x: Tensor) -> Tensor:
+    """(B,) root mean squares of (B, ...)."""
+    return x.float().flatten(1).square().mean(1).sqrt()
+
+
+def _correlation(x: Tensor) -> Tensor:
+    """(B,) correlation of neighbours along the last axis of (B, ...), about zero."""
+    return (x[..., 1:] * x[..., :-1]).flatten(1).mean(1) / x.flatten(1).square().mean(1).clamp_min(1e-12)
+
+
+def _reconstructed(model: Model, inverted: Inverted) -> Tensor:
+    """(B, 3, H, W): where a pass without residuals would end, errors added up without what they do to each other."""
+    steps = inverted.trajectory.grid.steps
+    grid = Grid.uniform(steps, -(-steps // 4))
+    residual = inverted.missed(grid)
+    missed = torch.einsum("m,mb...->b...", grid.spans(residual), residual)
+    return model.decode(inverted.trajectory.x1.to(missed) - missed)
 
 
 def judge_familiarity(model: Model, inverted: Inverted) -> list[str | None]:
     """A `verdict` on every image of a batch; only what the model's `gate` has a range for is computed."""
-    ranges = model.config.gate
-    return [verdict(fit, ranges) for fit in fits(model, inverted, [name for name in _MEASURES if name in ranges])]
+    return [verdict(fit, model.config.gate) for fit in fits(model, inverted, model.config.gate)]
 
 
 def verdict(fit: Fit, ranges: dict[str, tuple[float, float]]) -> str | None:
@@ -121,6 +121,6 @@ def measure_photos(model: Model, images: Path, files: Sequence[str], grid: Grid)
 
 def ranges_of(measured: Sequence[Fit], share: float = SHARE) -> dict[str, tuple[float, float]]:
     """The range of each number over test photos, without the `share` lowest and highest of them."""
-    edges = {name: np.quantile([fit[name] for fit in measured], (share, 1 - share)) for name in _MEASURES}
+    edges = {name: np.quantile([fit[name] for fit in measured], (share, 1 - share)) for name in _REASONS}
     edges["reconstruction"][0] = 0.0  # nobody minds a photo that is met exactly
     return {name: (round(float(low), 4), round(float(high), 4)) for name, (low, high) in edges.items()}

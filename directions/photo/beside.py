@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from directions.photo import faces
@@ -45,15 +46,12 @@ def forked(workers: int) -> ProcessPoolExecutor:
 
 
 def _follow_parent() -> None:
+    def end_with(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command itself says that it was interrupted
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    threading.Thread(target=end_with, args=[parent_process()], daemon=True).start()
 
 
 def ahead(executor: Executor | None, work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[Callable[[], T]]:

@@ -62,13 +62,13 @@ def _bands(box: Box) -> Iterator[Box]:
 
 def _weight(place: Place, others: Sequence[Place], box: Box) -> np.ndarray:
     """(height, width): the mask of a place, less where others' masks are too (m^2 / sum m)."""
-    own = mask(place, box)
-    total = own + sum(mask(other, box) for other in others if _touch(other.outline, box))
+    own = total = mask(place, box)
+    left, top, right, bottom = box
+    for other in others:
+        a, b, c, d = other.outline
+        if a < right and left < c and b < bottom and top < d:
+            total = total + mask(other, box)
     return own * own / np.maximum(total, 1e-6)
-
-
-def _touch(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def mask(place: Place, box: Box) -> np.ndarray:

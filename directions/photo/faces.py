@@ -25,16 +25,39 @@ _ALIGNED_BOX = (0.041, 0.034, 0.957, 0.950)
 _ALIGNED_OVERLAP = 0.5  # intersection over union of a found box with that one
 _ALIGNED_WITHIN = 0.05  # of the side: 98 of 100 aligned photos stay below, every one shifted by 0.06 is above
 
+Box = tuple[float, ...]  # left, top, right, bottom of a face in its photo
 
-Box = tuple[float, ...]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
-    """A face in a photo: `box` (left, top, right, bottom) and `landmarks` (68 points (x, y)), in the photo's pixels."""
+    """The surroundings of a face at a good size, (h, w, 3) uint8, and `shape`: dlib's 68 landmarks in them.
 
-    box: Box
-    landmarks: tuple[tuple[float, float], ...]
+    What is (x, y) there is origin + (x, y) / scale in the photo.
+    """
+
+    pixels: np.ndarray
+    shape: Any
+    origin: tuple[int, int]
+    scale: float
+
+    @property
+    def corners(self) -> np.ndarray:
+        """(4, 2): the corners of the chip that would be cut out, in the photo, clockwise from the upper left."""
+        import dlib
+
+        chip = dlib.get_face_chip_details(self.shape, CHIP_SIZE, CHIP_PADDING)
+        half = np.array([chip.rect.width(), chip.rect.height()]) / 2
+        cos, sin = math.cos(chip.angle), math.sin(chip.angle)
+        signs, centre = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]), chip.rect.dcenter()
+        corners = (signs * half) @ np.array([(cos, sin), (-sin, cos)]) + (centre.x, centre.y)
+        return corners / self.scale + self.origin
+
+    @property
+    def turn(self) -> float:
+        """How far it is turned, by its landmarks: 0 frontal, -1 and 1 the nose at an end of the jaw."""
+        jaw_left, jaw_right, nose = (np.array([point.x, point.y]) for point in map(self.shape.part, (0, 16, 30)))
+        across = jaw_right - jaw_left
+        return float(2 * np.dot(nose - jaw_left, across) / max(np.dot(across, across), 1e-9) - 1)
 
 
 def available() -> bool:
@@ -49,69 +72,8 @@ def require() -> None:
 
 
 def warm_up() -> None:
-    """Load dlib's models, which takes 2 s, before the first photo is there."""
+    """Load dlib's models, which takes a second, before the first photo is there."""
     _detector(), _predictor()
-
-
-def find_faces(photo: Image.Image) -> list[Face]:
-    """Return the faces of an RGB photo, the largest first. Raises FlowgradError without the extra `faces`."""
-    require()
-    longest = max(photo.size)
-    for side, margin in _LOOKS:
-        if side > _LOOKS[0][0] and side > 2 * longest:  # enlarging it further shows nothing new
-            break
-        boxes = _detect(photo, side / longest, margin)
-        if boxes:
-            return [Face(box, _landmarks(photo, box)) for box in boxes]
-    return []
-
-
-def cut_out(photo: Image.Image, face: Face, size: int = CHIP_SIZE) -> tuple[Image.Image, Place]:
-    """Return `face` upright and centred, size x size, and where in the photo it was cut out.
-
-    It is dlib's `get_face_chip` with the padding of the model's photos.
-    """
-    import dlib
-
-    pixels, shape, (left, top), scale = _look_closely(photo, face.box)
-    chip = Image.fromarray(dlib.get_face_chip(pixels, shape, size=size, padding=CHIP_PADDING))
-    corners = _chip_corners(shape)
-    centre = corners.mean(0)
-    edges = centre + (corners - centre) * size / (size - 1) + 0.5  # dlib's corners are those of pixels' centres
-    a, b, c, d = ((float(x), float(y)) for x, y in edges / scale + (left, top))
-    return chip, Place((a, b, c, d), "face")
-
-
-def oddity(face: Face, side: float, size: int) -> str | None:
-    """What may go wrong with a face `side` pixels wide, as it is cut out, in a model of `size` pixels; or None."""
-    reasons = []
-    if side < size:
-        reasons.append(f"its face is small ({side:.0f} pixels, the model has {size})")
-    if abs(turn(face)) > _TURNED:
-        reasons.append("its face is turned away")
-    return f"{' and '.join(reasons)}: the edit may not fit" if reasons else None
-
-
-def turn(face: Face) -> float:
-    """How far a face is turned, by its landmarks: 0 frontal, -1 and 1 the nose at an end of the jaw."""
-    jaw_left, jaw_right, nose = (np.array(face.landmarks[i]) for i in (0, 16, 30))
-    across = jaw_right - jaw_left
-    return float(2 * np.dot(nose - jaw_left, across) / max(np.dot(across, across), 1e-9) - 1)
-
-
-def is_aligned(photo: Image.Image, face: Face) -> bool:
-    """Return whether aligning a photo at its `face` would change next to nothing.
-
-    Its landmarks are placed as if it were aligned; if it is, the chip cut out by them is the photo itself.
-    """
-    width, height = photo.size
-    box = tuple(fraction * width for fraction in _ALIGNED_BOX)
-    if width != height or _overlap(face.box, box) < _ALIGNED_OVERLAP:
-        return False
-    _, shape, (left, top), scale = _look_closely(photo, box)
-    corners = _chip_corners(shape) / scale + (left, top)
-    wanted = np.array([(0, 0), (width, 0), (width, height), (0, height)])
-    return bool(np.linalg.norm(corners - wanted, axis=1).mean() < _ALIGNED_WITHIN * width)
 
 
 @lru_cache(maxsize=1)
@@ -129,6 +91,19 @@ def _predictor() -> Any:
     return dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
 
 
+def find_faces(photo: Image.Image) -> list[Box]:
+    """Return where the faces of an RGB photo are, the largest first. Raises FlowgradError without the extra `faces`."""
+    require()
+    longest = max(photo.size)
+    for side, margin in _LOOKS:
+        if side > _LOOKS[0][0] and side > 2 * longest:  # enlarging it further shows nothing new
+            break
+        boxes = _detect(photo, side / longest, margin)
+        if boxes:
+            return boxes
+    return []
+
+
 def _detect(photo: Image.Image, scale: float, margin: float) -> list[Box]:
     """Return the boxes that the detector finds at `scale` with a margin (fraction of the side), the largest first."""
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
@@ -140,8 +115,25 @@ def _detect(photo: Image.Image, scale: float, margin: float) -> list[Box]:
     return [tuple((edge - pad) / scale for edge in box) for box in edges]
 
 
-def _look_closely(photo: Image.Image, box: Box) -> tuple[np.ndarray, Any, tuple[int, int], float]:
-    """Return the surroundings of `box` at a good size, the landmarks there, and their place: (left, top), scale."""
+def is_aligned(photo: Image.Image, box: Box) -> bool:
+    """Return whether aligning a photo at the face in `box` would change next to nothing.
+
+    Its landmarks are placed as if it were aligned; if it is, the chip cut out by them is the photo itself.
+    """
+    import dlib
+
+    side = photo.width
+    aligned = tuple(fraction * side for fraction in _ALIGNED_BOX)
+    ours, theirs = (dlib.drectangle(left, top, right - 1, bottom - 1) for left, top, right, bottom in (box, aligned))
+    shared = ours.intersect(theirs).area()
+    if side != photo.height or shared < _ALIGNED_OVERLAP * (ours.area() + theirs.area() - shared):
+        return False
+    wanted = np.array([(0, 0), (side, 0), (side, side), (0, side)])
+    return bool(np.linalg.norm(look(photo, aligned).corners - wanted, axis=1).mean() < _ALIGNED_WITHIN * side)
+
+
+def look(photo: Image.Image, box: Box) -> Face:
+    """Look closely at the face in a box of an RGB photo."""
     import dlib
 
     width, height = box[2] - box[0], box[3] - box[1]
@@ -151,32 +143,31 @@ def _look_closely(photo: Image.Image, box: Box) -> tuple[np.ndarray, Any, tuple[
     scale = max(1.0, _FACE_SIDE / max(width, height))
     if scale > 1:
         near = near.resize((round(near.width * scale), round(near.height * scale)), Image.Resampling.BICUBIC)
-    pixels = np.asarray(near)
     edges = [round((edge - origin) * scale) for edge, origin in zip(box, (left, top, left, top), strict=True)]
-    return pixels, _predictor()(pixels, dlib.rectangle(*edges)), (left, top), scale
+    pixels = np.asarray(near)
+    return Face(pixels, _predictor()(pixels, dlib.rectangle(*edges)), (left, top), scale)
 
 
-def _landmarks(photo: Image.Image, box: Box) -> tuple[tuple[float, float], ...]:
-    _, shape, (left, top), scale = _look_closely(photo, box)
-    return tuple((point.x / scale + left, point.y / scale + top) for point in shape.parts())
+def cut_out(face: Face, size: int = CHIP_SIZE) -> tuple[Image.Image, Place]:
+    """Return a face upright and centred, size x size, and where in the photo it was cut out.
 
-
-def _chip_corners(shape: Any) -> np.ndarray:
-    """Return the corners (4, 2) of the chip that would be cut out, clockwise from the face's upper left."""
+    It is dlib's `get_face_chip` with the padding of the model's photos.
+    """
     import dlib
 
-    chip = dlib.get_face_chip_details(shape, CHIP_SIZE, CHIP_PADDING)
-    half = np.array([chip.rect.width(), chip.rect.height()]) / 2
-    cos, sin = math.cos(chip.angle), math.sin(chip.angle)
-    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    centre = chip.rect.dcenter()
-    return (signs * half) @ np.array([(cos, sin), (-sin, cos)]) + (centre.x, centre.y)
+    chip = Image.fromarray(dlib.get_face_chip(face.pixels, face.shape, size=size, padding=CHIP_PADDING))
+    corners = face.corners
+    centre = corners.mean(0)
+    edges = centre + (corners - centre) * size / (size - 1) + 0.5 / face.scale  # dlib's are the centres of pixels
+    a, b, c, d = ((float(x), float(y)) for x, y in edges)
+    return chip, Place((a, b, c, d), "face")
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """Return intersection over union."""
-    import dlib
-
-    first, second = (dlib.drectangle(left, top, right - 1, bottom - 1) for left, top, right, bottom in (a, b))
-    shared = first.intersect(second).area()
-    return float(shared / (first.area() + second.area() - shared))
+def oddity(face: Face, side: float, size: int) -> str | None:
+    """What may go wrong with a face `side` pixels wide, as it is cut out, in a model of `size` pixels; or None."""
+    reasons = []
+    if side < size:
+        reasons.append(f"its face is small ({side:.0f} pixels, the model has {size})")
+    if abs(face.turn) > _TURNED:
+        reasons.append("its face is turned away")
+    return f"{' and '.join(reasons)}: the edit may not fit" if reasons else None

@@ -8,7 +8,6 @@ from PIL import Image
 
 from directions.photo import faces
 from directions.photo.crop import Place
-from directions.photo.faces import Face
 from directions.photo.reading import Align, Photo, read_photo
 from flowgrad.errors import FlowgradError, UsageError
 
@@ -70,29 +69,22 @@ def prepare_faces(
             raise UsageError(f"--face {face} needs {needs}. Otherwise leave it out.")
         missing = align == "auto" and photo.width != photo.height
         return (_fit(photo, size, _MISSING_EXTRA if missing else None),)
-    found = faces.find_faces(photo)
+    boxes = faces.find_faces(photo)
     if face is not None:
-        found = [_chosen(found, face)]
-    if not found and align == "always":
+        if face > len(boxes):
+            raise UsageError(f"--face {face}: {len(boxes)} found. Count them from the left, from 1 on.")
+        boxes = [sorted(boxes, key=lambda box: box[0] + box[2])[face - 1]]
+    if not boxes and align == "always":
         raise FlowgradError("no face found. Use a photo with a larger, frontal face, or --align never.")
-    if not found:
+    if not boxes:
         return (_fit(photo, size, "no face found, so it was not aligned"),)
-    if align == "auto" and faces.is_aligned(photo, found[0]):
-        return (_fit(photo, size, faces.oddity(found[0], photo.width, size)),)
-    return tuple(_cut_out(photo, each, size) for each in found)
+    if align == "auto" and faces.is_aligned(photo, boxes[0]):
+        return (_fit(photo, size, faces.oddity(faces.look(photo, boxes[0]), photo.width, size)),)
+    return tuple(_aligned(faces.look(photo, box), size) for box in boxes)
 
 
-def _chosen(found: Sequence[Face], number: int) -> Face:
-    """The face of a number, counted from the left. Raises UsageError if there are fewer."""
-    if not 1 <= number <= len(found):
-        there = {0: "no face", 1: "one face"}.get(len(found), f"{len(found)} faces")
-        raise UsageError(f"--face {number}: {there} found. Count them from the left, from 1 on.")
-    return sorted(found, key=lambda face: face.box[0] + face.box[2])[number - 1]
-
-
-def _cut_out(photo: Image.Image, face: Face, size: int) -> Prepared:
-    """The face cut out as dlib's chips are."""
-    chip, place = faces.cut_out(photo, face, max(faces.CHIP_SIZE, size))
+def _aligned(face: faces.Face, size: int) -> Prepared:
+    chip, place = faces.cut_out(face, max(faces.CHIP_SIZE, size))
     return Prepared(_resize(chip, size), place, faces.oddity(face, place.side, size))
 
 

@@ -10,7 +10,6 @@ from directions.apply.inversion import ANCHORED_EULER, Inversion, invert_for, in
 from directions.apply.steer import apply_direction, steer, sweep, to_control
 from directions.file.direction import read_direction, write_direction
 from directions.measure.benchmark import compare_gradients
-from directions.photo.reading import read_photo, to_tensor
 from directions.train import calibration as calibrate
 from directions.train.calibration import Effects, reach, safe_range
 from directions.train.recipe import Recipe, load_recipe
@@ -19,27 +18,10 @@ from directions.train.training import train_direction
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.text import Contrast, log_odds
-from flowgrad.models import load_model
 from flowgrad.ode import Control, Grid
-from tests.helpers.tiny import make_tiny
 
 QUICK = Recipe(iterations=2, intervals=3, augmentations=2)
 EFFECTIVE = QUICK.model_copy(update={"eta": 1.0, "step_size": 0.3, "keep_weight": 0.0})  # whatever it does to a photo
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny):
-    return load_model(str(tiny.model), "cpu", "fp32")
-
-
-@pytest.fixture(scope="module")
-def images(tiny):
-    return to_tensor([read_photo(path).rgb for path in tiny.files])
 
 
 def task(model, images, **changes):

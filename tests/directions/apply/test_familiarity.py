@@ -19,28 +19,12 @@ from directions.apply.inversion import Inversion, invert_for, invert_images, joi
 from directions.bank.bank import Bank
 from directions.file.direction import Direction, DirectionInfo
 from directions.measure.interference import Interference
-from directions.photo.reading import read_photo, to_tensor
 from flowgrad.errors import UsageError
 from flowgrad.models import Model, load_config, load_model
-from flowgrad.ode import Control, Grid
-from tests.helpers.tiny import Tiny, make_model, make_tiny
+from flowgrad.ode import Control
+from tests.helpers.tiny import Tiny, make_model
 
 RANGES = {"norm": (0.9, 1.1), "correlation": (-0.1, 0.2), "reconstruction": (0.0, 0.05)}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Tiny) -> Model:
-    return load_model(str(tiny.model), "cpu", "fp32")
-
-
-@pytest.fixture(scope="module")
-def images(tiny: Tiny) -> torch.Tensor:
-    return to_tensor([read_photo(path).rgb for path in tiny.files])
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +32,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWGRAD_BANK", str(tmp_path / "own-bank"))
     monkeypatch.setattr(directions.bank.bank, "_shipped_folder", lambda: None)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def control() -> Control:
-    values = 0.3 * torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return Control(values, Grid((0, 3), 6))
 
 
 def call(*arguments: object) -> Result:

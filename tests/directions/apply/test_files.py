@@ -4,30 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageFile
 
 from directions.apply import files
 from directions.apply.files import Wanted, apply_to_files, output_paths
-from flowgrad.models import Model, load_model
-from flowgrad.ode import Control, Grid
-from tests.helpers.tiny import Tiny, make_tiny
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Tiny) -> Model:
-    return load_model(str(tiny.model), "cpu", "fp32")
-
-
-@pytest.fixture
-def control() -> Control:
-    values = 0.3 * torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return Control(values, Grid((0, 3), 6))
+from flowgrad.models import Model
+from flowgrad.ode import Control
+from tests.helpers.tiny import Tiny
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])

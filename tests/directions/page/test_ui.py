@@ -3,11 +3,9 @@
 import asyncio
 import io
 import os
-import struct
 import sys
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from directions.page.session import Shelf, Studio
 from directions.train.recipe import Recipe, load_recipe
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model, load_model
+from tests.helpers.pictures import bomb
 from tests.helpers.tiny import Tiny, make_tiny
 
 EVIL = "<img src=x onerror=alert(1)>${alert(2)} {{value}}"
@@ -154,16 +153,6 @@ def test_only_the_last_things_are_kept() -> None:
 
 
 # --- hostile input ----------------------------------------------------------------------------------------------
-
-
-def bomb() -> bytes:
-    """A PNG that claims 50,000 x 50,000 pixels and holds next to nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,11 @@ def edited(path: Path, spec: str, folder: Path, *more: str) -> Image.Image:
 def test_the_public_portrait_smiles_more_and_less(tmp_path: Path) -> None:
     pytest.importorskip("dlib", reason="needs the extra `faces`")
     data = pytest.importorskip("skimage.data", reason="needs scikit-image")
-    from directions.photo.faces import cut_out, find_faces
+    from directions.photo.faces import cut_out, find_faces, look
 
     path, portrait = tmp_path / "astronaut.png", Image.fromarray(data.astronaut())
     portrait.save(path)
-    _, place = cut_out(portrait, find_faces(portrait)[0])
+    _, place = cut_out(look(portrait, find_faces(portrait)[0]))
     outside = whole(place, portrait) == 0
     old = np.asarray(portrait)
     for spec in ("smiling:1", "smiling:-0.7", "old:1", "old:-1"):
@@ -154,7 +154,7 @@ def test_the_public_portrait_smiles_more_and_less(tmp_path: Path) -> None:
 def test_each_face_of_a_group_is_found_and_edited_alone(tmp_path: Path) -> None:
     pytest.importorskip("dlib", reason="needs the extra `faces`")
     from directions.apply.inversion import join, sample_images
-    from directions.photo.faces import cut_out, find_faces
+    from directions.photo.faces import cut_out, find_faces, look
     from directions.photo.reading import to_images
     from flowgrad.models import load_model
 
@@ -162,9 +162,9 @@ def test_each_face_of_a_group_is_found_and_edited_alone(tmp_path: Path) -> None:
     for i, sample in enumerate(to_images(join(sample_images(load_model(), 3, seed=41)).images)):
         group.paste(sample.resize((220, 220), Image.Resampling.LANCZOS), (40 + 290 * i, 60 + 40 * i))
     group.save(tmp_path / "group.png")
-    faces = sorted(find_faces(group), key=lambda face: face.box[0])
+    faces = sorted(find_faces(group))
     assert len(faces) == 3
-    masks = [whole(cut_out(group, face)[1], group) > 0 for face in faces]
+    masks = [whole(cut_out(look(group, face))[1], group) > 0 for face in faces]
     old = np.asarray(group)
     for number in (None, 1, 2, 3):
         more = () if number is None else ("--face", str(number))

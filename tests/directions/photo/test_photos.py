@@ -2,12 +2,10 @@
 
 import io
 import math
-import struct
 import subprocess
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,13 +17,12 @@ from PIL import Image
 from directions.photo import faces
 from directions.photo.beside import ahead
 from directions.photo.prepare import prepare
-from directions.photo.reading import PIXEL_LIMIT, find_photos, read_photo, save_image, to_images, to_tensor
+from directions.photo.reading import PIXEL_LIMIT, find_photos, read_photo, to_images, to_tensor
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers.paths import ROOT, SHARED
+from tests.helpers.pictures import bomb
 
 FACES = SHARED / "faces" / "utkface_aligned.zip"
-needs_dlib = pytest.mark.skipif(not faces.available(), reason="the extra `faces` is not installed")
-needs_faces = pytest.mark.skipif(not FACES.exists(), reason="the shared photos of faces are not here")
 
 
 def gradient(width: int = 40, height: int = 30) -> Image.Image:
@@ -153,20 +150,9 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         read_photo(tmp_path)
 
 
-def write_bomb(path: Path, side: int) -> None:
-    """Write a PNG that claims side x side pixels and holds next to nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-
-
 @pytest.mark.parametrize("side", [math.isqrt(PIXEL_LIMIT) + 1, 50_000])
 def test_decompression_bomb(tmp_path: Path, side: int) -> None:
-    write_bomb(tmp_path / "bomb.png", side)
+    (tmp_path / "bomb.png").write_bytes(bomb(side))
     with pytest.raises(FlowgradError, match=r"bomb.png has too many pixels.*Scale it down"):
         read_photo(tmp_path / "bomb.png")
 
@@ -195,7 +181,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         prepare(gradient(), 32, "always")
 
 
-# --- tensors and files ------------------------------------------------------------------------------------------
+# --- tensors --------------------------------------------------------------------------------------------------
 
 
 def test_tensors_round_trip_exactly() -> None:
@@ -208,28 +194,11 @@ def test_tensors_round_trip_exactly() -> None:
     assert np.asarray(to_images(tensor * 10)[0]).max() == 255
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_save_image(tmp_path: Path, suffix: str) -> None:
-    path = save_image(gradient(), tmp_path / f"out{suffix}")
-    before = path.read_bytes()
-    assert apart(rgb(path), gradient()) < 3
-    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
-        save_image(gradient(10, 10), path)
-    assert path.read_bytes() == before
-    save_image(gradient(10, 10), path, overwrite=True)
-    assert rgb(path).size == (10, 10) and len(list(tmp_path.iterdir())) == 1
-
-
-def test_save_image_wants_a_known_suffix(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"does not say which kind of image.*\.png"):
-        save_image(gradient(), tmp_path / "out.xyz")
-
-
 # --- faces ------------------------------------------------------------------------------------------------------
 
 
-@needs_dlib
 def test_no_face() -> None:
+    pytest.importorskip("dlib", reason="needs the extra `faces`")
     with pytest.raises(FlowgradError, match=r"no face found.*--align never"):
         prepare(gradient(64, 48), 32, "always")
     prepared = prepare(gradient(64, 48), 32)
@@ -239,6 +208,8 @@ def test_no_face() -> None:
 @pytest.fixture(scope="module")
 def crops() -> list[Image.Image]:
     """Four aligned crops, 200 x 200, in which the detector sees a face."""
+    if not (faces.available() and FACES.exists()):
+        pytest.skip("needs the extra `faces`, and the shared photos of faces")
     with zipfile.ZipFile(FACES) as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][100:104]
         return [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
@@ -253,8 +224,6 @@ def on_canvas(crop: Image.Image, side: int, angle: float = 0.0) -> Image.Image:
     return canvas
 
 
-@needs_dlib
-@needs_faces
 @pytest.mark.parametrize("size", [200, 64])
 def test_aligned_crops_are_only_resized(crops: list[Image.Image], size: int) -> None:
     for crop in crops:
@@ -264,8 +233,6 @@ def test_aligned_crops_are_only_resized(crops: list[Image.Image], size: int) -> 
         assert apart(prepared.image, small.resize((64, 64), Image.Resampling.LANCZOS)) == 0
 
 
-@needs_dlib
-@needs_faces
 @pytest.mark.parametrize(("side", "angle"), [(200, 0), (300, 15), (120, -10)])
 def test_a_face_in_a_photo_is_cut_out_as_the_crops_were(crops: list[Image.Image], side: int, angle: float) -> None:
     crop = crops[0]
@@ -275,21 +242,19 @@ def test_a_face_in_a_photo_is_cut_out_as_the_crops_were(crops: list[Image.Image]
     assert apart(prepared.image, wanted) < 12
 
 
-@needs_dlib
-@needs_faces
 def test_alignment_is_dlibs_chip(crops: list[Image.Image]) -> None:
     import dlib
 
     photo = on_canvas(crops[0], 250)
-    face = faces.find_faces(photo)[0]
-    points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
-    shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
+    box = faces.find_faces(photo)[0]
+    face = faces.look(photo, box)
+    points = [(np.array([point.x, point.y]) / face.scale + face.origin).round() for point in face.shape.parts()]
+    around = dlib.rectangle(*(round(edge) for edge in box))
+    shape = dlib.full_object_detection(around, [dlib.point(int(x), int(y)) for x, y in points])
     chip = Image.fromarray(dlib.get_face_chip(np.asarray(photo), shape, size=200, padding=0.2))
-    assert apart(faces.cut_out(photo, face)[0], chip) < 0.5
+    assert apart(faces.cut_out(face)[0], chip) < 0.5
 
 
-@needs_dlib
-@needs_faces
 def test_several_faces_take_the_largest(crops: list[Image.Image]) -> None:
     photo = Image.new("RGB", (640, 480), (128, 128, 128))
     photo.paste(crops[0].resize((180, 180)), (30, 100))
@@ -299,8 +264,6 @@ def test_several_faces_take_the_largest(crops: list[Image.Image]) -> None:
     assert prepared.place.outline[0] > 300
 
 
-@needs_dlib
-@needs_faces
 def test_a_shifted_square_is_aligned(crops: list[Image.Image]) -> None:
     shifted = Image.new("RGB", (260, 260), (128, 128, 128))
     shifted.paste(crops[0], (10, 50))

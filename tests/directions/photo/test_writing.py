@@ -1,6 +1,7 @@
 """Photos written again: what they keep of the files that they were read from."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from directions.photo import reading
 from directions.photo.metadata import dots_per_inch
 from directions.photo.png16 import to_png
-from directions.photo.reading import Photo, read_photo
+from directions.photo.reading import Photo, read_photo, save_image
 from directions.photo.writing import save_photo
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers.pictures import picture
@@ -164,13 +165,28 @@ def test_a_tiff_of_any_colours_is_written_as_what_it_looks_like(tmp_path: Path, 
         assert written.getexif()[271] == "Camera"
 
 
-def test_saving_refuses(tmp_path: Path) -> None:
-    photo = Photo(picture())
-    with pytest.raises(UsageError, match="which kind of image"):
-        save_photo(photo.pixels, photo, tmp_path / "photo.gif")
-    save_photo(photo.pixels, photo, tmp_path / "photo.png")
-    with pytest.raises(UsageError, match="exists already"):
-        save_photo(photo.pixels, photo, tmp_path / "photo.png")
+def plainly(image: Image.Image, path: Path, overwrite: bool = False) -> Path:
+    return save_image(image, path, overwrite)
+
+
+def like_a_photo(image: Image.Image, path: Path, overwrite: bool = False) -> Path:
+    return save_photo(image, Photo(image), path, overwrite)
+
+
+@pytest.mark.parametrize("save", [plainly, like_a_photo])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_saving(tmp_path: Path, save: Callable[..., Path], suffix: str) -> None:
+    smooth = picture().resize((4, 3)).resize((40, 30), Image.Resampling.BICUBIC)
+    path = save(smooth, tmp_path / f"out{suffix}")
+    before = path.read_bytes()
+    assert np.abs(np.asarray(read_photo(path).rgb, int) - np.asarray(smooth)).mean() < 3
+    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
+        save(smooth, path)
+    assert path.read_bytes() == before
+    save(smooth.resize((10, 10)), path, overwrite=True)
+    assert read_photo(path).pixels.size == (10, 10) and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(UsageError, match=r"does not say which kind of image.*\.png"):
+        save(smooth, tmp_path / "out.xyz")
 
 
 def test_heic_needs_its_extra_and_is_read_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
