@@ -112,11 +112,6 @@ def test_a_direction_trained_since_then_needs_no_other_inversion(studio: Studio,
     assert studio.edit(token, {"new": 1.0}).size == (60, 40)
 
 
-def test_a_sample_is_a_photo(studio: Studio) -> None:
-    token = studio.sample(3)
-    assert studio.edit(token, {"old": 0.5}).size == (16, 16)
-
-
 def test_training_yields_every_evaluation_and_saves(
     studio: Studio, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,15 +120,15 @@ def test_training_yields_every_evaluation_and_saves(
     steps = list(studio.train(tokens, "a smiling face", "wide", "a serious face", 2))
     assert [len(step.losses) for step in steps] == [1, 2, 3, 3] and steps[-1].entry
     assert studio.bank.get("wide").preview and "wide" in studio.names()
-    for wrong, words in (
-        (([], "x", "new"), "ten photos"),
-        ((tokens * 6, "x", "new"), "24 photos are too many: at most 20"),
-        ((tokens, " ", "new"), "what the faces shall become"),
-        ((tokens, "x", "../evil"), "cannot name a direction"),
-        ((tokens, "x", "wide"), "exists already"),
+    for sent, text, name, words in (
+        ([], "x", "new", "ten photos"),
+        (tokens * 6, "x", "new", "24 photos are too many: at most 20"),
+        (tokens, " ", "new", "what the faces shall become"),
+        (tokens, "x", "../evil", "cannot name a direction"),
+        (tokens, "x", "wide", "exists already"),
     ):
         with pytest.raises(UsageError, match=words):
-            next(studio.train(*wrong, "", 2))
+            next(studio.train(sent, text, name, "", 2))
 
 
 def test_the_command_line_that_does_the_same(model: Model) -> None:
@@ -173,6 +168,7 @@ def test_photos_that_are_refused(studio: Studio, name: str, content: bytes, word
 
 def test_names_are_those_of_the_bank(studio: Studio) -> None:
     token = studio.sample(0)
+    assert studio.edit(token, {"old": 0.5}).size == (16, 16)
     for name in ("../evil", "/etc/passwd", "tiny/smiling", "smiling.safetensors"):
         with pytest.raises(UsageError, match="cannot name a direction"):
             studio.edit(token, {name: 1.0})
