@@ -71,8 +71,8 @@ def prepare_faces(
         return (_fit(photo, size, _MISSING_EXTRA if missing else None),)
     boxes = faces.find_faces(photo)
     if face is not None:
-        if face > len(boxes):
-            raise UsageError(f"--face {face}: {len(boxes)} found. Count them from the left, from 1 on.")
+        if not 1 <= face <= len(boxes):
+            raise UsageError(f"--face {face} is not there (faces found: {len(boxes)}). Count them from the left, from 1 on.")
         boxes = [sorted(boxes, key=lambda box: box[0] + box[2])[face - 1]]
     if not boxes and align == "always":
         raise FlowgradError("no face found. Use a photo with a larger, frontal face, or --align never.")
