@@ -14,8 +14,9 @@ from directions.apply.steer import to_control
 from directions.bank.bank import Bank
 from directions.figures import contact_sheet
 from directions.photo.composite import Patch, composite
-from directions.photo.prepare import prepare_faces
-from directions.photo.reading import save_image, to_tensor
+from directions.photo.faces import prepare_faces
+from directions.photo.reading import to_tensor
+from directions.photo.writing import save_image
 from flowgrad.models import Model, load_model
 
 SHOWN = (("smiling", 1.0), ("smiling", -0.5), ("old", 1.0), ("old", -1.0))

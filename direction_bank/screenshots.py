@@ -21,7 +21,8 @@ from directions.apply.inversion import join, sample_images
 from directions.bank.bank import Bank
 from directions.page.page import build
 from directions.page.session import Studio
-from directions.photo.reading import save_image, to_images
+from directions.photo.reading import to_images
+from directions.photo.writing import save_image
 from flowgrad.models import load_model
 
 WINDOW = {"width": 1280, "height": 900}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
-from directions.photo.reading import save_image
+from directions.photo.writing import save_image
 from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path
 

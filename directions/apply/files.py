@@ -24,9 +24,9 @@ from directions.file.direction import Direction, read_direction
 from directions.photo.beside import ahead
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
-from directions.photo.prepare import Prepared, largest_of, read_faces
-from directions.photo.reading import SAVED_SUFFIXES, Align, Photo, save_image, to_images, to_tensor
-from directions.photo.writing import copy_file, save_photo
+from directions.photo.faces import Prepared, largest_of, read_faces
+from directions.photo.reading import Align, Photo, to_images, to_tensor
+from directions.photo.writing import SAVED_SUFFIXES, copy_file, save_image, save_photo
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import file_fingerprint, refuse_existing

@@ -161,7 +161,7 @@ def sample(
     """
     from directions.apply import files as editing
     from directions.figures import contact_sheet
-    from directions.photo.reading import save_image
+    from directions.photo.writing import save_image
     from flowgrad.models import load_model
 
     terminal, sheet = Terminal(as_json), output / "contact-sheet.png"

@@ -159,7 +159,8 @@ def edit(
     from directions.apply import files as editing
     from directions.figures import strip
     from directions.photo.composite import Patch
-    from directions.photo.reading import find_photos, read_photo, save_image
+    from directions.photo.reading import find_photos, read_photo
+    from directions.photo.writing import save_image
     from directions.train import run
     from directions.train.task import Task
     from flowgrad.guidance.guide_files import load_guide

@@ -26,7 +26,7 @@ from directions.bank.bank import Bank, Entry
 from directions.file.direction import check_name
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
-from directions.photo.prepare import Prepared, prepare, prepare_faces
+from directions.photo.faces import Prepared, prepare, prepare_faces
 from directions.photo.reading import Photo, read_photo, to_images, to_tensor
 from directions.photo.writing import to_bytes
 from directions.train.recipe import load_recipe

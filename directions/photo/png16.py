@@ -5,6 +5,8 @@ An edit changes the upper 8 bits; the lower ones stay, so that what is not edite
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -13,22 +15,20 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import putchunk
 
-from directions.photo.metadata import upright
-
 _RAW = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # big-endian samples, read as if they were little-endian
 _COLOUR_TYPES = {"RGB": 2, "RGBA": 6}
 _ROWS = 64  # compressed at a time
 
 
-def lower_bits(source: Path | BinaryIO) -> Image.Image | None:
-    """The lower 8 bits of each sample of such a PNG, upright; None for any other. Raises what Pillow's decoder does."""
+@contextmanager
+def open_lower(source: Path | BinaryIO) -> Iterator[Image.Image | None]:
+    """Such a PNG opened as an image of the lower 8 bits of each sample; None for any other."""
     if not isinstance(source, Path):
         source.seek(0)
     with Image.open(source, formats=("PNG",)) as image:
-        if not image.tile or image.tile[0].args not in _RAW:
-            return None
-        image.tile = [tile._replace(args=_RAW[str(tile.args)]) for tile in image.tile]
-        return upright(image)
+        deep = bool(image.tile) and image.tile[0].args in _RAW
+        image.tile = [tile._replace(args=_RAW[str(tile.args)]) for tile in image.tile if deep]
+        yield image if deep else None
 
 
 def to_png(upper: Image.Image, lower: Image.Image, icc: bytes = b"", exif: bytes = b"") -> bytes:

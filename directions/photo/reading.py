@@ -1,33 +1,52 @@
-"""Photos: found, read whatever way they are stored, and turned into tensors and back."""
+"""Photos: found, read whatever way they are stored with all that their files say of them, and turned into tensors."""
 
+import re
+import struct
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from directions.photo import metadata
-from directions.photo.png16 import lower_bits
+from directions.photo.png16 import open_lower
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import atomic_path, refuse_existing
 from flowgrad.images import to_rgb
 
 if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".heic", ".heif", ".avif")
-SAVED_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 # What is decoded: no format that starts a program, asks the network, or has no use for photos.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "HEIF", "AVIF")
 PIXEL_LIMIT = 120_000_000  # what a large camera makes; a file that unpacks to more is an accident or an attack
-JPEG_QUALITY = 95
 KEPT_MODES = ("RGB", "RGBA", "L", "LA", "CMYK", "I;16")
 
+# What Pillow raises on damaged files and on values of another type than their tag's, beside errors of its own.
+_PILLOW_ERRORS: tuple[type[Exception], ...] = (OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError)
+_PILLOW_ERRORS += (LookupError, ArithmeticError, RuntimeError, struct.error)
+XMP_TAG, XMP_TEXT = 700, "XML:com.adobe.xmp"  # where a TIFF and a PNG hold it
+_ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What a TIFF's tags say of how its pixels are stored, and EXIF's orientation and thumbnail: all of it is written anew.
+_STRUCTURE = {_ORIENTATION, 254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 301, 317, 320, 330, 332}
+_STRUCTURE |= {338, 339, 340, 341, 347, 34675, XMP_TAG, *range(290, 294), *range(322, 326), *range(512, 522)}
+_STRUCTURE |= set(range(529, 533))
+_DIRECTORIES = (0x8769, 0x8825)  # within EXIF: of the camera and of the place
+_INTEROP = 0xA005  # a directory within a directory, by its offset, which is another when written anew
+_DPI_LIMIT = 65_535  # what a JPEG can say
 _ALPHA_MODES = ("PA", "La", "RGBa")
 _PHOTOMETRIC, _YCBCR = 0x0106, 6  # TIFF's tag of what the numbers of a pixel mean, and one of its values
 _MISSING_HEIC = "Run: pip install 'flowgrad[heic]', or convert it to JPEG."
@@ -110,7 +129,7 @@ def read_photo(path: Path, content: BinaryIO | None = None) -> Photo:
         raise FlowgradError(_too_large(path)) from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise FlowgradError(f"cannot read {path}: {error.strerror}. Check the name and its permissions.") from error
-    except metadata.PILLOW_ERRORS as error:
+    except _PILLOW_ERRORS as error:
         remedy = "Copy it again from where it came from."
         raise FlowgradError(f"{path} is a damaged or truncated image ({error}). {remedy}") from error
 
@@ -153,17 +172,17 @@ def _too_large(path: Path, size: str = "") -> str:
 
 def _decoded(image: Image.Image, source: Path | BinaryIO) -> Photo:
     kind = "JPEG" if image.format == "MPO" else image.format or ""
-    pixels = _in_kept_mode(metadata.upright(image))
+    pixels = _in_kept_mode(upright(image))
     pixels.info.clear()  # Pillow would write it again, whatever became of the pixels
     return Photo(
         pixels,
         kind,
-        exif=metadata.exif_bytes(image),
+        exif=exif_bytes(image),
         icc=image.info.get("icc_profile") or b"",
-        xmp=metadata.xmp_bytes(image),
-        dpi=metadata.dots_per_inch(image),
-        jpeg=metadata.jpeg_options(image),
-        lossless=kind == "WEBP" and metadata.is_lossless(source),
+        xmp=xmp_bytes(image),
+        dpi=dots_per_inch(image),
+        jpeg=jpeg_options(image),
+        lossless=kind == "WEBP" and is_lossless(source),
         lower=lower_bits(source) if kind == "PNG" else None,
     )
 
@@ -179,6 +198,78 @@ def _in_kept_mode(image: Image.Image) -> Image.Image:
     return image if image.mode in KEPT_MODES else image.convert("RGB")
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """A copy of an image turned as its EXIF says; other than Pillow's own, it writes no EXIF, which can fail."""
+    image.load()
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image.copy() if turn is None else image.transpose(turn)
+
+
+def exif_bytes(image: Image.Image) -> bytes:
+    """EXIF, b"" for none, without what says how the pixels lay in the file, the thumbnail, and what cannot be written.
+
+    Pillow reads values of another type than their tag's, but does not write them.
+    """
+    exif, kept = image.getexif(), Image.Exif()
+    kept.endian = exif.endian
+    for tag in set(exif) - _STRUCTURE:
+        value = exif.get_ifd(tag) if tag in _DIRECTORIES else exif[tag]
+        if tag in _DIRECTORIES:
+            value = {key: entry for key, entry in value.items() if key != _INTEROP and _can_write(tag, {key: entry})}
+        if _can_write(tag, value):
+            kept[tag] = value
+    return kept.tobytes() if len(kept) else b""
+
+
+def _can_write(tag: int, value: object) -> bool:
+    alone = Image.Exif()
+    alone[tag] = value
+    try:
+        alone.tobytes()
+    except _PILLOW_ERRORS:
+        return False
+    return True
+
+
+def xmp_bytes(image: Image.Image) -> bytes:
+    """What programs wrote about the photo as XMP, but not which way up it is; b"" for nothing."""
+    xmp = image.info.get("xmp") or image.info.get(XMP_TEXT) or b""
+    raw = xmp.encode() if isinstance(xmp, str) else xmp if isinstance(xmp, bytes) else b""
+    return re.sub(rb'\s*tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>', b"", raw)
+
+
+def dots_per_inch(image: Image.Image) -> tuple[float, float] | None:
+    """Dots per inch that every format can say; Pillow has 1 for a TIFF that says nothing of them."""
+    try:
+        across, down = map(float, image.info.get("dpi") or ())
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return (across, down) if 1 < across <= _DPI_LIMIT and 1 < down <= _DPI_LIMIT else None
+
+
+def jpeg_options(image: Image.Image) -> dict[str, Any]:
+    """Quantization tables and chroma subsampling of a JPEG, to write one with again; {} for another image."""
+    tables = getattr(image, "quantization", None)
+    if not tables:
+        return {}
+    sampling = JpegImagePlugin.get_sampling(image)
+    return {"qtables": tables, **({"subsampling": sampling} if sampling >= 0 else {})}
+
+
+def is_lossless(source: Path | BinaryIO) -> bool:
+    """Whether a WebP's picture, or the first of several, is stored without loss: its chunk is VP8L, not VP8."""
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        file.seek(0)
+        chunk = re.search(rb"VP8[L ]", file.read())
+    return chunk is not None and chunk[0] == b"VP8L"
+
+
+def lower_bits(source: Path | BinaryIO) -> Image.Image | None:
+    """The lower 8 bits of a PNG with 16 for each colour, upright; None for any other."""
+    with open_lower(source) as image:
+        return upright(image) if image else None
+
+
 def to_tensor(images: Sequence[Image.Image]) -> "torch.Tensor":
     """Return RGB images of one size as (B, 3, H, W) float32 in [-1, 1], on the CPU."""
     import torch
@@ -191,23 +282,3 @@ def to_images(tensor: "torch.Tensor") -> list[Image.Image]:
     """Return (B, 3, H, W) in [-1, 1] as RGB images; values beyond are clipped, and rounded to 8 bits."""
     scaled = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
     return [Image.fromarray(pixels) for pixels in scaled.byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()]
-
-
-def save_image(image: Image.Image, path: Path, overwrite: bool = False) -> Path:
-    """Write an image as its suffix says. Returns the path. Raises as `new_image_file`."""
-    with new_image_file(path, overwrite) as temporary:
-        image.convert("RGB").save(temporary, quality=JPEG_QUALITY)  # PNG knows no quality and ignores it
-    return path
-
-
-@contextmanager
-def new_image_file(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary file that becomes `path`, see `atomic_path`.
-
-    Raises UsageError for a suffix that is not written, and for a file that exists (unless `overwrite`).
-    """
-    if path.suffix.lower() not in SAVED_SUFFIXES:
-        raise UsageError(f"{path.name} does not say which kind of image. Let it end in {', '.join(SAVED_SUFFIXES)}.")
-    refuse_existing(path, overwrite)
-    with atomic_path(path) as temporary:
-        yield temporary

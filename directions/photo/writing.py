@@ -1,4 +1,4 @@
-"""A photo written again like the file that it was read from."""
+"""Images written as files, and photos like the files that they were read from."""
 
 import io
 import shutil
@@ -7,14 +7,16 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from directions.photo.metadata import XMP_TAG, XMP_TEXT
 from directions.photo.png16 import to_png
-from directions.photo.reading import JPEG_QUALITY, KEPT_MODES, Photo, new_image_file
+from directions.photo.reading import KEPT_MODES, XMP_TAG, XMP_TEXT, Photo
+from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path, refuse_existing
 from flowgrad.images import to_rgb
 
+JPEG_QUALITY = 95
 _SEGMENT_LIMIT = 65_000  # bytes; a JPEG's segment holds 65,533
-_FORMATS = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+SAVED_SUFFIXES = tuple(_FORMATS)
 _MODES = {  # that a format can hold
     "PNG": ("RGB", "RGBA", "L", "LA", "I;16"),
     "WEBP": ("RGB", "RGBA"),
@@ -23,13 +25,21 @@ _MODES = {  # that a format can hold
 }
 
 
+def save_image(image: Image.Image, path: Path, overwrite: bool = False) -> Path:
+    """Write an image as 8-bit RGB in the format of `path`'s suffix. Returns the path. Raises as `save_photo`."""
+    return save_photo(image.convert("RGB"), Photo(image), path, overwrite)
+
+
 def save_photo(pixels: Image.Image, like: Photo, path: Path, overwrite: bool = False) -> Path:
     """Write pixels in the format of `path`'s suffix, with what `like` had: profile, EXIF, XMP, dots per inch, a
     JPEG's own tables, no loss in a WebP that had none.
 
     Returns the path. Raises UsageError for another suffix and for a file that exists (unless `overwrite`).
     """
-    with new_image_file(path, overwrite) as temporary:
+    if path.suffix.lower() not in SAVED_SUFFIXES:
+        raise UsageError(f"{path.name} does not say which kind of image. Let it end in {', '.join(SAVED_SUFFIXES)}.")
+    refuse_existing(path, overwrite)
+    with atomic_path(path) as temporary:
         temporary.write_bytes(to_bytes(pixels, like, path.suffix))
     return path
 

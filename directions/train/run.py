@@ -20,7 +20,8 @@ from directions.bank.bank import Bank, Entry
 from directions.bank.card import to_card
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
 from directions.file.direction import Direction
-from directions.photo.reading import Align, save_image, to_images
+from directions.photo.reading import Align, to_images
+from directions.photo.writing import save_image
 from directions.progress import Reporter
 from directions.train.checkpoint import Checkpoint, Record, load_checkpoint, save_checkpoint, task_hash
 from directions.train.recipe import Recipe

@@ -62,7 +62,7 @@ def test_strength_zero_returns_test_photos(faces, shared):
     from PIL import Image
 
     from directions.apply.inversion import invert_for
-    from directions.photo.prepare import prepare
+    from directions.photo.faces import prepare
     from directions.photo.reading import to_tensor
 
     model, _ = faces

@@ -16,7 +16,7 @@ from PIL import Image
 
 from directions.photo import faces
 from directions.photo.beside import ahead
-from directions.photo.prepare import prepare
+from directions.photo.faces import prepare
 from directions.photo.reading import PIXEL_LIMIT, find_photos, read_photo, to_images, to_tensor
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers.paths import ROOT, SHARED
@@ -285,7 +285,7 @@ def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) 
     script = f"""
 from functools import partial
 from pathlib import Path
-from directions.photo.prepare import read_faces
+from directions.photo.faces import read_faces
 os.sched_getaffinity = lambda process: {{0, 1}}
 beside.faces.available, beside.faces.warm_up = (lambda: True), (lambda: None)
 with beside.process_beside("never") as none, beside.process_beside("auto") as executor:

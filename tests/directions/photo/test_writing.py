@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from directions.photo import reading
-from directions.photo.metadata import dots_per_inch
 from directions.photo.png16 import to_png
-from directions.photo.reading import Photo, read_photo, save_image
-from directions.photo.writing import save_photo
+from directions.photo.reading import Photo, dots_per_inch, read_photo
+from directions.photo.writing import save_image, save_photo
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers.pictures import picture
 
