@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.inversion import Inverted, invert_images
+from directions.apply.inversion import Inverted, invert_images, quarter_grid
 from directions.bank.bank import Bank
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
@@ -63,8 +63,7 @@ def _correlation(x: Tensor) -> Tensor:
 
 def _reconstructed(model: Model, inverted: Inverted) -> Tensor:
     """(B, 3, H, W): where a pass without residuals would end, errors added up without what they do to each other."""
-    steps = inverted.trajectory.grid.steps
-    grid = Grid.uniform(steps, -(-steps // 4))
+    grid = quarter_grid(inverted.trajectory.grid.steps)
     residual = inverted.missed(grid)
     missed = torch.einsum("m,mb...->b...", grid.spans(residual), residual)
     return model.decode(inverted.trajectory.x1.to(missed) - missed)
@@ -103,7 +102,7 @@ def photo_files(images: Path, table: Path | None = None, split: str = "test", co
 def usual_grid(model: Model, bank: Bank) -> Grid:
     """The grid on which photos are inverted for a bank's directions: a latent is larger, the finer the grid."""
     steps = model.config.steps
-    grid = Grid.uniform(steps, -(-steps // 4))
+    grid = quarter_grid(steps)
     for entry in bank.list(model.name):
         if entry.info and entry.info.steps == steps and entry.info.fingerprint == model.fingerprint:
             with suppress(FlowgradError):  # a damaged direction is refused where it is used

@@ -123,8 +123,7 @@ def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Rep
     """Read and prepare photos that are all needed. Raises FlowgradError naming the first that cannot be used."""
     faces = []
     for path in reporter.track(paths, "reading photos", len(paths)):
-        _, found = read_faces(path, model.config.size, alignment(model, align))
-        face = largest_of(found)
+        face = largest_of(read_faces(path, model.config.size, alignment(model, align))[1])
         if face.warning:
             reporter.warn(f"{path.name}: {face.warning}")
         faces.append(face)

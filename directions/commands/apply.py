@@ -120,9 +120,9 @@ def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, a
 
 def _as_json(outcome: "Outcome") -> dict[str, object]:
     error = outcome.error and str(outcome.error)
-    result = {"photo": outcome.photo, "output": outcome.output, "error": error, "warning": outcome.warning}
     identity = [{"share": share, "distance": distance} for share, distance in outcome.kept]
-    return {**result, "identity": identity} if identity else {**result}
+    result = {"photo": outcome.photo, "output": outcome.output, "error": error, "warning": outcome.warning}
+    return {**result, **({"identity": identity} if identity else {})}
 
 
 def _kept(outcome: "Outcome") -> str:
@@ -165,18 +165,16 @@ def sample(
     from flowgrad.models import load_model
 
     terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
-    found = editing.parse_mixture(direction) if direction else ()
-    parts = editing.load_parts(found, Bank.default(bank), model_name(model))
+    mixture = editing.parse_mixture(direction) if direction else ()
+    parts = editing.load_parts(mixture, Bank.default(bank), model_name(model))
     if grid:
         refuse_existing(sheet, overwrite)
     loaded = load_model(model or (parts[0][0].info.model if parts else "faces64"), device, precision)
     control = editing.mixture(loaded, parts, terminal, force) if parts else None
-    made = list(
-        terminal.track(editing.sample_to_files(loaded, count, seed, control, output, overwrite), "sampling", count)
-    )
-    files = [path for path, _ in made]
+    samples = editing.sample_to_files(loaded, count, seed, control, output, overwrite)
+    files, images = map(list, zip(*terminal.track(samples, "sampling", count), strict=True))
     if grid:
-        save_image(contact_sheet([image for _, image in made], title=direction), sheet, overwrite)
+        save_image(contact_sheet(images, title=direction), sheet, overwrite)
         files.append(sheet)
     answer(
         as_json,

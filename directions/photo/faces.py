@@ -101,12 +101,12 @@ def prepare(photo: Image.Image, size: int, align: Align = "auto") -> Prepared:
     return largest_of(prepare_faces(photo, size, align))
 
 
-def largest_of(found: Sequence[Prepared]) -> Prepared:
+def largest_of(faces: Sequence[Prepared]) -> Prepared:
     """The largest of a photo's faces, which says so if there are others."""
-    if len(found) == 1:
-        return found[0]
-    warnings = filter(None, (f"{len(found)} faces found, the largest was taken", found[0].warning))
-    return replace(found[0], warning="; ".join(warnings))
+    if len(faces) == 1:
+        return faces[0]
+    warnings = filter(None, (f"{len(faces)} faces found, the largest was taken", faces[0].warning))
+    return replace(faces[0], warning="; ".join(warnings))
 
 
 def prepare_faces(
