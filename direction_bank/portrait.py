@@ -9,11 +9,14 @@ from pathlib import Path
 from PIL import Image
 
 from directions.apply.edit import edit_images
+from directions.apply.inversion import invert_for, join
 from directions.apply.steer import to_control
 from directions.bank.bank import Bank
 from directions.figures import contact_sheet, strength_label
 from directions.photo.composite import Patch, composite
-from directions.photo.reading import prepare_faces, save_image, to_tensor
+from directions.photo.faces import prepare_faces
+from directions.photo.reading import to_tensor
+from directions.photo.writing import save_image
 from flowgrad.models import Model, load_model
 
 SHOWN = (("smiling", 1.0), ("smiling", -0.5), ("old", 1.0), ("old", -1.0))
@@ -24,7 +27,8 @@ def edited(model: Model, portrait: Image.Image, name: str, strength: float) -> I
     """The portrait with a direction of the bank at a strength, of its own size."""
     (face,) = prepare_faces(portrait, model.config.size)
     control = to_control(Bank.default().get(name, model.name).load(), model) * strength
-    (edit,) = edit_images(model, control, to_tensor([face.image]))
+    inverted = join(invert_for(model, to_tensor([face.image]), control))
+    (edit,) = edit_images(model, control, inverted)
     return composite(portrait, [Patch(edit.difference(), face.place)])
 
 

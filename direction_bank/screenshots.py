@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from PIL import Image
 
 from directions.apply.inversion import join, sample_images
 from directions.bank.bank import Bank
-from directions.page.page import in_thread
+from directions.page.page import build
 from directions.page.session import Studio
-from directions.photo.reading import save_image, to_images
+from directions.photo.reading import to_images
+from directions.photo.writing import save_image
 from flowgrad.models import load_model
 
 WINDOW = {"width": 1280, "height": 900}
@@ -31,22 +33,21 @@ PATIENCE = 600  # seconds for a page or a training on a slow machine
 
 @contextmanager
 def served(studio: Studio) -> Iterator[str]:
-    """The address of the page."""
+    """The address of the page, served from a thread."""
+    import uvicorn
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    stop = in_thread(studio, port)
+    server = uvicorn.Server(uvicorn.Config(build(studio), "127.0.0.1", port, log_level="warning"))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
     try:
-        until(lambda: answers(port))
+        until(lambda: server.started)
         yield f"http://127.0.0.1:{port}"
     finally:
-        stop()
-
-
-def answers(port: int) -> bool:
-    """Whether the page is there."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+        server.should_exit = True
+        thread.join(10)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -56,6 +57,11 @@ def until(holds: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise TimeoutError("the page does not get on")
         time.sleep(0.2)
+
+
+def browse(page: Any) -> None:
+    """The first part."""
+    page.frame_locator(".fg-gallery").locator(".fg-card").first.wait_for()
 
 
 def try_on(page: Any, photo: Path) -> None:

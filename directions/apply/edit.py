@@ -1,4 +1,4 @@
-"""Prepared images edited: what each was to the model, and what became of it at every strength."""
+"""Images edited: what each was to the model, and what became of it at every strength or within an identity budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,25 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.budget import check_budget, keep_identity
-from directions.apply.familiarity import judge_familiarity
-from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_for, join
-from directions.apply.steer import steer, sweep
+from directions.apply.identity import has_faces, identity_descriptors, identity_distance
+from directions.apply.inversion import Inverted
+from directions.apply.steer import sweep
+from directions.photo.reading import to_images
+from flowgrad.errors import UsageError
 from flowgrad.models import Model
 from flowgrad.ode import Control
+
+HALVINGS = 5  # of the interval that holds the largest strength: it is found to 1/32 of what was asked for
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
     """One image edited: `before` (3, H, W) as the model gives it back, `after` (S, 3, H, W), both in [-1, 1].
 
-    verdict: what is unusual about the image to the model, or None; share: of the strength asked for that kept the
-    identity, and distance: dlib's of the result (None where no budget was given).
+    share: of the strength asked for that kept the identity, and distance: dlib's of the result (None where no budget
+    was given).
     """
 
     before: Tensor
     after: Tensor
-    verdict: str | None = None
     share: float = 1.0
     distance: float | None = None
 
@@ -34,53 +36,51 @@ class Edit:
         return (self.after[0] - self.before).permute(1, 2, 0).float().cpu().numpy()
 
 
-def edit_images(
-    model: Model,
-    control: Control,
-    images: Tensor,
-    strengths: Sequence[float] = (),
-    budget: float | None = None,
-    inversion: Inversion = ANCHORED_EULER,
-) -> list[Edit]:
-    """Edit images (B, 3, H, W) in [-1, 1] at every multiple of a control, which is 1 where none is given.
+def check_budget(model: Model, limit: float) -> None:
+    """Raise UsageError unless identity can be measured, and `limit` is a distance that can be kept."""
+    if not limit > 0:
+        raise UsageError(f"--keep-identity must be above 0; got {limit:g}. 0.6 is the same person to dlib, 0.4 surely.")
+    if not (has_faces() and model.config.aligned_faces):
+        raise UsageError("--keep-identity needs a model of faces, and pip install 'flowgrad[faces]'")
 
-    A strength of 0 changes nothing at all. budget: each image gets the largest share of the control that keeps dlib's
-    distance below it, instead. Raises FlowgradError if a result is not finite, UsageError for a wrong budget.
+
+def edit_images(model: Model, control: Control, inverted: Inverted, strengths: Sequence[float] = (1.0,)) -> list[Edit]:
+    """Edit inverted images at every multiple of a control; a strength of 0 changes nothing at all.
+
+    Raises FlowgradError if a result is not finite.
     """
-    if budget is not None:
-        check_budget(model, budget)
-    inverted = join(invert_for(model, images, control, inversion))
-    return edit_inverted(model, control, inverted, strengths, budget)
+    after = sweep(model, inverted, control, strengths)
+    return [Edit(image, after[:, i]) for i, image in enumerate(inverted.images.clamp(-1, 1))]
 
 
-def edit_inverted(
-    model: Model,
-    control: Control,
-    inverted: Inverted,
-    strengths: Sequence[float] = (),
-    budget: float | None = None,
-    verdicts: Sequence[str | None] | None = None,
-) -> list[Edit]:
-    """Edit images that are inverted already, as `edit_images` does; `verdicts` on them, if they are known already."""
-    before = inverted.images.clamp(-1, 1)
-    if verdicts is None:
-        verdicts = judge_familiarity(model, inverted)
-    if budget is not None and not control.values.any():
-        return [Edit(b, b[None], said, 1.0, 0.0) for b, said in zip(before, verdicts, strict=True)]
-    if budget is not None:
-        kept = keep_identity(model, inverted, control, budget)
-        after = torch.where(torch.from_numpy(kept.shares > 0).to(before.device).view(-1, 1, 1, 1), kept.images, before)
-        rows = zip(before, after, verdicts, kept.shares, kept.distances, strict=True)
-        return [Edit(b, a[None], said, float(share), float(apart)) for b, a, said, share, apart in rows]
-    edited = _edited(model, control, inverted, before, strengths or (1.0,))
-    return [Edit(before[i], edited[:, i], verdicts[i]) for i in range(len(before))]
+def keep_identity(model: Model, control: Control, inverted: Inverted, limit: float) -> list[Edit]:
+    """Edit each image with the largest share of a control, 1 at most, whose dlib distance to it stays below `limit`.
+
+    The share is found by halving, taking the distance to grow with it; that of the result is measured. Raises as
+    `edit_images`, and UsageError for a limit as `check_budget`.
+    """
+    check_budget(model, limit)
+    edits = [Edit(image, image[None], 0.0, 0.0) for image in inverted.images.clamp(-1, 1)]
+    if not control.values.any():
+        return [Edit(edit.before, edit.after, 1.0, 0.0) for edit in edits]
+    before = identity_descriptors(to_images(inverted.images))
+    low, high, share = np.zeros(len(edits)), np.ones(len(edits)), np.ones(len(edits))
+    for _ in range(1 + HALVINGS):
+        left = np.flatnonzero(low < 1).tolist()
+        if not left:
+            break
+        (images,) = sweep(model, inverted.select(left), _scaled(control, share[left]), (1.0,))
+        distances = identity_distance(identity_descriptors(to_images(images)), before[left])
+        for i, image, distance in zip(left, images, distances, strict=True):
+            if distance < limit:
+                low[i], edits[i] = share[i], Edit(edits[i].before, image[None], float(share[i]), float(distance))
+            else:
+                high[i] = share[i]
+        share = (low + high) / 2
+    return edits
 
 
-def _edited(model: Model, control: Control, inverted: Inverted, before: Tensor, strengths: Sequence[float]) -> Tensor:
-    """(S, B, 3, H, W) images at every strength; where that is nothing, exactly what they were, and not computed."""
-    moving = [s for s in strengths if s and control.values.any()]
-    if len(moving) == 1:
-        edited = iter([steer(model, inverted, control * moving[0])])
-    else:
-        edited = iter(sweep(model, inverted, control, moving) if moving else ())
-    return torch.stack([next(edited) if s and moving else before for s in strengths])
+def _scaled(control: Control, shares: np.ndarray) -> Control:
+    """A control (M, 1, *D) as one for each image, at its share (B,) of it."""
+    factors = torch.from_numpy(shares).to(control.values).view(1, -1, *[1] * (control.values.ndim - 2))
+    return Control(control.values * factors, control.grid)

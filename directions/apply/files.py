@@ -1,109 +1,72 @@
 """Directions applied to files: mixtures as they are written, photos a batch at a time, one failure never the end."""
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from math import isfinite
+from itertools import chain, islice
+from math import isfinite, nan
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from directions.apply.edit import Edit, edit_images
-from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, sample_images
+from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
+from directions.apply.familiarity import judge_familiarity
+from directions.apply.inversion import ANCHORED_EULER, Inversion, invert_for, join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import SUFFIX, Bank
 from directions.bank.card import is_safe
 from directions.figures import contact_sheet, strength_label, strip
 from directions.file.direction import Direction, read_direction
+from directions.photo.beside import ahead
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
-from directions.photo.reading import (
-    SAVED_SUFFIXES,
-    Align,
-    Prepared,
-    largest_of,
-    photo_hash,
-    prepare_faces_file,
-    prepare_file,
-    save_image,
-    to_images,
-    to_tensor,
-)
-from directions.photo.stored import copy_file, read_picture, save_picture
+from directions.photo.faces import Prepared, largest_of, read_faces
+from directions.photo.reading import Align, Photo, to_images, to_tensor
+from directions.photo.writing import SAVED_SUFFIXES, copy_file, save_image, save_photo
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import refuse_existing
+from flowgrad.files import file_fingerprint, refuse_existing
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
-T = TypeVar("T")
 SHEET_COLUMNS = 8
-
-
-@dataclass(frozen=True)
-class Part:
-    """One direction of a mixture: its name or file as given, and its strength."""
-
-    name: str
-    strength: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a photo: the file written, or the error that kept it from being edited.
-
-    `images` are the photo at the model's size and the edited versions, in the order of the strengths; empty on error.
-    `kept`: with an identity budget, for each face its share of the strength asked for, and its distance.
-    """
-
-    photo: Path
-    output: Path | None = None
-    error: FlowgradError | None = None
-    warning: str | None = None
-    images: tuple[Image.Image, ...] = ()
-    kept: tuple[tuple[float, float], ...] = ()
+_PIXELS = 60_000_000  # of photos that are in memory at once, unless a single one has more
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos brought to a model's size: their files, tensor (n, 3, H, W) in [-1, 1], hashes of the files, and places.
+    """Photos brought to a model's size: tensor (n, 3, H, W) in [-1, 1], hashes of the files, and places.
 
     places: where each image lies in its photo.
     """
 
-    paths: tuple[Path, ...]
     images: Tensor
     hashes: tuple[str, ...]
     places: tuple[Place, ...]
 
 
-def parse_mixture(written: str, strength: float = 1.0) -> tuple[Part, ...]:
-    """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3"; `strength` multiplies them all.
+def parse_mixture(written: str, strength: float = 1.0) -> list[tuple[str, float]]:
+    """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3" as names and strengths; `strength` multiplies them all.
 
     A path to a file is a name too. Raises UsageError for an empty name or a strength that is no finite number.
     """
-    if Path(written).is_file():
-        return (Part(written, check_strength(strength)),)
-    return tuple(_parse_part(part, strength) for part in written.split("+"))
-
-
-def _parse_part(written: str, strength: float) -> Part:
-    name, colon, number = written.strip().rpartition(":")
-    if not colon or number.endswith(SUFFIX):
-        name, number = written.strip(), "1"
-    try:
-        own = float(number)
-    except ValueError as error:
-        raise UsageError(f"{number!r} is no strength. Write NAME:STRENGTH, for example smiling:0.8+old:0.3.") from error
-    if not name or not isfinite(own):
-        raise UsageError(f"{written!r} names no direction and strength. Write, for example, smiling:0.8+old:0.3.")
-    return Part(name, check_strength(own * strength))
+    parts = []
+    for part in [written] if Path(written).is_file() else written.split("+"):
+        name, colon, number = part.strip().rpartition(":")
+        if not colon or number.endswith(SUFFIX):
+            name, number = part.strip(), "1"
+        try:
+            own = float(number)
+        except ValueError:
+            own = nan
+        if not name or not isfinite(own):
+            raise UsageError(f"{part!r} is no NAME[:STRENGTH]. Write, for example, smiling:0.8+old:0.3.")
+        parts.append((name, check_strength(own * strength)))
+    return parts
 
 
 def check_strength(strength: float) -> float:
@@ -113,12 +76,14 @@ def check_strength(strength: float) -> float:
     return strength
 
 
-def load_parts(parts: Iterable[Part], bank: Bank, model: str | None = None) -> list[tuple[Direction, float]]:
-    """Read the directions of a mixture from files or the bank (those of `model`), with their strengths.
+def load_parts(
+    parts: Iterable[tuple[str, float]], bank: Bank, model: str | None = None
+) -> list[tuple[Direction, float]]:
+    """Read the directions of a mixture from files or the bank (those of `model`); with their strengths.
 
     Raises UsageError for an unknown name (with the nearest) and for directions of different models.
     """
-    loaded = [(_load(part.name, bank, model), part.strength) for part in parts]
+    loaded = [(_load(name, bank, model), strength) for name, strength in parts]
     models = {direction.info.model for direction, _ in loaded}
     if len(models) > 1:
         raise UsageError(f"directions of different models cannot be added: {', '.join(sorted(models))}. Use one model.")
@@ -141,19 +106,12 @@ def mixture(
     Warns of strengths beyond those measured as safe. Raises FlowgradError for directions that do not fit the model.
     """
     for direction, strength in parts:
-        extremes = {strength * min(factors), strength * max(factors)}
-        for used in sorted(extremes):
-            warn_beyond_safe(direction, used, reporter)
+        calibration = direction.info.calibration
+        for used in sorted({strength * min(factors), strength * max(factors)}):
+            if calibration and not is_safe(calibration, used):
+                where = "beyond the safe range of {!r} ({:g} to {:g})".format(direction.info.title, *calibration.safe)
+                reporter.warn(f"strength {used:g} is {where}: faces may turn into other people, or break")
     return total(to_control(direction, model, force) * strength for direction, strength in parts)
-
-
-def warn_beyond_safe(direction: Direction, strength: float, reporter: Reporter) -> None:
-    """Warn where a strength lies outside the range that the calibration found safe."""
-    calibration = direction.info.calibration
-    if calibration and not is_safe(calibration, strength):
-        low, high = calibration.safe
-        where = f"beyond the safe range of {direction.info.title!r} ({low:g} to {high:g})"
-        reporter.warn(f"strength {strength:g} is {where}: faces may turn into other people, or break")
 
 
 def alignment(model: Model, align: Align) -> Align:
@@ -163,14 +121,14 @@ def alignment(model: Model, align: Align) -> Align:
 
 def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Reporter) -> Photos:
     """Read and prepare photos that are all needed. Raises FlowgradError naming the first that cannot be used."""
-    found = []
+    faces = []
     for path in reporter.track(paths, "reading photos", len(paths)):
-        prepared = prepare_file(path, model.config.size, alignment(model, align))
-        if prepared.warning:
-            reporter.warn(f"{path.name}: {prepared.warning}")
-        found.append(prepared)
-    hashes, places = (photo_hash(path) for path in paths), (each.place for each in found)
-    return Photos(tuple(paths), to_tensor([each.image for each in found]), tuple(hashes), tuple(places))
+        face = largest_of(read_faces(path, model.config.size, alignment(model, align))[1])
+        if face.warning:
+            reporter.warn(f"{path.name}: {face.warning}")
+        faces.append(face)
+    hashes = tuple(file_fingerprint(path) for path in paths)
+    return Photos(to_tensor([face.image for face in faces]), hashes, tuple(face.place for face in faces))
 
 
 def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossless: bool = False) -> list[Path]:
@@ -178,20 +136,14 @@ def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossles
 
     A suffix that cannot be written becomes .png, as do all with `lossless`, and that of a figure (`ending` given).
     """
-    taken: set[Path] = set()
-    found = []
+    taken: dict[Path, None] = {}
     for photo in photos:
         suffix = photo.suffix if photo.suffix.lower() in SAVED_SUFFIXES and not (ending or lossless) else ".png"
-        stems = (
-            photo.stem,
-            f"{photo.absolute().parent.name}-{photo.stem}",
-            *(f"{photo.stem}-{i}" for i in range(2, 9999)),
-        )
-        names = (folder / f"{stem}{ending}{suffix}" for stem in stems)
-        path = next(name for name in names if name not in taken)
-        taken.add(path)
-        found.append(path)
-    return found
+        stems = [photo.stem, f"{photo.absolute().parent.name}-{photo.stem}"]
+        numbered = (f"{photo.stem}-{i}" for i in range(2, len(photos) + 2))
+        paths = (folder / f"{stem}{ending}{suffix}" for stem in chain(stems, numbered))
+        taken[next(path for path in paths if path not in taken)] = None
+    return list(taken)
 
 
 def resolved(photos: Iterable[Path]) -> set[Path]:
@@ -211,8 +163,8 @@ class Wanted:
     """What shall become of photos.
 
     A strip of several `strengths`, or one edited photo: of its own size, or (`crop`) the model's crop. `face`: that
-    one alone, counted from the left. budget: the identity budget, see `directions.apply.budget`. inversion: of the
-    photos, as the directions were trained; see `common_inversion`.
+    one alone, counted from the left. budget: the identity budget, see `keep_identity`. inversion: of the photos, as the
+    directions were trained; see `common_inversion`. sheet: whether their images are kept for a contact sheet.
     """
 
     strengths: tuple[float, ...] = ()
@@ -222,6 +174,7 @@ class Wanted:
     overwrite: bool = False
     budget: float | None = None
     inversion: Inversion = ANCHORED_EULER
+    sheet: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.strengths:
@@ -234,10 +187,32 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Outcome:
+    """What became of a photo: the file written, or the error that kept it from being edited.
+
+    `images`, for a contact sheet, are the photo at the model's size and the edited versions, in the order of the
+    strengths. `kept`: with an identity budget, for each face its share of the strength asked for, and its distance.
+    """
+
     photo: Path
+    output: Path | None = None
+    error: FlowgradError | None = None
+    warning: str | None = None
+    images: tuple[Image.Image, ...] = ()
+    kept: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A photo that was read: its file, the output's, and the faces that are edited."""
+
+    path: Path
     output: Path
+    photo: Photo
     faces: tuple[Prepared, ...]
+
+
+Edited = tuple[list[Edit], list[str | None]]  # of one photo's faces, with what is unusual about each
 
 
 def apply_to_files(
@@ -248,108 +223,89 @@ def apply_to_files(
     wanted: Wanted,
     beside: Executor | None = None,
 ) -> Iterator[Outcome]:
-    """Edit photos and write each to its output.
+    """Edit photos and write each to its output; a few photos are in memory at once.
 
-    `beside` prepares photos while others are edited; see `directions.photo.reading.process_beside`.
-    What fails for one photo is its outcome; running out of memory or disk is raised, as the rest would fail too.
+    `beside` prepares photos while others are edited; see `process_beside`. What fails for one photo is its outcome;
+    running out of memory or disk is raised, as the rest would fail too, and so is a budget that cannot be kept.
     """
-    ways = _ways_to_prepare(photos, model, wanted, beside)
-    inputs = resolved(photos)
-    triples = zip(photos, outputs, ways, strict=True)
-    while chunk := list(islice(triples, model.batch)):
-        jobs: list[_Job] = []
-        for photo, output, prepare_it in chunk:
-            try:
-                check_output(output, inputs, wanted.overwrite)
-                jobs.append(_Job(photo, output, _chosen(prepare_it(), wanted)))
-            except FlowgradError as error:
-                yield Outcome(photo, error=error)
-        for job, edits in zip(jobs, _edit_each(model, control, jobs, wanted), strict=True):
-            yield _save(job, edits, wanted)
-
-
-def _ways_to_prepare(
-    photos: Sequence[Path], model: Model, wanted: Wanted, beside: Executor | None
-) -> list[Callable[[], tuple[Prepared, ...]]]:
-    """For each photo what returns it prepared, or raises why it is not: work done here, or awaited from `beside`."""
-    told = (model.config.size, alignment(model, wanted.align), wanted.face)
-    here: list[Callable[[], tuple[Prepared, ...]]] = [partial(prepare_faces_file, photo, *told) for photo in photos]
-    return [_begun(beside, way) for way in here] if beside else here
-
-
-def _begun(beside: Executor, way: Callable[[], T]) -> Callable[[], T]:
-    """What awaits work begun in another process, or does it here if that was killed: for its memory, most likely."""
-    try:
-        begun = beside.submit(way)
-    except BrokenExecutor:  # killed before this was begun
-        return way
-
-    def await_it() -> T:
+    if wanted.budget is not None:
+        check_budget(model, wanted.budget)
+    inputs, jobs = resolved(photos), []
+    read = partial(read_faces, size=model.config.size, align=alignment(model, wanted.align), face=wanted.face)
+    for path, output, awaited in zip(photos, outputs, ahead(beside, read, photos), strict=True):
         try:
-            return begun.result()
-        except BrokenExecutor:
-            return way()
-
-    return await_it
-
-
-def _chosen(found: tuple[Prepared, ...], wanted: Wanted) -> tuple[Prepared, ...]:
-    """All faces, where they go back into the photo; else the largest, with a warning."""
-    return found if wanted.in_place or len(found) == 1 else (largest_of(found),)
-
-
-Edits = list[Edit] | FlowgradError
+            check_output(output, inputs, wanted.overwrite)
+            photo, faces = awaited()
+        except FlowgradError as error:
+            yield Outcome(path, error=error)
+            continue
+        jobs.append(_Job(path, output, photo, faces if wanted.in_place else (largest_of(faces),)))
+        if _is_full(jobs, model.batch):
+            yield from _finish(model, control, jobs, wanted)
+            jobs = []
+    if jobs:
+        yield from _finish(model, control, jobs, wanted)
 
 
-def _edit_each(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) -> list[Edits]:
-    """The edits of each photo's faces; where the batch fails, photo by photo, so that one cannot spoil the others."""
-    images = [face.image for job in jobs for face in job.faces]
-    if not images:
-        return []
+def _is_full(jobs: Sequence[_Job], batch: int) -> bool:
+    pixels = sum(job.photo.pixels.width * job.photo.pixels.height for job in jobs)
+    return sum(len(job.faces) for job in jobs) >= batch or pixels >= _PIXELS
+
+
+def _finish(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) -> Iterator[Outcome]:
+    """Edit the faces of photos and write them; where the batch fails, photo by photo, so that one spoils no other."""
     try:
-        edits = iter(edit_images(model, control, to_tensor(images), wanted.strengths, wanted.budget, wanted.inversion))
-        return [list(islice(edits, len(job.faces))) for job in jobs]
+        edited = _edit(model, control, jobs, wanted)
     except FlowgradError as error:
-        return [error] if len(jobs) == 1 else [_edit_each(model, control, [job], wanted)[0] for job in jobs]
+        if len(jobs) == 1:
+            yield Outcome(jobs[0].path, error=FlowgradError(f"{jobs[0].path}: {error}"))
+        else:
+            for job in jobs:
+                yield from _finish(model, control, [job], wanted)
+        return
+    for job, (edits, verdicts) in zip(jobs, edited, strict=True):
+        yield _save(job, edits, verdicts, wanted)
 
 
-def _save(job: _Job, edits: Edits, wanted: Wanted) -> Outcome:
-    if isinstance(edits, FlowgradError):
-        return Outcome(job.photo, error=FlowgradError(f"{job.photo}: {edits}"))
-    versions = to_images(edits[0].after)
+def _edit(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) -> list[Edited]:
+    images = to_tensor([face.image for job in jobs for face in job.faces])
+    inverted = join(invert_for(model, images, control, wanted.inversion))
+    verdicts = iter(judge_familiarity(model, inverted))
+    if wanted.budget is not None:
+        edits = iter(keep_identity(model, control, inverted, wanted.budget))
+    else:
+        edits = iter(edit_images(model, control, inverted, wanted.strengths or (1.0,)))
+    return [(list(islice(edits, len(job.faces))), list(islice(verdicts, len(job.faces)))) for job in jobs]
+
+
+def _save(job: _Job, edits: Sequence[Edit], verdicts: Sequence[str | None], wanted: Wanted) -> Outcome:
+    """Write a strip, a crop, or the photo with its edits."""
+    images = () if wanted.in_place and not wanted.sheet else tuple(to_images(edits[0].after))
     try:
-        _write(job, edits, versions, wanted)
+        if wanted.strengths:
+            labels = [strength_label(strength) for strength in wanted.strengths]
+            save_image(strip(images, labels, job.path.name), job.output, wanted.overwrite)
+        elif wanted.crop:
+            save_image(images[0], job.output, wanted.overwrite)
+        else:
+            patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, job.faces, strict=True)]
+            write_composite(job.path, job.photo, patches, job.output, wanted.overwrite)
     except FlowgradError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
             raise
-        return Outcome(job.photo, error=error)
-    told = [*(face.warning for face in job.faces), *(edit.verdict for edit in edits)]
-    warning = "; ".join(dict.fromkeys(text for text in told if text))
+        return Outcome(job.path, error=error)
+    warnings = dict.fromkeys(filter(None, (*(face.warning for face in job.faces), *verdicts)))
     kept = tuple((edit.share, edit.distance) for edit in edits if edit.distance is not None)
-    return Outcome(job.photo, job.output, None, warning or None, (job.faces[0].image, *versions), kept)
+    shown = (job.faces[0].image, *images) if wanted.sheet else ()
+    return Outcome(job.path, job.output, None, "; ".join(warnings) or None, shown, kept)
 
 
-def _write(job: _Job, edits: Sequence[Edit], versions: Sequence[Image.Image], wanted: Wanted) -> None:
-    """Write a strip, a crop, the photo with its edits, or (where nothing was changed) the file itself."""
-    if wanted.strengths:
-        labels = [strength_label(s) for s in wanted.strengths]
-        save_image(strip(versions, labels, job.photo.name), job.output, wanted.overwrite)
-    elif wanted.crop:
-        save_image(versions[0], job.output, wanted.overwrite)
+def write_composite(path: Path, photo: Photo, patches: Sequence[Patch], output: Path, overwrite: bool = False) -> None:
+    """Write the photo of a file with patches added; the same bytes where they change nothing and the kind stays."""
+    if path.suffix.lower() == output.suffix.lower() and all(patch.is_empty for patch in patches):
+        copy_file(path, output, overwrite)
     else:
-        pairs = zip(edits, job.faces, strict=True)
-        write_composite(
-            job.photo, job.output, [Patch(e.difference(), face.place) for e, face in pairs], wanted.overwrite
-        )
-
-
-def write_composite(photo: Path, output: Path, patches: Sequence[Patch], overwrite: bool = False) -> None:
-    """Write a photo with patches added; byte for byte the same file where they change nothing and the kind stays."""
-    if photo.suffix.lower() == output.suffix.lower() and all(patch.is_empty for patch in patches):
-        copy_file(photo, output, overwrite)
-        return
-    picture = read_picture(photo)
-    save_picture(composite(picture.pixels, patches), picture, output, overwrite)
+        save_photo(composite(photo.pixels, patches), photo, output, overwrite)
 
 
 def save_sheet(
@@ -359,11 +315,11 @@ def save_sheet(
     edited = [outcome for outcome in outcomes if outcome.images]
     if not edited:
         return None
-    each = len(edited[0].images)
+    width = len(edited[0].images)
     after = [strength_label(s) for s in strengths] or ["edited"]
     labels = [label for outcome in edited for label in (outcome.photo.name, *after)]
     images = [image for outcome in edited for image in outcome.images]
-    return save_image(contact_sheet(images, labels, each * max(1, SHEET_COLUMNS // each), title), path, overwrite)
+    return save_image(contact_sheet(images, labels, width * max(1, SHEET_COLUMNS // width), title), path, overwrite)
 
 
 @torch.no_grad()
@@ -379,9 +335,5 @@ def sample_to_files(
         refuse_existing(output, overwrite)
     names = iter(outputs)
     for batch in sample_images(model, count, seed):
-        for image in to_images(_steered(model, batch, control)):
+        for image in to_images(batch.images if control is None else steer(model, batch, control)):
             yield save_image(image, next(names), overwrite), image
-
-
-def _steered(model: Model, batch: Inverted, control: Control | None) -> Tensor:
-    return batch.images if control is None else steer(model, batch, control)

@@ -4,17 +4,18 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from functools import lru_cache
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from directions.photo.beside import forked
 from directions.photo.faces import CHIP_PADDING, available, require
-from directions.photo.reading import ignore_interrupts, to_images
+from directions.photo.reading import to_images
 from flowgrad.errors import FlowgradError
 
 if TYPE_CHECKING:
@@ -42,54 +43,47 @@ def distances(before: "torch.Tensor", after: "torch.Tensor") -> np.ndarray:
     return identity_distance(both[: len(before)], both[len(before) :])
 
 
-def identity_descriptors(images: Sequence[Image.Image | np.ndarray]) -> np.ndarray:
-    """Return the descriptors (n, 128) of aligned faces: RGB images, or uint8 arrays (S, S, 3), square, of any size.
+def identity_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the distances (n,) between descriptors (n, 128), pair by pair."""
+    return np.linalg.norm(a - b, axis=-1)
+
+
+def identity_descriptors(images: Sequence[Image.Image]) -> np.ndarray:
+    """Return the descriptors (n, 128) of aligned faces: RGB images, square, of any size.
 
     Raises FlowgradError without the extra `faces`, or for an image that is not square.
     """
     require()
     chips = [_to_chip(image) for image in images]
     batches = [chips[i : i + _BATCH] for i in range(0, len(chips), _BATCH)]
-    described = [row for rows in _each(batches) for row in rows]
-    return np.array(described, dtype=np.float64).reshape(len(chips), 128)
+    return np.array(_described(batches), dtype=np.float64).reshape(len(chips), 128)
 
 
-def _each(batches: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Describe batches of chips, on all cores where that is safe: dlib's network uses one, and holds Python's lock."""
-    workers = min(len(batches), _cores())
-    if workers > 1 and _can_fork():
+def _described(batches: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Describe batches of chips, on all cores where that is safe."""
+    workers = min(len(batches), _most_workers())
+    if workers > 1:
         _network()  # which the processes share
-        # A process that is killed, for its memory most likely, leaves the work to this one, which takes less.
-        with (
-            suppress(BrokenExecutor),
-            ProcessPoolExecutor(workers, get_context("fork"), initializer=ignore_interrupts) as pool,
-        ):
-            return list(pool.map(_describe, batches))
-    return [_describe(batch) for batch in batches]
+        with suppress(BrokenExecutor), forked(workers) as pool:  # one that is killed leaves the work to this process
+            return [row for rows in pool.map(_describe, batches) for row in rows]
+    return [row for batch in batches for row in _describe(batch)]
 
 
-def _can_fork() -> bool:
-    """Whether to describe faces in processes of their own."""
+def _most_workers() -> int:
+    """How many processes may describe faces: as many as there are cores, or this one alone where it must not fork.
+
+    Another thread than the main one is one of many, as those of the page are: a lock that another thread holds would
+    stay locked in the child. A worker of multiprocessing.Pool may start no process, and CUDA does not survive a fork.
+    """
     import dlib
 
-    # A thread of the page's is one of many, and a lock that another holds would stay locked in the child. Only that
-    # this is the main thread is checked, not that it is the only one.
     main = threading.current_thread() is threading.main_thread()
-    may_start = not current_process().daemon  # a worker of multiprocessing.Pool may start none
-    return sys.platform == "linux" and main and may_start and not dlib.DLIB_USE_CUDA
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    safe = sys.platform == "linux" and main and not current_process().daemon and not dlib.DLIB_USE_CUDA
+    return len(os.sched_getaffinity(0)) if safe else 1
 
 
 def _describe(chips: Sequence[np.ndarray]) -> np.ndarray:
     return np.array(_network().compute_face_descriptor(list(chips)))
-
-
-def identity_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the distances (n,) between descriptors (n, 128), pair by pair."""
-    return np.linalg.norm(a - b, axis=-1)
 
 
 @lru_cache(maxsize=1)
@@ -100,12 +94,11 @@ def _network() -> Any:
     return dlib.face_recognition_model_v1(face_recognition_models.face_recognition_model_location())
 
 
-def _to_chip(image: Image.Image | np.ndarray) -> np.ndarray:
+def _to_chip(image: Image.Image) -> np.ndarray:
     """Return an aligned photo as the network wants it: (150, 150, 3) uint8, its edge repeated outwards."""
-    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
-    if picture.width != picture.height:
-        raise FlowgradError(f"an aligned face is square, not {picture.width} x {picture.height}. Prepare it first.")
-    inner = np.asarray(picture.resize((_INNER_SIDE, _INNER_SIDE), Image.Resampling.BICUBIC))
+    if image.width != image.height:
+        raise FlowgradError(f"an aligned face is square, not {image.width} x {image.height}. Prepare it first.")
+    inner = np.asarray(image.resize((_INNER_SIDE, _INNER_SIDE), Image.Resampling.BICUBIC))
     before = (_INPUT_SIDE - _INNER_SIDE) // 2
     after = _INPUT_SIDE - _INNER_SIDE - before
     return np.pad(inner, ((before, after), (before, after), (0, 0)), mode="edge")

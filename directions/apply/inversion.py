@@ -31,8 +31,7 @@ class Inversion:
     @classmethod
     def parse(cls, written: str) -> "Inversion":
         """What `str` of one wrote; "anchored" alone means Euler."""
-        words = written.split()
-        return cls(" ".join(words[words[:1] == [ANCHORED] :]) or "euler", words[:1] == [ANCHORED])
+        return cls(written.removeprefix(ANCHORED).strip() or "euler", written.startswith(ANCHORED))
 
     def __str__(self) -> str:
         return f"{ANCHORED} {self.method}" if self.anchored else self.method
@@ -45,11 +44,15 @@ class Inversion:
         for 2.5 times the evaluations. The other ways are only as good as their steps are small: all N.
         """
         steps = control.grid.steps
-        coarse = control.grid | Grid.uniform(steps, -(-steps // 4))
-        return coarse if self == ANCHORED_EULER else Grid.full(steps)
+        return control.grid | quarter_grid(steps) if self == ANCHORED_EULER else Grid.full(steps)
 
 
 ANCHORED_EULER = Inversion()
+
+
+def quarter_grid(steps: int) -> Grid:
+    """N / 4 equal steps: their knots are among those of every trajectory that photos are edited on."""
+    return Grid.uniform(steps, -(-steps // 4))
 
 
 @dataclass(frozen=True)

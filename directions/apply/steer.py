@@ -52,19 +52,20 @@ def steer(model: Model, inverted: Inverted, control: Control) -> Tensor:
 
 
 def sweep(model: Model, inverted: Inverted, control: Control, strengths: Sequence[float]) -> Tensor:
-    """(S, B, 3, H, W) images: every image at every strength, several to a batch."""
-    pairs = [(s, i) for s in strengths for i in range(len(inverted))]
-    chunks = [pairs[k : k + model.batch] for k in range(0, len(pairs), model.batch)]
-    edited = [_steer_pairs(model, inverted, control, chunk) for chunk in chunks]
-    return torch.cat(edited).unflatten(0, (len(strengths), len(inverted)))
+    """(S, B, 3, H, W) images: every image at every strength, several to a batch.
 
-
-def _steer_pairs(model: Model, inverted: Inverted, control: Control, pairs: list[tuple[float, int]]) -> Tensor:
-    chosen = [i for _, i in pairs]
-    strengths = torch.tensor([s for s, _ in pairs]).to(control.values)
-    own = control.values if control.values.shape[1] == 1 else control.values[:, chosen]
-    scaled = own * strengths.view(1, -1, *[1] * (own.ndim - 2))
-    return steer(model, inverted.select(chosen), Control(scaled, control.grid))
+    A strength of 0 is the image itself, and is not computed.
+    """
+    images = inverted.images.clamp(-1, 1)
+    edited = images.expand(len(strengths), *images.shape).clone()
+    moved = [k for k, strength in enumerate(strengths) if strength and control.values.any()]
+    pairs = [(k, i) for k in moved for i in range(len(images))]
+    for start in range(0, len(pairs), model.batch):
+        rows, chosen = map(list, zip(*pairs[start : start + model.batch], strict=True))
+        own = control.values if control.values.shape[1] == 1 else control.values[:, chosen]
+        factors = torch.tensor([strengths[k] for k in rows]).to(own).view(1, -1, *[1] * (own.ndim - 2))
+        edited[rows, chosen] = steer(model, inverted.select(chosen), Control(own * factors, control.grid)).to(edited)
+    return edited
 
 
 def apply_direction(

@@ -69,36 +69,30 @@ def apply_direction(
     into the photo, and the rest stays as it was. Strips and sheets show the face as the model sees it.
     One that cannot be edited is reported, and the others go on.
     """
-    from directions.photo.reading import process_beside
+    from directions.photo.beside import process_beside
+    from directions.photo.reading import find_photos
 
+    steps, terminal = numbers(strengths, "--strengths"), Terminal(as_json)
     with process_beside(align) as beside:
         from directions.apply import files as editing
         from directions.apply.steer import common_inversion
-        from directions.photo.reading import find_photos
         from flowgrad.models import load_model
 
-        steps, terminal = numbers(strengths, "--strengths"), Terminal(as_json)
         parts = editing.load_parts(editing.parse_mixture(direction, strength), Bank.default(bank), model_name(model))
+        inversion = common_inversion([part for part, _ in parts])
+        wanted = editing.Wanted(steps, crop, face, align, overwrite, keep_identity, inversion, sheet=grid)
         files = find_photos(photos)
         targets = editing.output_paths(files, output, "-strip" if steps else "", lossless)
-        sheet = output / "contact-sheet.png"
-        if grid:
+        sheet = output / "contact-sheet.png" if grid else None
+        if sheet:
             editing.check_output(sheet, editing.resolved(files), overwrite)
         loaded = load_model(model or parts[0][0].info.model, device, precision)
         control = editing.mixture(loaded, parts, terminal, force, steps or (1.0,))
-        inversion = common_inversion([part for part, _ in parts])
-        wanted = editing.Wanted(steps, crop, face, align, overwrite, keep_identity, inversion)
-        found = editing.apply_to_files(loaded, control, files, targets, wanted, beside)
-        outcomes = list(terminal.track(found, "editing", len(files)))
-        if grid:
-            editing.save_sheet(outcomes, steps, direction, sheet, overwrite)
-        _report(outcomes, sheet if grid else None, terminal, as_json)
-
-
-def _kept(outcome: "Outcome") -> str:
-    """What the identity budget left of the strength asked for, face by face."""
-    faces = (f"{share:.0%} of the strength, identity distance {distance:.2f}" for share, distance in outcome.kept)
-    return f"{outcome.photo.name}: {'; '.join(faces)}"
+        edited = editing.apply_to_files(loaded, control, files, targets, wanted, beside)
+        outcomes = list(terminal.track(edited, "editing", len(files)))
+        if sheet:
+            sheet = editing.save_sheet(outcomes, steps, direction, sheet, overwrite)
+        _report(outcomes, sheet, terminal, as_json)
 
 
 def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, as_json: bool) -> None:
@@ -112,23 +106,29 @@ def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, a
     for error in errors:
         failed(f"{error}")
     written = [outcome.output for outcome in outcomes if outcome.output]
-    files = [*(written if len(written) <= LISTED else ()), *([sheet] if sheet and written else [])]
+    listed = [*(written if len(written) <= LISTED else ()), *([sheet] if sheet else [])]
     answer(
         as_json,
-        {"files": [_plain(outcome) for outcome in outcomes], "contact_sheet": sheet},
+        {"files": [_as_json(outcome) for outcome in outcomes], "contact_sheet": sheet},
         *(_kept(outcome) for outcome in outcomes if outcome.kept),
-        wrote(*files),
+        wrote(*listed),
         _count(outcomes, written, len(errors)) if len(outcomes) > 1 else "",
     )
     if errors:
         raise typer.Exit(1)
 
 
-def _plain(outcome: "Outcome") -> dict[str, object]:
-    identity = [{"share": share, "distance": distance} for share, distance in outcome.kept]
+def _as_json(outcome: "Outcome") -> dict[str, object]:
     error = outcome.error and str(outcome.error)
-    told = {"photo": outcome.photo, "output": outcome.output, "error": error, "warning": outcome.warning}
-    return {**told, "identity": identity} if identity else dict(told)
+    identity = [{"share": share, "distance": distance} for share, distance in outcome.kept]
+    result = {"photo": outcome.photo, "output": outcome.output, "error": error, "warning": outcome.warning}
+    return {**result, **({"identity": identity} if identity else {})}
+
+
+def _kept(outcome: "Outcome") -> str:
+    """What the identity budget left of the strength asked for, face by face."""
+    faces = (f"{share:.0%} of the strength, identity distance {distance:.2f}" for share, distance in outcome.kept)
+    return f"{outcome.photo.name}: {'; '.join(faces)}"
 
 
 def _count(outcomes: "list[Outcome]", written: list[Path], failures: int) -> str:
@@ -161,22 +161,20 @@ def sample(
     """
     from directions.apply import files as editing
     from directions.figures import contact_sheet
-    from directions.photo.reading import save_image
+    from directions.photo.writing import save_image
     from flowgrad.models import load_model
 
     terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
-    found = editing.parse_mixture(direction) if direction else ()
-    parts = editing.load_parts(found, Bank.default(bank), model_name(model))
+    mixture = editing.parse_mixture(direction) if direction else ()
+    parts = editing.load_parts(mixture, Bank.default(bank), model_name(model))
     if grid:
         refuse_existing(sheet, overwrite)
     loaded = load_model(model or (parts[0][0].info.model if parts else "faces64"), device, precision)
     control = editing.mixture(loaded, parts, terminal, force) if parts else None
-    made = list(
-        terminal.track(editing.sample_to_files(loaded, count, seed, control, output, overwrite), "sampling", count)
-    )
-    files = [path for path, _ in made]
+    samples = editing.sample_to_files(loaded, count, seed, control, output, overwrite)
+    files, images = map(list, zip(*terminal.track(samples, "sampling", count), strict=True))
     if grid:
-        save_image(contact_sheet([image for _, image in made], title=direction), sheet, overwrite)
+        save_image(contact_sheet(images, title=direction), sheet, overwrite)
         files.append(sheet)
     answer(
         as_json,

@@ -145,7 +145,7 @@ def models_check(
     from directions.commands import tables
     from directions.figures import contact_sheet
     from directions.measure.model_check import check_model
-    from directions.photo.reading import save_image
+    from directions.photo.writing import save_image
     from directions.progress import timed
     from flowgrad.models import load_model
 

@@ -1,15 +1,12 @@
 """The command `ui`, which serves the page."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from directions.bank.bank import Bank
 from directions.commands.options import BankFolder, Device, ModelName, Precision
 from directions.commands.terminal import Terminal
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -31,13 +28,13 @@ def ui(
 
     Photos stay in memory, on this machine. Stop it with Ctrl-C.
     """
-    from directions.page import page as page
+    from directions.page import page
     from directions.page.session import Studio
     from flowgrad.models import load_model
 
     page.require()
-    told = (*(("--model", model) if model != "faces64" else ()), *(("--bank", str(bank)) if bank else ()))
-    studio = Studio(load_model(model, device, precision), Bank.default(bank), told)
+    options = (*(("--model", model) if model != "faces64" else ()), *(("--bank", str(bank)) if bank else ()))
+    studio = Studio(load_model(model, device, precision), Bank.default(bank), options)
     if host not in page.LOCAL:
         Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")
     typer.echo(f"http://{host}:{port}/  (Ctrl-C stops it)")

@@ -128,7 +128,8 @@ def edit(
     from directions.apply import files as editing
     from directions.figures import strip
     from directions.photo.composite import Patch
-    from directions.photo.reading import find_photos, save_image, to_images
+    from directions.photo.reading import find_photos, read_photo, to_images
+    from directions.photo.writing import save_image
     from directions.train import run
     from directions.train.task import Task
     from flowgrad.guidance.guide_files import load_guide
@@ -151,7 +152,8 @@ def edit(
     if crop:
         save_image(after, targets[0], overwrite)
     else:
-        editing.write_composite(files[0], targets[0], [Patch(edited.difference(), read.places[0])], overwrite)
+        patches = [Patch(edited.difference(), read.places[0])]
+        editing.write_composite(files[0], read_photo(files[0]), patches, targets[0], overwrite)
     save_image(strip([before, after], ["photo", text]), targets[1], overwrite)
     answer(
         as_json,

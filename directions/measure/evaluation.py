@@ -15,7 +15,8 @@ from directions.apply.inversion import Inversion, Inverted, invert_for
 from directions.apply.steer import sweep
 from directions.figures import contact_sheet, strength_label
 from directions.file.direction import DirectionInfo
-from directions.photo.reading import save_image, to_images
+from directions.photo.reading import to_images
+from directions.photo.writing import save_image
 from directions.progress import Reporter
 from flowgrad.files import atomic_path
 from flowgrad.guidance.guide import Guide

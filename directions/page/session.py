@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from PIL import Image
 
-from directions.apply.edit import Edit, edit_inverted
+from directions.apply.edit import Edit, edit_images
 from directions.apply.familiarity import judge_familiarity, usual_grid
 from directions.apply.files import alignment
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
@@ -26,22 +26,22 @@ from directions.bank.bank import Bank, Entry
 from directions.file.header import check_name
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
-from directions.photo.reading import Prepared, prepare, prepare_faces, to_images, to_tensor
-from directions.photo.stored import Picture, read_picture, to_bytes
+from directions.photo.faces import Prepared, prepare, prepare_faces
+from directions.photo.reading import Photo, read_photo, to_images, to_tensor
+from directions.photo.writing import to_bytes
 from directions.train.calibration import finish, held_out
 from directions.train.recipe import load_recipe
 from directions.train.run import add_illustrated
 from directions.train.task import Task
-from directions.train.training import Training, train
+from directions.train.training import train
 from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
-from flowgrad.images import to_rgb
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
-UPLOAD_LIMIT = 40 << 20  # bytes of a photo
 KEPT = 12  # photos in memory
 TRAINING_PHOTOS = 20
+SHOWN_PHOTOS = 4  # before and after a training
 KEPT_FACES = 1000  # to train on, of the model's size
 SHOWN_SIDE = 900  # pixels
 CHOSEN = 4  # directions that are mixed at once
@@ -79,7 +79,7 @@ class Shelf(Generic[T]):
 class Subject:
     """A photo that was inverted: its file as it was sent, a small copy in RGB, its faces, and their trajectories.
 
-    places: where the faces lie in the small copy; verdicts: what is unusual about each to the model, or None.
+    places: where the faces lie in the small copy; size: of the photo; warning: what its user may want to know of it.
     """
 
     name: str
@@ -88,21 +88,8 @@ class Subject:
     faces: tuple[Prepared, ...]
     places: tuple[Place, ...]
     inverted: Inverted
-    verdicts: tuple[str | None, ...]
     size: tuple[int, int]
-
-    @property
-    def warning(self) -> str:
-        """What its user may want to know of it."""
-        return "; ".join(dict.fromkeys(face.warning for face in self.faces if face.warning))
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A photo edited, as it is shown; and what is unusual about it to the model."""
-
-    image: Image.Image
-    verdict: str
+    warning: str
 
 
 @dataclass(frozen=True)
@@ -119,8 +106,8 @@ class Progress:
     """A training after an evaluation: losses so far, photos before and after, and at the end the direction's entry."""
 
     losses: tuple[float, ...]
-    before: tuple[Image.Image, ...]
-    after: tuple[Image.Image, ...]
+    before: list[Image.Image]
+    after: list[Image.Image]
     entry: Entry | None = None
 
 
@@ -138,15 +125,9 @@ class Studio:
 
     # --- browse ---
 
-    def entries(self, words: str = "", tag: str = "") -> tuple[Entry, ...]:
-        """The directions of the model in which all words occur, and the tag."""
-        found = self.bank.search(words) if words.strip() else self.bank.list()
-        own = (entry for entry in found if entry.model == self.model.name)
-        return tuple(entry for entry in own if not tag or (entry.info and tag in entry.info.tags))
-
-    def tags(self) -> list[str]:
-        """All tags, sorted."""
-        return sorted({tag for entry in self.entries() if entry.info for tag in entry.info.tags})
+    def entries(self) -> tuple[Entry, ...]:
+        """The directions of the model."""
+        return self.bank.list(self.model.name)
 
     def names(self) -> list[str]:
         """The directions that can be applied."""
@@ -161,73 +142,61 @@ class Studio:
 
     def command(self, name: str, mixture: Mapping[str, float]) -> str:
         """The command line that does to a photo what the page did."""
-        told = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
-        return shlex.join(["flowgrad", "apply-direction", told, name, *self.options]) if told else ""
+        written = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
+        return shlex.join(["flowgrad", "apply-direction", written, name, *self.options]) if written else ""
 
     def receive(self, name: str, content: bytes) -> str:
-        """Decode, align and invert a photo that was sent; its token.
-
-        Raises FlowgradError for what is no photo, or too large.
-        """
+        """Decode, align and invert a photo that was sent; its token. Raises FlowgradError for what is no photo."""
         with self.decoding:
             rgb = _decoded(name, content).rgb
             faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, "auto"))
-            small = shown(rgb)
+            size = rgb.size
+            rgb.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        places = tuple(face.place.scaled(rgb.width / size[0], rgb.height / size[1]) for face in faces)
         images = to_tensor([face.image for face in faces])
         inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
-        verdicts = tuple(judge_familiarity(self.model, inverted))
-        factors = small.width / rgb.width, small.height / rgb.height
-        places = tuple(face.place.scaled(*factors) for face in faces)
-        return self.subjects.add(Subject(_base(name), content, small, faces, places, inverted, verdicts, rgb.size))
+        warnings = dict.fromkeys((*(face.warning for face in faces), *judge_familiarity(self.model, inverted)))
+        warning = "; ".join(filter(None, warnings))
+        return self.subjects.add(Subject(_base(name), content, rgb, faces, places, inverted, size, warning))
 
     def sample(self, seed: int) -> str:
         """A new image of the model, as a photo; its token."""
-        inverted = join(sample_images(self.model, 1, seed))
-        verdicts = tuple(judge_familiarity(self.model, inverted))
-        (image,) = to_images(inverted.images)
-        place = Place.whole(*image.size)
-        face = Prepared(image, "resized", None, None, place)
-        content = to_bytes(image, Picture(image), ".png")
-        name = f"sample-{seed}.png"
-        return self.subjects.add(Subject(name, content, image, (face,), (place,), inverted, verdicts, image.size))
+        (image,) = to_images(join(sample_images(self.model, 1, seed)).images)
+        return self.receive(f"sample-{seed}.png", to_bytes(image, Photo(image), ".png"))
 
-    def edit(self, token: str, mixture: Mapping[str, float]) -> Result:
+    def edit(self, token: str, mixture: Mapping[str, float]) -> Image.Image:
         """A photo with directions at strengths, as it is shown: one forward pass. Raises UsageError for wrong names."""
         subject = self.subjects.get(token)
-        edits = self._edits(subject, mixture)
-        patches = [Patch(edit.difference(), place) for edit, place in zip(edits, subject.places, strict=False)]
-        return Result(composite(subject.small, patches), _verdicts(edits))
+        return composite(subject.small, _patches(self._edits(subject, mixture), subject.places))
 
     def download(self, token: str, mixture: Mapping[str, float]) -> Download:
         """The same at the photo's full size, as a file of its kind; the very file that was sent if nothing changes."""
         subject = self.subjects.get(token)
-        edits = self._edits(subject, mixture)
-        patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, subject.faces, strict=False)]
+        patches = _patches(self._edits(subject, mixture), [face.place for face in subject.faces])
         with self.decoding:
-            picture = _decoded(subject.name, subject.content)
-            kind = picture.kind.lower()
+            photo = _decoded(subject.name, subject.content)
+            kind = photo.kind.lower()
             if all(patch.is_empty for patch in patches):
                 return Download(subject.name, kind, subject.content)
             kind = kind if kind == "jpeg" else "png"
-            content = to_bytes(composite(picture.pixels, patches), picture, f".{kind}")
-        return Download(subject.name, kind, content)
+            return Download(subject.name, kind, to_bytes(composite(photo.pixels, patches), photo, f".{kind}"))
+
+    def strip(self, token: str, mixture: Mapping[str, float]) -> list[Image.Image]:
+        """The largest face at multiples STRIP of a mixture."""
+        inverted = self.subjects.get(token).inverted
+        (edit,) = edit_images(self.model, self._mixed(inverted, mixture), inverted.select([0]), STRIP)
+        return to_images(edit.after)
 
     def _edits(self, subject: Subject, mixture: Mapping[str, float]) -> list[Edit]:
         """An edit of each face; none where nothing is asked for."""
         moved = {name: strength for name, strength in mixture.items() if strength}
-        if not moved:
-            return []
-        control = total(self._control(name) * strength for name, strength in moved.items())
-        return edit_inverted(self.model, self._ready(subject, control), subject.inverted, verdicts=subject.verdicts)
+        return edit_images(self.model, self._mixed(subject.inverted, moved), subject.inverted) if moved else []
 
-    def strip(self, token: str, mixture: Mapping[str, float]) -> list[Image.Image]:
-        """The largest face at multiples STRIP of a mixture."""
-        subject = self.subjects.get(token)
+    def _mixed(self, inverted: Inverted, mixture: Mapping[str, float]) -> Control:
+        """The sum of directions on knots that a trajectory has: one trained since then may have others."""
         control = total(self._control(name) * strength for name, strength in mixture.items())
-        first = subject.inverted.select([0])
-        control = self._ready(subject, control)
-        (edit,) = edit_inverted(self.model, control, first, STRIP, verdicts=subject.verdicts[:1])
-        return to_images(edit.after)
+        there = inverted.trajectory.grid
+        return control if set(control.grid.knots) <= set(there.knots) else control.on(there)
 
     def _control(self, name: str) -> Control:
         direction = self.bank.get(check_name(name), self.model.name).load()
@@ -237,12 +206,6 @@ class Studio:
                 "apply it with `flowgrad apply-direction`"
             )
         return to_control(direction, self.model)
-
-    def _ready(self, subject: Subject, control: Control) -> Control:
-        """A control on knots that the photo's trajectory has: one trained since then may have others."""
-        there = subject.inverted.trajectory.grid
-        missing = set(control.grid.knots) - set(there.knots)
-        return control.on(there) if missing else control
 
     # --- train ---
 
@@ -256,9 +219,7 @@ class Studio:
             prepared = prepare(rgb, self.model.config.size, alignment(self.model, "auto"))
         return self.uploads.add(prepared.image), prepared.warning or ""
 
-    def train(
-        self, tokens: Sequence[str], text: str, name: str, source: str = "", iterations: int | None = None
-    ) -> Iterator[Progress]:
+    def train(self, tokens: Sequence[str], text: str, name: str, source: str, iterations: int) -> Iterator[Progress]:
         """Train a direction on photos and put it into the bank; yields every evaluation, at the end with the entry.
 
         Raises UsageError for a wrong call before anything is computed.
@@ -267,36 +228,29 @@ class Studio:
             raise UsageError('write what the faces shall become, for example "a smiling face"')
         if not tokens:
             raise UsageError("drop about ten photos to train on")
-        refuse_existing(self.bank.path_for(name, self.model.name), overwrite=False)
         if len(tokens) > TRAINING_PHOTOS:
             raise UsageError(f"{len(tokens)} photos are too many: at most {TRAINING_PHOTOS}. Ten are usually enough.")
-        task = self._task([self.uploads.get(token) for token in tokens], text, source, iterations)
-        shown = task.photos.select(range(min(4, len(task.photos))))
-        before = tuple(to_images(shown.images))
+        refuse_existing(self.bank.path_for(name, self.model.name), overwrite=False)
+        recipe = load_recipe("default", iterations=iterations)
+        images = to_tensor([self.uploads.get(token) for token in tokens])
+        photos = join(invert_images(self.model, images, recipe.way))
+        task = Task.create(self.model, photos, text.strip(), source=source.strip() or None, recipe=recipe)
+        shown = photos.select(range(min(SHOWN_PHOTOS, len(photos))))
+
+        def progress(control: Control, losses: tuple[float, ...], entry: Entry | None = None) -> Progress:
+            after = steer(self.model, shown, control)
+            return Progress(losses, to_images(shown.images), to_images(after), entry)
+
         for training in train(task):
-            after = tuple(to_images(steer(self.model, shown, training.control)))
-            yield Progress(training.losses, before, after)
-        yield self._finished(task, training, name, shown)
-
-    def _task(self, photos: Sequence[Image.Image], text: str, source: str, iterations: int | None) -> Task:
-        changes = {} if iterations is None else {"iterations": iterations}
-        images = to_tensor(photos)
-        recipe = load_recipe("default", **changes)
-        inverted = join(invert_images(self.model, images, recipe.way))
-        return Task.create(self.model, inverted, text.strip(), source=source.strip() or None, recipe=recipe)
-
-    def _finished(self, task: Task, training: Training, name: str, shown: Inverted) -> Progress:
+            yield progress(training.control, training.losses)
         samples = held_out(task, training.control)
         direction = finish(task, training.control, training.losses, samples)
-        entry = add_illustrated(self.model, direction, name, self.bank, samples.select(range(4)))
-        after = tuple(to_images(steer(self.model, shown, to_control(direction, self.model))))
-        return Progress(training.losses, tuple(to_images(shown.images)), after, entry)
+        entry = add_illustrated(self.model, direction, name, self.bank, samples.select(range(SHOWN_PHOTOS)))
+        yield progress(to_control(entry.load(), self.model), training.losses, entry)
 
 
-def _decoded(name: str, content: bytes) -> Picture:
-    if len(content) > UPLOAD_LIMIT:
-        raise UsageError(f"{_base(name)} is too large: at most {UPLOAD_LIMIT >> 20} MB are taken. Scale it down first.")
-    return read_picture(Path(_base(name)), io.BytesIO(content))
+def _decoded(name: str, content: bytes) -> Photo:
+    return read_photo(Path(_base(name)), io.BytesIO(content))
 
 
 def _base(name: str) -> str:
@@ -306,12 +260,5 @@ def _base(name: str) -> str:
     return kept[-80:] or "photo.png"
 
 
-def _verdicts(edits: Sequence[Edit]) -> str:
-    return "; ".join(dict.fromkeys(edit.verdict for edit in edits if edit.verdict))
-
-
-def shown(pixels: Image.Image) -> Image.Image:
-    """An image as RGB, no larger than a page shows it."""
-    picture = to_rgb(pixels).copy()
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return picture
+def _patches(edits: Sequence[Edit], places: Sequence[Place]) -> list[Patch]:
+    return [Patch(edit.difference(), place) for edit, place in zip(edits, places, strict=False)]

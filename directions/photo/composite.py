@@ -35,7 +35,7 @@ class Patch:
 
 
 def composite(pixels: Image.Image, patches: Sequence[Patch]) -> Image.Image:
-    """Return a photo (modes of `directions.photo.stored`) with patches added, of its own size and mode.
+    """Return a photo (RGB, RGBA, L, LA, CMYK or I;16) with patches added, of its own size and mode.
 
     Pixels outside the patches' masks keep their bytes, as all do where a difference is zero. Where masks overlap, as
     those of two heads side by side, they share, so that nothing is added twice.
@@ -44,10 +44,9 @@ def composite(pixels: Image.Image, patches: Sequence[Patch]) -> Image.Image:
     patches = [patch for patch in patches if not patch.is_empty]
     for patch in patches:
         others = [other.place for other in patches if other is not patch]
-        difference = _to_size(patch)
+        channels = to_size(patch)
         for band in _bands(patch.place.box(*pixels.size)):
-            weight = _weight(patch.place, others, band)[..., None]
-            change = _warped(difference, patch.place, band) * weight
+            change = warp(channels, patch.place, band) * _weight(patch.place, others, band)[..., None]
             region = np.asarray(result.crop(band))
             result.paste(_image(add(region, change, pixels.mode), pixels.mode), band[:2])
     return result
@@ -63,13 +62,13 @@ def _bands(box: Box) -> Iterator[Box]:
 
 def _weight(place: Place, others: Sequence[Place], box: Box) -> np.ndarray:
     """(height, width): the mask of a place, less where others' masks are too (m^2 / sum m)."""
-    own = mask(place, box)
-    total = own + sum(mask(other, box) for other in others if _touch(other.outline, box))
+    own = total = mask(place, box)
+    left, top, right, bottom = box
+    for other in others:
+        a, b, c, d = other.outline
+        if a < right and left < c and b < bottom and top < d:
+            total = total + mask(other, box)
     return own * own / np.maximum(total, 1e-6)
-
-
-def _touch(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def mask(place: Place, box: Box) -> np.ndarray:
@@ -97,28 +96,23 @@ def _falling(r: np.ndarray, start: float, end: float) -> np.ndarray:
     return s * s * (3 - 2 * s)
 
 
-def warp(patch: Patch, box: Box) -> np.ndarray:
-    """(height, width, 3) float32: a patch's difference at the pixels of a box of the photo; 0 outside the crop."""
-    return _warped(_to_size(patch), patch.place, box)
-
-
-def _to_size(patch: Patch) -> list[Image.Image]:
+def to_size(patch: Patch) -> list[Image.Image]:
     """The channels of a difference, larger or smaller, as warping needs them: by bicubic steps of half to two."""
     channels = [Image.fromarray(np.ascontiguousarray(patch.difference[..., i])) for i in range(3)]
     width, side = channels[0].width, patch.place.side
     if width / 2 <= side <= 2 * width:
         return channels
     target = width * _ENLARGED if side > width else max(1, round(side))
-    return [each.resize((target, target), Image.Resampling.BICUBIC) for each in channels]
+    return [channel.resize((target, target), Image.Resampling.BICUBIC) for channel in channels]
 
 
-def _warped(channels: Sequence[Image.Image], place: Place, box: Box) -> np.ndarray:
+def warp(channels: Sequence[Image.Image], place: Place, box: Box) -> np.ndarray:
+    """(height, width, 3) float32: a crop's channels at the pixels of a box of the photo; 0 outside the crop."""
     left, top, right, bottom = box
-    size = (right - left, bottom - top)
     matrix = place.to_crop(channels[0].width)
     matrix[:, 2] += matrix[:, :2] @ (left, top)
-    way = (Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC)
-    return np.stack([np.asarray(each.transform(size, *way)) for each in channels], -1)
+    way = ((right - left, bottom - top), Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC)
+    return np.stack([np.asarray(channel.transform(*way)) for channel in channels], -1)
 
 
 def add(region: np.ndarray, change: np.ndarray, mode: str) -> np.ndarray:

@@ -22,17 +22,13 @@ class Place:
     edge: Edge
 
     @classmethod
-    def whole(cls, width: float, height: float) -> "Place":
-        """The place of a crop that is the photo itself, resized."""
-        return cls(_rectangle(0, 0, width, height), "none")
-
-    @classmethod
     def centre(cls, width: int, height: int) -> "Place":
-        """The place of a photo's central square."""
+        """The place of a photo's central square, which of a square one is all of it."""
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
+        right, bottom = left + side, top + side
         edge: Edge = "none" if width == height else "left and right" if width > height else "top and bottom"
-        return cls(_rectangle(left, top, left + side, top + side), edge)
+        return cls(((left, top), (right, top), (right, bottom), (left, bottom)), edge)
 
     @property
     def side(self) -> float:
@@ -62,7 +58,3 @@ class Place:
         origin, right, down = (np.array(self.corners[i]) for i in (0, 1, 3))
         inverse = np.linalg.inv(np.stack([right - origin, down - origin], axis=1)) * size
         return np.column_stack([inverse, -inverse @ origin])
-
-
-def _rectangle(left: float, top: float, right: float, bottom: float) -> tuple[Corner, Corner, Corner, Corner]:
-    return (left, top), (right, top), (right, bottom), (left, bottom)

@@ -18,7 +18,8 @@ from directions.bank.bank import Bank, Entry
 from directions.bank.card import to_card
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
 from directions.file.direction import Direction
-from directions.photo.reading import save_image, to_images
+from directions.photo.reading import to_images
+from directions.photo.writing import save_image
 from directions.progress import Reporter, timed
 from directions.train.calibration import Labels, finish, held_out
 from directions.train.checkpoint import train_resumably

@@ -10,37 +10,21 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-import directions.apply.budget
+import directions.apply.edit
 import directions.bank.bank
 from cli import app
-from directions.apply.edit import edit_images, edit_inverted
-from directions.apply.familiarity import Fit, fits, judge_familiarity, ranges_of, usual_grid, verdict
-from directions.apply.inversion import Inversion, invert_images, join
+from directions.apply.edit import check_budget, edit_images, keep_identity
+from directions.apply.familiarity import fits, judge_familiarity, ranges_of, usual_grid, verdict
+from directions.apply.inversion import Inversion, invert_for, invert_images, join
 from directions.bank.bank import Bank
 from directions.file.direction import Direction, DirectionInfo
 from directions.measure.interference import Interference
-from directions.photo.reading import read_photo, to_tensor
 from flowgrad.errors import UsageError
 from flowgrad.models import Model, load_config, load_model
-from flowgrad.ode import Control, Grid
-from tests.helpers.tiny import Tiny, make_model, make_tiny
+from flowgrad.ode import Control
+from tests.helpers.tiny import Tiny, make_model
 
 RANGES = {"norm": (0.9, 1.1), "correlation": (-0.1, 0.2), "reconstruction": (0.0, 0.05)}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Tiny) -> Model:
-    return load_model(str(tiny.model), "cpu", "fp32")
-
-
-@pytest.fixture(scope="module")
-def images(tiny: Tiny) -> torch.Tensor:
-    return to_tensor([read_photo(path) for path in tiny.files])
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +32,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWGRAD_BANK", str(tmp_path / "own-bank"))
     monkeypatch.setattr(directions.bank.bank, "_shipped_folder", lambda: None)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def control() -> Control:
-    values = 0.3 * torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return Control(values, Grid((0, 3), 6))
 
 
 def call(*arguments: object) -> Result:
@@ -67,30 +45,29 @@ def test_a_latent_of_the_prior_has_size_one_and_no_neighbours(model: Model, imag
     inverted = join(invert_images(model, images))
     inverted.trajectory.states[0] = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     for fit in fits(model, inverted):
-        assert fit.norm == pytest.approx(1, abs=0.1) and abs(fit.correlation) < 0.1 and fit.reconstruction > 0
+        assert fit["norm"] == pytest.approx(1, abs=0.1) and abs(fit["correlation"]) < 0.1 and fit["reconstruction"] > 0
     inverted.trajectory.states[0] = 2.0
-    assert all(
-        fit.norm == pytest.approx(2) and fit.correlation == pytest.approx(1, abs=0.1) for fit in fits(model, inverted)
-    )
+    for fit in fits(model, inverted):
+        assert fit["norm"] == pytest.approx(2) and fit["correlation"] == pytest.approx(1, abs=0.1)
 
 
 def test_what_the_solver_misses_shrinks_with_its_step(model: Model, images: torch.Tensor) -> None:
-    exact = join(invert_images(model, images, Inversion("fixed-point")))
-    for fine, coarse in zip(fits(model, exact), fits(model, join(invert_images(model, images))), strict=True):
-        assert 0 <= fine.reconstruction < 1 and coarse.reconstruction > 0
+    exact, coarse = (join(invert_images(model, images, way)) for way in (Inversion("fixed-point"), Inversion()))
+    for fine, rough in zip(fits(model, exact), fits(model, coarse), strict=True):
+        assert 0 <= fine["reconstruction"] < 1 and rough["reconstruction"] > 0
 
 
 def test_the_verdict_names_what_is_unusual() -> None:
-    assert verdict(Fit(1.0, 0.0, 0.01), RANGES) is None
-    assert verdict(Fit(9.0, 9.0, 9.0), {}) is None
-    said = verdict(Fit(1.3, 0.0, 0.5), RANGES)
-    assert said and "does not know such an image" in said
-    assert "size 1.300, test photos 0.9 to 1.1" in said and "misses it by 0.500" in said and "neighbours" not in said
+    assert verdict({"norm": 1.0, "correlation": 0.0, "reconstruction": 0.01}, RANGES) is None
+    assert verdict({"norm": 9.0, "correlation": 9.0}, {}) is None
+    text = verdict({"norm": 1.3, "correlation": 0.0, "reconstruction": 0.5}, RANGES)
+    assert text and "does not know such an image" in text
+    assert "size 1.300, test photos 0.9 to 1.1" in text and "misses it by 0.500" in text and "neighbours" not in text
 
 
 def test_ranges_leave_out_the_extremes() -> None:
-    found = [Fit(i / 100, 0.0, 0.0) for i in range(101)]
-    assert ranges_of(found, 0.1)["norm"] == (0.1, 0.9)
+    measured = [{"norm": i / 100, "correlation": 0.0, "reconstruction": 0.0} for i in range(101)]
+    assert ranges_of(measured, 0.1)["norm"] == (0.1, 0.9)
 
 
 def test_the_ranges_of_shipped_models_can_be_read() -> None:
@@ -140,36 +117,34 @@ def descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     def describe(pictures: list) -> np.ndarray:
         return np.stack([np.asarray(picture, float).ravel() / 255 for picture in pictures])
 
-    monkeypatch.setattr(directions.apply.budget, "identity_descriptors", describe)
-    monkeypatch.setattr(directions.apply.budget, "has_faces", lambda: True)
+    monkeypatch.setattr(directions.apply.edit, "identity_descriptors", describe)
+    monkeypatch.setattr(directions.apply.edit, "has_faces", lambda: True)
 
 
 def test_each_face_gets_the_largest_share_within_the_budget(
     tiny: Tiny, tmp_path: Path, images: torch.Tensor, control: Control, descriptors: None
 ) -> None:
     model = load_model(str(make_model(tmp_path / "model", tiny.guide, aligned=True)), "cpu", "fp32")
-    far = [edit.distance for edit in edit_images(model, control, images, (), 1e9)]
-    limit = float(np.mean([d for d in far if d is not None])) / 2
-    edits = edit_images(model, control, images, (), limit)
-    for edit in edits:
+    inverted = join(invert_for(model, images, control))
+    limit = float(np.mean([edit.distance for edit in keep_identity(model, control, inverted, 1e9)])) / 2
+    edits = keep_identity(model, control, inverted, limit)
+    for i, edit in enumerate(edits):
         assert 0 < edit.share < 1 and edit.distance is not None and edit.distance < limit
-        again = edit_images(model, control * (edit.share + 1 / 16), images[:1] * 0 + edit.before, (), 1e9)[0]
-        assert again.distance is not None and again.distance > limit * 0.95
-    none = edit_images(model, control, images, (), 1e-9)[0]
+        (further,) = keep_identity(model, control * (edit.share + 1 / 16), inverted.select([i]), 1e9)
+        assert further.distance is not None and further.distance > limit * 0.95
+    none = keep_identity(model, control, inverted, 1e-9)[0]
     assert none.share == 0 and torch.equal(none.after[0], none.before)
-    still = edit_images(model, control * 0.0, images, (), 0.5)[0]
+    still = keep_identity(model, control * 0.0, inverted, 0.5)[0]
     assert (still.share, still.distance) == (1.0, 0.0) and not still.difference().any()
 
 
-def test_a_budget_needs_faces_and_one_strength(
-    model: Model, images: torch.Tensor, control: Control, tiny: Tiny
-) -> None:
-    with pytest.raises(UsageError, match="needs a model of faces"):
-        edit_images(model, control, images, (), 0.5)
-    with pytest.raises(UsageError, match="above 0; got -1"):
-        edit_images(model, control, images, (), -1.0)
-    with pytest.raises(UsageError, match="above 0; got nan"):
-        edit_images(model, control, images, (), float("nan"))
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [(0.5, "needs a model of faces"), (-1.0, "above 0; got -1"), (float("nan"), "above 0; got nan")],
+)
+def test_a_budget_needs_faces_and_a_distance(model: Model, limit: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_budget(model, limit)
 
 
 # --- interference -----------------------------------------------------------------------------------------------
@@ -201,18 +176,18 @@ def test_shares_are_of_the_own_effect() -> None:
     assert np.allclose(found.shares(), [[1, 0.25], [0.5, 1]])
 
 
-def test_a_model_without_ranges_decodes_nothing_to_judge_familiarity(model: Model, images: torch.Tensor) -> None:
-    inverted = join(invert_images(model, images))
-
+@pytest.mark.parametrize("gate", [{}, {"norm": (0.0, 0.1)}])
+def test_only_what_there_is_a_range_for_is_computed(model: Model, images: torch.Tensor, gate: dict) -> None:
     def refuse(states: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("nothing is to be checked")
+        raise AssertionError("nothing is to be checked that needs an image")
 
-    plain = model.config.model_copy(update={"gate": {}})
-    assert judge_familiarity(replace(model, config=plain, decode=refuse), inverted) == [None] * len(images)
+    inverted = join(invert_images(model, images))
+    gated = replace(model, config=model.config.model_copy(update={"gate": gate}), decode=refuse)
+    for text in judge_familiarity(gated, inverted):
+        assert (text is not None) == bool(gate)
 
 
-def test_strength_zero_is_not_computed(model: Model, images: torch.Tensor) -> None:
-    control = Control(torch.ones(2, 1, *model.shape), Grid((0, 3), model.config.steps))
+def test_strength_zero_is_not_computed(model: Model, images: torch.Tensor, control: Control) -> None:
     inverted = join(invert_images(model, images))
     seen = []
 
@@ -221,9 +196,9 @@ def test_strength_zero_is_not_computed(model: Model, images: torch.Tensor) -> No
         return model.velocity(x, t)
 
     watched = replace(model, velocity=counted)
-    verdicts = [None] * len(images)
-    edits = edit_inverted(watched, control, inverted, (0.0, 1.0), verdicts=verdicts)
+    edits = edit_images(watched, control, inverted, (0.0, 1.0))
     assert sum(seen) == len(control.grid) * len(images)
     assert all(torch.equal(edit.after[0], edit.before) for edit in edits)
     seen.clear()
-    assert edit_inverted(watched, control, inverted, (0.0,), verdicts=verdicts) and not seen
+    assert edit_images(watched, control, inverted, (0.0,)) and edit_images(watched, control * 0.0, inverted)
+    assert not seen

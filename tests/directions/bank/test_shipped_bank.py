@@ -62,7 +62,8 @@ def test_strength_zero_returns_test_photos(faces, shared):
     from PIL import Image
 
     from directions.apply.inversion import invert_for
-    from directions.photo.reading import prepare, to_tensor
+    from directions.photo.faces import prepare
+    from directions.photo.reading import to_tensor
 
     model, _ = faces
     rows = csv.DictReader((shared / "faces" / "labels.csv").read_text().splitlines())

@@ -4,9 +4,7 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +14,8 @@ import torch
 from PIL import Image
 from typer.testing import Result
 
-import directions.apply.edit
 import directions.apply.files
-import directions.photo.reading
+import directions.bank.bank
 import directions.train.calibration
 import directions.train.checkpoint
 import directions.train.run
@@ -205,7 +202,7 @@ def test_a_direction_is_applied_and_evaluated_by_its_own_inversion(
         asked.append(str(way))
         return invert_for(model, images, control, way)
 
-    for module in ("directions.apply.edit", "directions.measure.evaluation"):
+    for module in ("directions.apply.files", "directions.measure.evaluation"):
         monkeypatch.setattr(f"{module}.invert_for", invert)
     direction = read_direction(trained / "bank/tiny/smiling.safetensors")
     other = Direction(direction.u, direction.starts, replace(direction.info, inversion="fixed-point"))
@@ -283,32 +280,6 @@ def test_one_bad_photo_does_not_stop_the_others(tiny: Tiny, trained: Path, tmp_p
     assert "4 of 5 photos written" in result.output and "1 failed" in result.output
 
 
-class Killed(Executor):
-    """Prepares one photo, and is then killed with what it had begun."""
-
-    def __init__(self, begun: int) -> None:
-        self.begun = [Future() for _ in range(begun)]
-        self.left = iter(self.begun)
-
-    def submit(self, work: Callable[..., object], *arguments: object, **more: object) -> Future:
-        future = next(self.left, None)
-        if future is None:
-            raise BrokenExecutor("killed")
-        if future is self.begun[0]:
-            future.set_result(work(*arguments, **more))
-        else:
-            future.set_exception(BrokenExecutor("killed"))
-        return future
-
-
-def test_photos_are_prepared_here_if_the_process_beside_is_killed(
-    tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directions.photo.reading, "process_beside", lambda align: nullcontext(Killed(begun=2)))
-    result = apply(tiny, trained, "smiling", tiny.photos)
-    assert result.exit_code == 0 and "4 of 4 photos written" in result.output, result.output
-
-
 def test_no_face_where_one_is_demanded(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("dlib")
     model = make_model(tmp_path / "aligned", tiny.guide, aligned=True)
@@ -327,7 +298,7 @@ def test_not_enough_memory(tiny: Tiny, trained: Path, monkeypatch: pytest.Monkey
     def refuse(*_: object, **__: object) -> Iterator[None]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(directions.apply.edit, "invert_for", refuse)
+    monkeypatch.setattr(directions.apply.files, "invert_for", refuse)
     failed(apply(tiny, trained, "smiling", *tiny.files), 1, "not enough memory", "fewer photos", "--device cpu")
 
 
@@ -339,7 +310,7 @@ def test_a_full_disk(tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch)
     result = apply(tiny, trained, "smiling", *tiny.files)
     failed(result, 1, "No space left on device", "Free some space")
     assert result.output.count("No space left") == 1  # the first photo stops the rest
-    monkeypatch.setattr(directions.apply.files, "save_picture", refuse)
+    monkeypatch.setattr(directions.apply.files, "save_photo", refuse)
     failed(apply(tiny, trained, "smiling", *tiny.files), 1, "the disk is full", "Free some space")
 
 

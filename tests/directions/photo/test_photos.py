@@ -2,14 +2,12 @@
 
 import io
 import math
-import multiprocessing
-import os
-import signal
-import struct
 import subprocess
 import sys
+import time
 import zipfile
-import zlib
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +15,23 @@ import pytest
 from PIL import Image
 
 from directions.photo import faces
-from directions.photo.reading import (
-    PIXEL_LIMIT,
-    find_photos,
-    photo_hash,
-    prepare,
-    read_photo,
-    save_image,
-    to_images,
-    to_tensor,
-)
+from directions.photo.beside import ahead
+from directions.photo.faces import prepare
+from directions.photo.reading import PIXEL_LIMIT, find_photos, read_photo, to_images, to_tensor
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers.paths import ROOT, SHARED
+from tests.helpers.pictures import bomb
 
 FACES = SHARED / "faces" / "utkface_aligned.zip"
-needs_dlib = pytest.mark.skipif(not faces.available(), reason="the extra `faces` is not installed")
-needs_faces = pytest.mark.skipif(not FACES.exists(), reason="the shared photos of faces are not here")
 
 
 def gradient(width: int = 40, height: int = 30) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, 0 * x + 99], -1).astype(np.uint8))
+
+
+def rgb(path: Path) -> Image.Image:
+    return read_photo(path).rgb
 
 
 def apart(a: Image.Image, b: Image.Image) -> float:
@@ -75,7 +69,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "x.tiff"
     source = gradient().convert("RGB").convert(mode)
     source.save(path)
-    photo = read_photo(path)
+    photo = rgb(path)
     assert photo.mode == "RGB" and photo.size == (40, 30)
     assert apart(photo, source.convert("RGB")) < 1
 
@@ -83,13 +77,14 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    photo = np.asarray(read_photo(tmp_path / "deep.png"))
+    photo = np.asarray(rgb(tmp_path / "deep.png"))
     assert np.abs(photo[..., 0].astype(int) - values // 257).max() <= 1
 
 
-def test_floating_point_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "x.tiff")
-    with pytest.raises(FlowgradError, match="floating-point pixels"):
+@pytest.mark.parametrize(("dtype", "kind"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path, dtype: type, kind: str) -> None:
+    Image.fromarray(np.full((4, 4), 70_000, dtype)).save(tmp_path / "x.tiff")
+    with pytest.raises(FlowgradError, match=f"{kind} pixels, whose range is unknown"):
         read_photo(tmp_path / "x.tiff")
 
 
@@ -97,10 +92,10 @@ def test_transparency_becomes_white(tmp_path: Path) -> None:
     image = gradient().convert("RGBA")
     image.putalpha(0)
     image.save(tmp_path / "clear.png")
-    assert np.asarray(read_photo(tmp_path / "clear.png")).min() == 255
+    assert np.asarray(rgb(tmp_path / "clear.png")).min() == 255
     palette = gradient().quantize(8)
     palette.save(tmp_path / "palette.png", transparency=0)
-    assert (np.asarray(read_photo(tmp_path / "palette.png"))[np.asarray(palette) == 0] == 255).all()
+    assert (np.asarray(rgb(tmp_path / "palette.png"))[np.asarray(palette) == 0] == 255).all()
 
 
 @pytest.mark.parametrize(("orientation", "turn"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
@@ -108,7 +103,7 @@ def test_exif_rotation(tmp_path: Path, orientation: int, turn: Image.Transpose) 
     exif = Image.Exif()
     exif[0x0112] = orientation
     gradient().save(tmp_path / "turned.png", exif=exif)
-    assert apart(read_photo(tmp_path / "turned.png"), gradient().transpose(turn)) == 0
+    assert apart(rgb(tmp_path / "turned.png"), gradient().transpose(turn)) == 0
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tiff"])
@@ -155,20 +150,9 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         read_photo(tmp_path)
 
 
-def write_bomb(path: Path, side: int) -> None:
-    """Write a PNG that claims side x side pixels and holds next to nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-
-
 @pytest.mark.parametrize("side", [math.isqrt(PIXEL_LIMIT) + 1, 50_000])
 def test_decompression_bomb(tmp_path: Path, side: int) -> None:
-    write_bomb(tmp_path / "bomb.png", side)
+    (tmp_path / "bomb.png").write_bytes(bomb(side))
     with pytest.raises(FlowgradError, match=r"bomb.png has too many pixels.*Scale it down"):
         read_photo(tmp_path / "bomb.png")
 
@@ -178,10 +162,10 @@ def test_decompression_bomb(tmp_path: Path, side: int) -> None:
 
 def test_never_resizes_squares_and_crops_the_rest() -> None:
     square = prepare(gradient(64, 64), 32, "never")
-    assert (square.how, square.image.size, square.warning, square.face) == ("resized", (32, 32), None, None)
+    assert (square.place.edge, square.image.size, square.warning) == ("none", (32, 32), None)
     assert apart(square.image, gradient(64, 64).resize((32, 32), Image.Resampling.LANCZOS)) == 0
     wide = prepare(gradient(90, 30), 30, "never")
-    assert wide.how == "centre crop" and apart(wide.image, gradient(90, 30).crop((30, 0, 60, 30))) == 0
+    assert wide.place.edge == "left and right" and apart(wide.image, gradient(90, 30).crop((30, 0, 60, 30))) == 0
 
 
 def test_a_photo_of_the_right_size_is_left_alone() -> None:
@@ -192,12 +176,12 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faces, "available", lambda: False)
     assert prepare(gradient(64, 64), 32).warning is None
     wide = prepare(gradient(), 32)
-    assert wide.how == "centre crop" and "pip install 'flowgrad[faces]'" in str(wide.warning)
+    assert wide.place.edge == "left and right" and "pip install 'flowgrad[faces]'" in str(wide.warning)
     with pytest.raises(FlowgradError, match=r"dlib, which is not installed. Run: pip install 'flowgrad\[faces\]'"):
         prepare(gradient(), 32, "always")
 
 
-# --- tensors and files ------------------------------------------------------------------------------------------
+# --- tensors --------------------------------------------------------------------------------------------------
 
 
 def test_tensors_round_trip_exactly() -> None:
@@ -210,44 +194,22 @@ def test_tensors_round_trip_exactly() -> None:
     assert np.asarray(to_images(tensor * 10)[0]).max() == 255
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_save_image(tmp_path: Path, suffix: str) -> None:
-    path = save_image(gradient(), tmp_path / f"out{suffix}")
-    before = path.read_bytes()
-    assert apart(read_photo(path), gradient()) < 3
-    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
-        save_image(gradient(10, 10), path)
-    assert path.read_bytes() == before
-    save_image(gradient(10, 10), path, overwrite=True)
-    assert read_photo(path).size == (10, 10) and len(list(tmp_path.iterdir())) == 1
-
-
-def test_save_image_wants_a_known_suffix(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"does not say which kind of image.*\.png"):
-        save_image(gradient(), tmp_path / "out.xyz")
-
-
-def test_photo_hash(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert photo_hash(tmp_path / "x") == "ba7816bf8f01cfea"
-    with pytest.raises(FlowgradError, match="cannot read"):
-        photo_hash(tmp_path / "none")
-
-
 # --- faces ------------------------------------------------------------------------------------------------------
 
 
-@needs_dlib
 def test_no_face() -> None:
+    pytest.importorskip("dlib", reason="needs the extra `faces`")
     with pytest.raises(FlowgradError, match=r"no face found.*--align never"):
         prepare(gradient(64, 48), 32, "always")
     prepared = prepare(gradient(64, 48), 32)
-    assert prepared.how == "centre crop" and "no face found" in str(prepared.warning)
+    assert prepared.place.edge == "left and right" and "no face found" in str(prepared.warning)
 
 
 @pytest.fixture(scope="module")
 def crops() -> list[Image.Image]:
     """Four aligned crops, 200 x 200, in which the detector sees a face."""
+    if not (faces.available() and FACES.exists()):
+        pytest.skip("needs the extra `faces`, and the shared photos of faces")
     with zipfile.ZipFile(FACES) as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][100:104]
         return [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
@@ -262,156 +224,124 @@ def on_canvas(crop: Image.Image, side: int, angle: float = 0.0) -> Image.Image:
     return canvas
 
 
-@needs_dlib
-@needs_faces
 @pytest.mark.parametrize("size", [200, 64])
 def test_aligned_crops_are_only_resized(crops: list[Image.Image], size: int) -> None:
     for crop in crops:
         small = crop.resize((size, size), Image.Resampling.LANCZOS)
         prepared = prepare(small, 64)
-        assert prepared.how == "resized" and prepared.warning is None and prepared.face is not None
+        assert prepared.place.edge == "none" and prepared.warning is None
         assert apart(prepared.image, small.resize((64, 64), Image.Resampling.LANCZOS)) == 0
 
 
-@needs_dlib
-@needs_faces
 @pytest.mark.parametrize(("side", "angle"), [(200, 0), (300, 15), (120, -10)])
 def test_a_face_in_a_photo_is_cut_out_as_the_crops_were(crops: list[Image.Image], side: int, angle: float) -> None:
     crop = crops[0]
     prepared = prepare(on_canvas(crop, side, angle), 64)
-    assert prepared.how == "aligned" and prepared.face is not None
+    assert prepared.place.edge == "face"
     wanted = crop.resize((64, 64), Image.Resampling.LANCZOS)
     assert apart(prepared.image, wanted) < 12
 
 
-@needs_dlib
-@needs_faces
 def test_alignment_is_dlibs_chip(crops: list[Image.Image]) -> None:
     import dlib
 
     photo = on_canvas(crops[0], 250)
-    face = faces.find_faces(photo)[0]
-    points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
-    shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
+    box = faces.find_faces(photo)[0]
+    face = faces.look(photo, box)
+    points = [(np.array([point.x, point.y]) / face.scale + face.origin).round() for point in face.shape.parts()]
+    around = dlib.rectangle(*(round(edge) for edge in box))
+    shape = dlib.full_object_detection(around, [dlib.point(int(x), int(y)) for x, y in points])
     chip = Image.fromarray(dlib.get_face_chip(np.asarray(photo), shape, size=200, padding=0.2))
-    assert apart(faces.crop_face(photo, face), chip) < 0.5
+    assert apart(faces.cut_out(face)[0], chip) < 0.5
 
 
-@needs_dlib
-@needs_faces
 def test_several_faces_take_the_largest(crops: list[Image.Image]) -> None:
     photo = Image.new("RGB", (640, 480), (128, 128, 128))
     photo.paste(crops[0].resize((180, 180)), (30, 100))
     photo.paste(crops[1].resize((260, 260)), (330, 100))
     prepared = prepare(photo, 64)
-    assert prepared.how == "aligned" and "2 faces found, the largest" in str(prepared.warning)
-    assert prepared.face is not None and prepared.face.box[0] > 300
+    assert prepared.place.edge == "face" and "2 faces found, the largest" in str(prepared.warning)
+    assert prepared.place.outline[0] > 300
 
 
-@needs_dlib
-@needs_faces
 def test_a_shifted_square_is_aligned(crops: list[Image.Image]) -> None:
     shifted = Image.new("RGB", (260, 260), (128, 128, 128))
     shifted.paste(crops[0], (10, 50))
-    assert prepare(shifted, 64).how == "aligned"
-    assert prepare(shifted, 64, "never").how == "resized"
+    assert prepare(shifted, 64).place.edge == "face"
+    assert prepare(shifted, 64, "never").place.edge == "none"
 
 
-@needs_dlib
-@needs_faces
-def test_identity_tells_people_apart(crops: list[Image.Image]) -> None:
-    from directions.apply.identity import SAME_PERSON, distances, identity_descriptors, identity_distance
-
-    small = [crop.resize((64, 64), Image.Resampling.LANCZOS) for crop in crops[:2]]
-    large, lowered = identity_descriptors(crops[:2]), identity_descriptors([np.asarray(image) for image in small])
-    assert large.shape == (2, 128) and (identity_distance(large, lowered) < SAME_PERSON).all()
-    assert identity_distance(large[0], large[1]) > identity_distance(large[0], lowered[0])
-    assert np.allclose(distances(to_tensor(small[:1]), to_tensor(small[:1])), 0, atol=1e-6)
-    with pytest.raises(FlowgradError, match="an aligned face is square"):
-        identity_descriptors([gradient()])
+# --- processes beside -------------------------------------------------------------------------------------------
 
 
-@needs_dlib
-def test_many_faces_are_described_as_one_by_one() -> None:
-    """By several processes, unless another thread than the main one asks."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from directions.apply.identity import _BATCH, identity_descriptors
-
-    chips = list(np.random.default_rng(0).integers(0, 256, (2 * _BATCH + 1, 8, 8, 3), dtype=np.uint8))
-    with ThreadPoolExecutor(1) as thread:
-        alone = thread.submit(identity_descriptors, chips).result()
-    assert np.array_equal(identity_descriptors(chips), alone)
-    assert np.array_equal(np.concatenate([identity_descriptors([chip]) for chip in chips[:3]]), alone[:3])
-
-
-@needs_dlib
-def test_a_daemon_describes_many_faces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker of multiprocessing.Pool may start no process."""
-    from directions.apply import identity
-
-    chips = [np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)
-    monkeypatch.setattr(identity, "_cores", lambda: 2)
-    monkeypatch.setattr(identity, "_describe", lambda batch: np.zeros((len(batch), 128)))
-    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
-    assert identity.identity_descriptors(chips).shape == (len(chips), 128)
-
-
-def _dies_in_a_child(batch: list[np.ndarray]) -> np.ndarray:
-    if multiprocessing.parent_process():
-        os.kill(os.getpid(), signal.SIGKILL)  # as the system does to a process that takes too much memory
-    return np.ones((len(batch), 128))
-
-
-@needs_dlib
-def test_faces_are_described_here_if_a_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from directions.apply import identity
-
-    monkeypatch.setattr(identity, "_cores", lambda: 2)
-    monkeypatch.setattr(identity, "_describe", _dies_in_a_child)
-    assert identity.identity_descriptors([np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)).all()
-
-
-def _says_whether_it_ignores_interrupts(batch: list[np.ndarray]) -> np.ndarray:
-    return np.full((len(batch), 128), float(signal.getsignal(signal.SIGINT) is signal.SIG_IGN))
-
-
-@needs_dlib
-def test_an_interruption_is_left_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that describe faces print nothing of Ctrl-C, which reaches them too."""
-    from directions.apply import identity
-
-    monkeypatch.setattr(identity, "_cores", lambda: 2)
-    monkeypatch.setattr(identity, "_describe", _says_whether_it_ignores_interrupts)
-    chips = [np.zeros((8, 8, 3), np.uint8)] * (identity._BATCH + 1)
-    assert identity.identity_descriptors(chips).all()
+def in_a_fresh_interpreter(script: str) -> "subprocess.Popen[str]":
+    """Processes are forked only while torch is not imported."""
+    command = [sys.executable, "-c", "import os, sys, time; from directions.photo import beside\n" + script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) -> None:
-    """In a fresh interpreter, since it forks only while torch is not imported."""
     Image.new("RGB", (70, 50), "teal").save(tmp_path / "photo.png")
-    (tmp_path / "broken.png").write_bytes(b"no image")
     script = f"""
-import sys
+from functools import partial
 from pathlib import Path
-from directions.photo.reading import faces, prepare_file, process_beside
-from flowgrad.errors import FlowgradError
-faces.available, faces.warm_up = (lambda: True), (lambda: None)
-with process_beside("never") as none:
-    assert none is None
-with process_beside("auto") as beside:
-    assert beside is not None and "torch" not in sys.modules
-    prepared = beside.submit(prepare_file, Path({str(tmp_path / "photo.png")!r}), 16, "never").result()
-    assert prepared.image.size == (16, 16) and prepared.how == "centre crop"
-    try:
-        beside.submit(prepare_file, Path({str(tmp_path / "broken.png")!r}), 16, "never").result()
-    except FlowgradError as error:
-        print(error)
+from directions.photo.faces import read_faces
+os.sched_getaffinity = lambda process: {{0, 1}}
+beside.faces.available, beside.faces.warm_up = (lambda: True), (lambda: None)
+with beside.process_beside("never") as none, beside.process_beside("auto") as executor:
+    assert none is None and executor is not None
+    paths = [Path({str(tmp_path)!r}, "photo.png")]
+    (awaited,) = beside.ahead(executor, partial(read_faces, size=16, align="never"), paths)
+    photo, (face,) = awaited()
+    print("torch" in sys.modules, photo.pixels.size, face.image.size)
 import torch
-with process_beside("auto") as none:
-    assert none is None
+with beside.process_beside("auto") as none:
+    print(none)
 """
-    root = ROOT
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "broken.png is not an image" in done.stdout
+    output, _ = in_a_fresh_interpreter(script).communicate(timeout=120)
+    assert output == "False (70, 50) (16, 16)\nNone\n"
+
+
+class Killed(Executor):
+    """Does its first work, is killed with the second, and takes no third."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def submit(self, work: Callable[..., object], *arguments: object, **more: object) -> Future:
+        self.begun += 1
+        if self.begun > 2:
+            raise BrokenExecutor("killed")
+        future: Future = Future()
+        if self.begun == 1:
+            future.set_result(work(*arguments, **more))
+        else:
+            future.set_exception(BrokenExecutor("killed"))
+        return future
+
+
+@pytest.mark.parametrize("executor", [None, Killed()])
+def test_work_that_no_process_does_is_done_here(executor: Executor | None) -> None:
+    assert [awaited() for awaited in ahead(executor, abs, (-1, -2, -3, -4, -5))] == [1, 2, 3, 4, 5]
+
+
+def test_no_more_is_begun_than_a_few_photos_ahead() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        numbers = iter(range(1000))
+        next(ahead(executor, abs, numbers))
+        assert next(numbers) < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_forked_processes_end_when_their_parent_is_killed() -> None:
+    script = "pool = beside.forked(2)\nfor _ in range(2): pool.submit(time.sleep, 100)\n"
+    script += "time.sleep(0.5); print(*pool._processes, flush=True); time.sleep(100)"
+    with in_a_fresh_interpreter(script) as parent:
+        assert parent.stdout is not None
+        children = [Path("/proc") / number for number in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(children) == 2
+    end = time.monotonic() + 20
+    while any(child.exists() for child in children):
+        assert time.monotonic() < end, "a process outlives the one that it works for"
+        time.sleep(0.05)

@@ -24,7 +24,7 @@ Found = tuple[Task, Control, Inverted]
 def found(tiny: Tiny) -> Found:
     """A task, a control that was trained for it with nothing preserved, and held-out samples."""
     model = load_model(str(tiny.model), "cpu", "fp32")
-    photos = join(invert_images(model, to_tensor([read_photo(path) for path in tiny.files])))
+    photos = join(invert_images(model, to_tensor([read_photo(path).rgb for path in tiny.files])))
     recipe = Recipe(iterations=2, intervals=3, augmentations=2, eta=1, step_size=0.3)
     task = Task.create(model, photos, "a smiling face", source="a serious face", recipe=recipe)
     control = list(task.steps())[-1].state.best
