@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.measure.evaluation import JUDGE, JUDGED, judged
+from directions.apply.effects import JUDGED, judged
+from directions.measure.evaluation import JUDGE
 from directions.photo import faces
 from directions.photo.reading import to_images
 from directions.progress import Reporter

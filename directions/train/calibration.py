@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from directions.apply.effects import Effects, measure
 from directions.apply.inversion import Inverted, join, sample_images
 from directions.file.direction import Direction
 from directions.file.header import Calibration, DirectionInfo
-from directions.measure.evaluation import Effects, measure
 from directions.train.task import Task
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.guide import Guide

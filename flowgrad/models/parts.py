@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError
 from flowgrad.files import FINGERPRINT
 from flowgrad.models.config import ModelConfig
+from flowgrad.models.schedule import Network
 from flowgrad.velocity import Velocity
 
 
@@ -20,6 +22,24 @@ class Parts(NamedTuple):
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     fingerprint: str
+
+
+class Flow(NamedTuple):
+    """What a folder holds, before it has its sampler and its autoencoder.
+
+    module: the network. network: its function of states (B, channels, side, side) and times, with all else frozen.
+    folders: of the weights that the field depends on, the network's first; conditions: what else it depends on.
+    tokens, even: see `to_schedule`.
+    """
+
+    module: Any
+    network: Network
+    channels: int
+    side: int
+    folders: tuple[Path, ...]
+    conditions: tuple[str, ...] = ()
+    tokens: int | None = None
+    even: bool = False
 
 
 def identity(x: Tensor) -> Tensor:

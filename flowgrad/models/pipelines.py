@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,35 +12,12 @@ from flowgrad.models.autoencoder import load_first_stage
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.diffusers_folder import fingerprints, hub_folder, load_component, read_json
-from flowgrad.models.parts import Parts, check_size, joint_fingerprint
-from flowgrad.models.schedule import Network, ScheduledVelocity, load_scheduler, rectified, to_schedule
+from flowgrad.models.parts import Flow, Parts, check_size, joint_fingerprint
+from flowgrad.models.schedule import ScheduledVelocity, load_scheduler, rectified, to_schedule
+from flowgrad.models.text_flows import PIPELINES, UNUSED, text_flow
 
 INDEX = "model_index.json"
-PIPELINES = {  # of text-conditioned models, by the class of their network
-    "UNet2DConditionModel": "StableDiffusionPipeline",
-    "SD3Transformer2DModel": "StableDiffusion3Pipeline",
-    "FluxTransformer2DModel": "FluxPipeline",
-}
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of pipelines that no field depends on
 _LIBRARIES = ("diffusers", "transformers")
-
-
-class Flow(NamedTuple):
-    """What a folder holds, before it has its sampler and its autoencoder.
-
-    module: the network. network: its function of states (B, channels, side, side) and times, with all else frozen.
-    folders: of the weights that the field depends on, the network's first; conditions: what else it depends on.
-    tokens, even: see `to_schedule`.
-    """
-
-    module: Any
-    network: Network
-    channels: int
-    side: int
-    folders: tuple[Path, ...]
-    conditions: tuple[str, ...] = ()
-    tokens: int | None = None
-    even: bool = False
 
 
 def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
@@ -58,8 +35,6 @@ def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts
     stage_folder = folder / stages[0] if stages else None
     stage = load_first_stage(stage_folder, device, dtype)
     if kind in PIPELINES:
-        from flowgrad.models.text_flows import text_flow
-
         flow = text_flow(config, folder, kinds, part, config.size // stage.factor, device, dtype)
     else:
         flow = unconditional_flow(config, folder, config.size // stage.factor)

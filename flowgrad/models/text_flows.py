@@ -15,8 +15,15 @@ from torch import Tensor
 from flowgrad.errors import FlowgradError, reason
 from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_folder import FAILURES, quiet
-from flowgrad.models.pipelines import PIPELINES, UNUSED, Flow
+from flowgrad.models.parts import Flow
 from flowgrad.models.schedule import TRAIN_TIMESTEPS, Network
+
+PIPELINES = {  # of text-conditioned models, by the class of their network
+    "UNet2DConditionModel": "StableDiffusionPipeline",
+    "SD3Transformer2DModel": "StableDiffusion3Pipeline",
+    "FluxTransformer2DModel": "FluxPipeline",
+}
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of pipelines that no field depends on
 
 
 @torch.no_grad()
