@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.identity import has_faces, identity_descriptors, identity_distance
+from directions.apply.identity import descriptors, distances, has_faces
 from directions.apply.inversion import Inverted
 from directions.apply.steer import sweep
-from directions.photo.reading import to_images
 from flowgrad.errors import UsageError
 from flowgrad.models import Model
 from flowgrad.ode import Control
@@ -63,17 +62,17 @@ def keep_identity(model: Model, control: Control, inverted: Inverted, limit: flo
     edits = [Edit(image, image[None], 0.0, 0.0) for image in inverted.images.clamp(-1, 1)]
     if not control.values.any():
         return [Edit(edit.before, edit.after, 1.0, 0.0) for edit in edits]
-    before = identity_descriptors(to_images(inverted.images))
+    before = descriptors(inverted.images)
     low, high, share = np.zeros(len(edits)), np.ones(len(edits)), np.ones(len(edits))
     for _ in range(1 + HALVINGS):
         left = np.flatnonzero(low < 1).tolist()
         if not left:
             break
         (images,) = sweep(model, inverted.select(left), _scaled(control, share[left]), (1.0,))
-        distances = identity_distance(identity_descriptors(to_images(images)), before[left])
-        for i, image, distance in zip(left, images, distances, strict=True):
+        apart = distances(descriptors(images), before[left]).tolist()
+        for i, image, distance in zip(left, images, apart, strict=True):
             if distance < limit:
-                low[i], edits[i] = share[i], Edit(edits[i].before, image[None], float(share[i]), float(distance))
+                low[i], edits[i] = share[i], Edit(edits[i].before, image[None], float(share[i]), distance)
             else:
                 high[i] = share[i]
         share = (low + high) / 2

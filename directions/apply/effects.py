@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.identity import SAME_PERSON, has_faces, identity_descriptors, identity_distance
+from directions.apply.identity import SAME_PERSON, descriptors, distances, has_faces
 from directions.apply.inversion import Inverted
 from directions.apply.steer import sweep
-from directions.photo.reading import to_images
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.judge import Judge
 from flowgrad.guidance.text import Contrast, log_odds
@@ -59,8 +58,8 @@ def changes(model: Model, guide: Guide, images: Tensor, texts: Sequence[Contrast
     effects = (odds - odds[0]).mean(1).cpu().numpy()
     if not (has_faces() and model.config.aligned_faces):
         return effects, np.empty((0, images.shape[1]))
-    described = identity_descriptors(to_images(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
-    return effects, identity_distance(described, described[0])
+    described = descriptors(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    return effects, distances(described, described[0]).cpu().numpy()
 
 
 @torch.no_grad()

@@ -32,17 +32,13 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
     if align == "never" or not faces.available() or not safe or len(os.sched_getaffinity(0)) < 2:
         yield None
         return
-    executor = forked(1)
+    # It leaves Ctrl-C to this process, and ends when this one does, even if it is killed.
+    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=_follow_parent)
     try:
         executor.submit(faces.warm_up)
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)  # photos that still wait are not prepared after an interruption
-
-
-def forked(workers: int) -> ProcessPoolExecutor:
-    """Processes that leave Ctrl-C to this one, and end when it does, even if it is killed."""
-    return ProcessPoolExecutor(workers, get_context("fork"), initializer=_follow_parent)
 
 
 def _follow_parent() -> None:
