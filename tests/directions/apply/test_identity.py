@@ -58,7 +58,7 @@ def test_gradients_agree_with_finite_differences() -> None:
     (gradient,) = torch.autograd.grad(network.of_chips(chip).square().sum(), chip)
     step = 1e-4
     after, before = (network.of_chips((chip + s * way).detach()).square().sum() for s in (step, -step))
-    assert float((gradient * way).sum()) == pytest.approx(float(after - before) / (2 * step), rel=1e-4)
+    assert float((gradient * way).sum()) == pytest.approx(float(after - before) / (2 * step), rel=1e-2)
 
 
 def test_an_aligned_face_is_square() -> None:
