@@ -1,7 +1,8 @@
 """What a control does to images at each strength: to texts' scores, to a judge's answers, and to who the people are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -19,14 +20,69 @@ from flowgrad.ode import Control
 JUDGED = 256  # images that a judge looks at together
 
 
+CONFIDENCE = NormalDist().inv_cdf(0.9)  # of one-sided bounds
+INTERVAL = NormalDist().inv_cdf(0.975)  # of two-sided intervals, 95 %
+
+
 @dataclass(frozen=True)
 class Effects:
-    """What each strength did: effects (S, T) mean changes of log-odds of T texts; identity, kept (S,) or empty."""
+    """What each of S strengths did to B images.
+
+    odds: (S, B, T) changes of T texts' log-odds; distances: (S, B) dlib's from what they were, (S, 0) where these are
+    not measured; answers: the judge's probabilities (S, B) by answer, {} without a judge.
+    """
 
     strengths: tuple[float, ...]
-    effects: np.ndarray
-    identity: tuple[float, ...]
-    kept: tuple[float, ...]
+    odds: np.ndarray
+    distances: np.ndarray
+    answers: Mapping[str, np.ndarray]
+
+    @classmethod
+    def join(cls, parts: Sequence["Effects"]) -> "Effects":
+        """The same strengths' effects on several batches as one."""
+        odds, apart = (np.concatenate([getattr(part, name) for part in parts], 1) for name in ("odds", "distances"))
+        answers = {name: np.concatenate([part.answers[name] for part in parts], 1) for name in parts[0].answers}
+        return cls(parts[0].strengths, odds, apart, answers)
+
+    @property
+    def effect(self) -> np.ndarray:
+        """(S, T) mean changes of the texts' log-odds."""
+        means: np.ndarray = self.odds.mean(1)
+        return means
+
+    @property
+    def error(self) -> np.ndarray:
+        """(S,) half the width of the 95 % interval of the first text's mean change; 0 for a single image."""
+        first = self.odds[:, :, 0]
+        return INTERVAL * spread(first) / first.shape[1] ** 0.5
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(S,) shares of faces that are still the same person to dlib; (0,) where not measured."""
+        return (self.distances < SAME_PERSON).mean(1) if self.distances.size else np.empty(0)
+
+    @property
+    def identity(self) -> np.ndarray:
+        """(S,) mean distances; (0,) where not measured."""
+        return self.distances.mean(1) if self.distances.size else np.empty(0)
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviations along the last axis; 0 of a single value."""
+    deviations: np.ndarray = values.std(-1, ddof=1) if values.shape[-1] > 1 else np.zeros(values.shape[:-1])
+    return deviations
+
+
+def kept_at_least(mean: np.ndarray, deviation: np.ndarray, count: int) -> np.ndarray:
+    """A lower bound (90 % confidence) of the share of faces that stay the same person.
+
+    A count of some fifty faces bounds nothing above 95 %. Distances are nearly normal, and their share below
+    SAME_PERSON is bounded through their mean and deviation over `count` faces: with K = (0.6 - mean) / deviation, it is
+    at least Phi(K - z sqrt(1 / n + K^2 / (2 (n - 1)))) (Wallis, 1947).
+    """
+    k = (SAME_PERSON - mean) / np.maximum(deviation, 1e-6)
+    bound = k - CONFIDENCE * np.sqrt(1 / count + k**2 / (2 * max(count - 1, 1)))
+    return np.vectorize(NormalDist().cdf, otypes=[float])(bound)
 
 
 def measure(
@@ -36,30 +92,37 @@ def measure(
     photos: Inverted,
     texts: Sequence[Contrast],
     strengths: Sequence[float],
-) -> Effects:
-    """Apply a control at every strength and measure texts and, where dlib is installed, identity."""
-    effects, apart = changes(model, guide, edits(model, control, photos, strengths), texts)
-    same = (apart[1:] < SAME_PERSON).mean(1)
-    return Effects(tuple(strengths), effects[1:], tuple(apart[1:].mean(1).tolist()), tuple(same.tolist()))
+    judge: Judge | None = None,
+) -> tuple[Effects, Tensor]:
+    """Apply a control at every strength and measure texts, the judge's answers and, where dlib is installed, identity.
 
-
-def edits(model: Model, control: Control, photos: Inverted, strengths: Sequence[float]) -> Tensor:
-    """(1 + S, B, 3, H, W) images: the photos as they were, and edited at every strength."""
-    return torch.cat([photos.images.clamp(-1, 1)[None], sweep(model, photos, control, strengths)])
-
-
-def changes(model: Model, guide: Guide, images: Tensor, texts: Sequence[Contrast]) -> tuple[np.ndarray, np.ndarray]:
-    """What happened to images (S, B, 3, H, W), of which the first are the photos as they were.
-
-    Returns the mean changes (S, T) of the texts' log-odds, and dlib's distances (S, B) from the photos; (0, B) where
-    these are not measured.
+    Returns the images (S, B, 3, H, W) too. Strength 0 is the images as they were, and is not computed.
     """
-    odds = torch.stack([torch.cat([log_odds(guide, part, texts) for part in row.split(model.batch)]) for row in images])
-    effects = (odds - odds[0]).mean(1).cpu().numpy()
-    if not (has_faces() and model.config.aligned_faces):
-        return effects, np.empty((0, images.shape[1]))
-    described = descriptors(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-    return effects, distances(described, described[0]).cpu().numpy()
+    before = photos.images.clamp(-1, 1)
+    moved = [strength for strength in strengths if strength]
+    edited = iter(sweep(model, photos, control, moved) if moved else ())
+    images = torch.stack([next(edited) if strength else before for strength in strengths])
+    described = descriptors(before) if has_faces() and model.config.aligned_faces else None
+    first, odds, apart, answers = log_odds(guide, before, texts), [], [], []
+    for row in images:
+        odds.append(_in_parts(lambda part: log_odds(guide, part, texts), row, model.batch) - first)
+        apart.append(row.new_zeros(0) if described is None else distances(descriptors(row), described))
+        answers.append(judged(judge, row) if judge else {})
+    return Effects(
+        tuple(strengths),
+        _numbers(odds),
+        _numbers(apart),
+        {name: _numbers([answer[name] for answer in answers]) for name in answers[0]},
+    ), images
+
+
+def _in_parts(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
+    return torch.cat([function(part) for part in images.split(size)])
+
+
+def _numbers(parts: Sequence[Tensor]) -> np.ndarray:
+    values: np.ndarray = torch.stack(list(parts)).float().cpu().numpy()
+    return values
 
 
 @torch.no_grad()

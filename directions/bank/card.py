@@ -6,6 +6,7 @@ from itertools import pairwise
 from directions.file.header import Calibration, DirectionInfo
 from flowgrad.markdown import plain, table
 
+ANSWERS_SHOWN = 2  # of a judge, those that move most
 NOTABLE = 0.1  # share of the wanted effect from which another text's change is worth saying
 
 
@@ -85,20 +86,27 @@ def to_card(name: str, info: DirectionInfo) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def effect_rows(calibration: Calibration) -> list[tuple[str, ...]]:
-    """(strength, effect, identity distance, share the same person) as texts, "" where not measured."""
-    blank = ("",) * len(calibration.strengths)
-    distances = [f"{d:.2f}" for d in calibration.identity] or blank
-    kept = [f"{100 * share:.0f} %" for share in calibration.kept] or blank
-    effects = [f"{effect:+.2f}" for effect in calibration.effect]
-    return list(zip((f"{s:+.2f}" for s in calibration.strengths), effects, distances, kept, strict=True))
+def effect_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of what each strength did; columns that were not measured are left out."""
+    columns = {"strength": [f"{s:+.2f}" for s in calibration.strengths]}
+    errors = calibration.error or (0.0,) * len(calibration.effect)
+    columns["effect (log-odds)"] = [
+        f"{effect:+.2f}" + (f" ± {error:.2f}" if error else "")
+        for effect, error in zip(calibration.effect, errors, strict=True)
+    ]
+    if calibration.identity:
+        columns["identity distance"] = [f"{distance:.2f}" for distance in calibration.identity]
+        columns["same person"] = [f"{100 * share:.0f} %" for share in calibration.kept]
+    answers = sorted(calibration.judged, key=lambda name: min(calibration.judged[name]) - max(calibration.judged[name]))
+    for name in answers[:ANSWERS_SHOWN]:
+        columns[f"judged {name}"] = [f"{100 * p:.0f} %" for p in calibration.judged[name]]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
 def _measured(info: DirectionInfo, calibration: Calibration) -> Iterator[str]:
     (low, high), source = calibration.safe, plain(calibration.source)
     yield f"On {calibration.photos} {source} that it was not trained on; safe from {low:g} to {high:g}."
-    head = ("strength", "effect (log-odds)", "identity distance", "same person")
-    yield table(head, effect_rows(calibration), numbers=True)
+    yield table(*effect_table(calibration), numbers=True)
     if others := side_effects(info):
         rows = [(plain(text), f"{change:+.2f}") for text, change in others.items()]
         yield table(("side effect at strength 1", "change (log-odds)"), rows, numbers=True)

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Group
+from rich.bar import Bar
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from directions.bank.bank import Entry
-from directions.bank.card import effect_rows, facts, is_notable, side_effects
+from directions.bank.card import effect_table, facts, is_notable, side_effects
 from directions.file.header import Calibration, DirectionInfo
 
+CURVE = 25  # characters
 
-def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], numbers: bool = False) -> Table:
+
+def plain_table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], numbers: bool = False) -> Table:
     """A table of texts; with `numbers` all columns but the first are aligned on the right."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
@@ -55,8 +58,11 @@ def direction_card(entry: Entry) -> Group:
 
 def _calibration(info: DirectionInfo, calibration: Calibration) -> list[Table | Text]:
     where = f"{calibration.photos} {calibration.source} not trained on"
-    head = ("strength", "effect", "identity distance", "same person")
-    effects = plain_table(head, effect_rows(calibration), numbers=True)
+    head, rows = effect_table(calibration)
+    most = max(map(abs, calibration.effect)) or 1.0
+    curve = [Bar(2, 1 + min(e / most, 0), 1 + max(e / most, 0), width=CURVE) for e in calibration.effect]
+    drawn: list[Sequence[RenderableType]] = [[*row, bar] for row, bar in zip(rows, curve, strict=True)]
+    effects = plain_table((*head, "less and more of it"), drawn, numbers=True)
     others = [
         (text, Text(f"{change:+.2f}", "yellow" if is_notable(info, change) else ""))
         for text, change in side_effects(info).items()

@@ -31,7 +31,7 @@ def train_direction(
     calibrate_on: Annotated[
         list[Path] | None, typer.Option(help="Photos to calibrate on, not those trained on.")
     ] = None,
-    calibration_photos: Annotated[int, typer.Option(help="Samples to calibrate on otherwise.", min=1)] = 8,
+    calibration_photos: Annotated[int, typer.Option(help="Samples to calibrate on otherwise.", min=1)] = 48,
     title: Annotated[str, typer.Option(help="One line for the bank; default: the text.")] = "",
     description: Annotated[str, typer.Option(help="A few sentences for the bank.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")] = None,

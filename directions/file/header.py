@@ -45,8 +45,9 @@ class Calibration:
 
     `level` is the effect that strength 1 means, in zero-shot log-odds of the text; `unit` the factor by which the
     trained control was multiplied to make it so. The sequences run along `strengths` (one or more, increasing):
-    `effect` is the mean change of the text's log-odds, `identity` the mean dlib descriptor distance, `kept` the
-    fraction still the same person (both empty when not measured), `side_effects` the change of other texts' scores.
+    `effect` is the mean change of the text's log-odds and `error` half its 95 % interval, `identity` the mean dlib
+    descriptor distance, `kept` the fraction still the same person (all three empty when not measured), `judged` the
+    mean probability of a judge's answers, `side_effects` the change of other texts' scores.
     Within `safe` (lowest, highest strength) photos stay good. `photos` and `source` ("samples", "test") say what was
     measured on.
     """
@@ -56,8 +57,10 @@ class Calibration:
     strengths: tuple[float, ...]
     effect: tuple[float, ...]
     safe: tuple[float, float]
+    error: tuple[float, ...] = ()
     identity: tuple[float, ...] = ()
     kept: tuple[float, ...] = ()
+    judged: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     side_effects: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     photos: int = 0
     source: str = "samples"
@@ -257,12 +260,13 @@ def _check_calibration(value: Calibration) -> None:
     increasing = n > 0 and all(a < b for a, b in pairwise(strengths))
     _require(increasing, "calibration.strengths must be one or more, and increase", value.strengths)
     _require(len(value.effect) == n, f"calibration.effect must hold {n} values, one for each strength", value.effect)
-    for name in ("identity", "kept"):
+    for name in ("error", "identity", "kept"):
         item = getattr(value, name)
         _require(len(item) in (0, n), f"calibration.{name} must hold no value or {n}", item)
     _require(all(0 <= share <= 1 for share in value.kept), "calibration.kept must be fractions of 1", value.kept)
-    fits = all(len(item) == n for item in value.side_effects.values())
-    _require(fits, f"calibration.side_effects must hold {n} values each", value.side_effects)
+    for name in ("judged", "side_effects"):
+        item = getattr(value, name)
+        _require(all(len(row) == n for row in item.values()), f"calibration.{name} must hold {n} values each", item)
     _require(value.safe[0] <= value.safe[1], "calibration.safe must be (lowest, highest)", value.safe)
     _require(value.unit != 0, "calibration.unit must not be 0", value.unit)
     _require(value.photos >= 0, "calibration.photos must be at least 0", value.photos)

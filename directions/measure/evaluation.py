@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from directions.apply.effects import changes, edits, judged
+from directions.apply.effects import Effects, measure
 from directions.apply.files import SHEET_COLUMNS
-from directions.apply.identity import SAME_PERSON
 from directions.apply.inversion import Inversion, invert_for
 from directions.figures import contact_sheet, strength_label
 from directions.file.direction import DirectionInfo
@@ -24,7 +23,6 @@ from flowgrad.guidance.text import Contrast
 from flowgrad.models import Model
 from flowgrad.ode import Control
 
-JUDGE = "faces64-judge"
 CERTAIN = 0.5  # probability from which the judge's answer counts as given
 ANSWERS_SHOWN = 6
 
@@ -59,28 +57,32 @@ def evaluate_photos(
 ) -> tuple[list[Measured], Tensor]:
     """Invert images (B, 3, H, W) in [-1, 1] and measure the direction that `info` describes.
 
-    guide: a name or file, None for the model's; judge: likewise, "" for the shipped one, which is for faces alone.
+    guide: a name or file, None for the model's; judge: likewise, "" for the model's, if it has one.
     Returns what was measured at strength 0 and each of `strengths`, and the images (1 + S, B, 3, H, W) in [-1, 1].
     Raises FlowgradError if a network is damaged, or an edited image is not finite.
     """
     network = load_guide(guide or model.config.guide, model.device)
-    unrelated = load_judge(judge or JUDGE, model.device) if judge or model.config.aligned_faces else None
+    name = judge or model.config.judge
+    unrelated = load_judge(name, model.device) if name else None
     subject = model.config.subject
     probes = [Contrast.parse(probe, subject) for probe in model.config.probes]
     inverted = invert_for(model, images, control, Inversion.parse(info.inversion))
+    texts, tried = [Contrast(info.text, info.source_text or subject), *probes], (0.0, *strengths)
     batches = reporter.track(inverted, "editing", -(-len(images) // model.batch))
-    edited = torch.cat([edits(model, control, batch, strengths) for batch in batches], 1)
-    texts = [Contrast(info.text, info.source_text or subject), *probes]
-    effects, apart = changes(model, network, edited, texts)
-    measured = []
-    for i, strength in enumerate((0.0, *strengths)):
-        side_effects = dict(zip(map(str, probes), effects[i, 1:].tolist(), strict=True))
-        answers = judged(unrelated, edited[i]) if unrelated else {}
-        means = {answer: float(p.mean()) for answer, p in answers.items()}
-        shares = {answer: float((p > CERTAIN).float().mean()) for answer, p in answers.items()}
-        identity, kept = (apart[i].mean(), (apart[i] < SAME_PERSON).mean()) if len(apart) else (None, None)
-        measured.append(Measured(strength, float(effects[i, 0]), side_effects, means, shares, identity, kept))
-    return measured, edited
+    parts = [measure(model, network, control, batch, texts, tried, unrelated) for batch in batches]
+    effects = Effects.join([part for part, _ in parts])
+    return [_measured(effects, i, list(map(str, probes))) for i in range(len(tried))], torch.cat(
+        [x for _, x in parts], 1
+    )
+
+
+def _measured(effects: Effects, i: int, probes: Sequence[str]) -> Measured:
+    """What the i-th of the strengths did."""
+    effect, *others = effects.effect[i].tolist()
+    means = {answer: float(p[i].mean()) for answer, p in effects.answers.items()}
+    shares = {answer: float((p[i] > CERTAIN).mean()) for answer, p in effects.answers.items()}
+    person = (float(effects.identity[i]), float(effects.kept[i])) if len(effects.kept) else (None, None)
+    return Measured(effects.strengths[i], effect, dict(zip(probes, others, strict=True)), means, shares, *person)
 
 
 def evaluation_rows(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from directions.apply.effects import JUDGED, judged
-from directions.measure.evaluation import JUDGE
 from directions.photo import faces
 from directions.photo.reading import to_images
 from directions.progress import Reporter
@@ -147,7 +146,7 @@ def portray(
     """
     model, card = build_model(config, device), material.folder / "README.md"
     photos = None if material.photos is None else material.photos.to(model.device)
-    judge = load_judge(JUDGE, model.device) if config.aligned_faces else None
+    judge = load_judge(config.judge, model.device) if config.judge else None
     heads, columns, pictures = [""], {}, []
     for name, drawing in (("before", material.before), ("now", model)):
         if drawing is not None:

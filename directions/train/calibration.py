@@ -3,26 +3,29 @@
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
-from directions.apply.effects import Effects, measure
+from directions.apply.effects import Effects, kept_at_least, measure, spread
 from directions.apply.inversion import Inverted, join, sample_images
 from directions.file.direction import Direction
 from directions.file.header import Calibration, DirectionInfo
 from directions.train.task import Task
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.guide import Guide
+from flowgrad.guidance.judge import load_judge
 from flowgrad.guidance.text import Contrast, log_odds
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.ode import Control, Grid
 
-HELD_OUT = 8  # samples that the strength is calibrated on
+HELD_OUT = 48  # samples that the strength is calibrated on
 HELD_OUT_SEED = 1_000_000  # their latents: far from those that people train on
-KEPT = 0.9  # share of faces that must stay the same person within the safe range
-TRIED = (-1.5, -1.0, -0.5, 0.0, 0.5, 0.75, 1.0, 1.5)  # multiples of the trained control
-WEAKEST = min(strength for strength in TRIED if strength > 0)
+KEPT = 0.98  # share of faces that must stay the same person, by its lower bound
+SATURATED = 0.95  # share of the greatest effect at which more strength is not worth its price
+TRIED = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # multiples of the trained control
+WEAKEST = 0.25  # multiple that strength 1 is where none is safe
+FINE = 401  # points of a fine scale of strengths
+MOVED = 0.05  # change of a judge's mean probability from which its answer is recorded
 
 
 @dataclass(frozen=True)
@@ -104,63 +107,67 @@ def finish(
 
 
 def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Calibration:
-    """Measure a trained control on held-out `photos` and find the multiple of it that has the model's effect level.
+    """Measure a trained control on held-out `photos` and find the multiple of it that strength 1 stands for.
 
-    Where that level is out of reach, strength 1 is the strongest safe multiple, or the weakest that was tried where
-    none is safe, and the calibration's `level` says which effect that has.
-    Raises FlowgradError if that multiple lowers the text's score by more than 1 % of the model's effect level.
+    That is the strongest at which KEPT of the faces stay the same person, or the one at which the effect saturates,
+    whichever is less; the weakest where none is safe. Raises FlowgradError if it lowers the text's own score by more
+    than can be chance.
     """
     config, target = task.model.config, task.target
     probes = [Contrast.parse(probe, config.subject) for probe in config.probes]
-    effects = measure(task.model, task.guide, control, photos, [target, *probes], TRIED)
-    effect = effects.effects[:, 0]
+    judge = load_judge(config.judge, task.model.device) if config.judge else None
+    effects, _ = measure(task.model, task.guide, control, photos, [target, *probes], TRIED, judge)
     low, high = safe_range(effects)
-    unit = reach(effects.strengths, effect, config.effect_level, high or WEAKEST)
-    level = round(float(np.interp(unit, effects.strengths, effect)), 4)
-    if level < -0.01 * config.effect_level:
+    unit = min(high, saturation(effects)) or WEAKEST
+    level, error = (float(np.interp(unit, TRIED, values)) for values in (effects.effect[:, 0], effects.error))
+    if level < -error:
         raise FlowgradError(
             f"on images that it was not trained on, the control changes the log-odds of {target} by {level:g}: "
             "it does the opposite. Put the text differently, choose another source text, or train on more photos"
         )
+    means = {name: p.mean(1) for name, p in effects.answers.items()}
     return Calibration(
-        level=max(level, 0.0),
+        level=round(max(level, 0.0), 4),
         unit=round(unit, 6),
-        strengths=tuple(round(s / unit, 4) for s in effects.strengths),
-        effect=_rounded(effect),
+        strengths=tuple(round(s / unit, 4) for s in TRIED),
+        effect=_rounded(effects.effect[:, 0]),
+        error=_rounded(effects.error),
         identity=_rounded(effects.identity),
         kept=_rounded(effects.kept),
-        side_effects={str(p): _rounded(effects.effects[:, i + 1]) for i, p in enumerate(probes)},
+        judged={name: _rounded(p) for name, p in means.items() if np.ptp(p) >= MOVED},
+        side_effects={str(p): _rounded(effects.effect[:, i + 1]) for i, p in enumerate(probes)},
         safe=(round(low / unit, 2), round(high / unit, 2)),
         photos=len(photos),
         source=source,
     )
 
 
-def reach(strengths: Sequence[float], effect: np.ndarray, level: float, most: float) -> float:
-    """The smallest positive strength, `most` at the most, where the effect (piecewise linear) reaches `level`."""
-    points = [(s, e) for s, e in zip(strengths, effect.tolist(), strict=True) if s >= 0]
-    for (a, below), (b, above) in pairwise(points):
-        if below < level <= above:
-            return min(most, a + (b - a) * (level - below) / (above - below))
-    return most
+def saturation(effects: Effects) -> float:
+    """The smallest positive strength at which the effect has SATURATED of the most that any strength has."""
+    strengths = np.linspace(0, effects.strengths[-1], FINE)[1:]
+    effect = np.interp(strengths, effects.strengths, effects.effect[:, 0])
+    return float(strengths[np.argmax(effect >= SATURATED * effect.max())])
 
 
 def safe_range(effects: Effects) -> tuple[float, float]:
     """The strengths around 0 through which the effect keeps growing and faces stay the same people; (0, 0) if none."""
-    zero = effects.strengths.index(0.0)
-    return _last_safe(effects, range(zero, -1, -1)), _last_safe(effects, range(zero, len(effects.strengths)))
+    return -_last_safe(effects, -1), _last_safe(effects, 1)
 
 
-def _last_safe(effects: Effects, path: range) -> float:
-    """Follow the strengths from 0 outwards while it is safe."""
-    last, sign = path[0], path.step
-    for i in path[1:]:
-        grows = sign * (effects.effects[i, 0] - effects.effects[i - sign, 0]) > 0
-        same = not effects.kept or effects.kept[i] >= KEPT
-        if not (grows and same):
-            break
-        last = i
-    return effects.strengths[last]
+def _last_safe(effects: Effects, sign: int) -> float:
+    """How far one may go in this direction: `effects` are taken to be straight between the strengths measured."""
+    far = np.linspace(0, max(sign * effects.strengths[0], sign * effects.strengths[-1]), FINE)
+    order = np.argsort(sign * np.array(effects.strengths))
+    measured = sign * np.array(effects.strengths)[order]
+
+    def along(values: np.ndarray) -> np.ndarray:
+        return np.interp(far, measured, values[order])
+
+    safe = np.diff(along(sign * effects.effect[:, 0]), prepend=-np.inf) > 0
+    if effects.distances.size:
+        mean, deviation = along(effects.identity), along(spread(effects.distances))
+        safe &= kept_at_least(mean, deviation, effects.distances.shape[1]) >= KEPT
+    return float(far[-1] if safe.all() else far[max(int(np.argmin(safe)) - 1, 0)])
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from directions.apply.edit import Edit
 from directions.apply.inversion import Inverted, invert_for, invert_images, join
 from directions.apply.steer import steer, sweep, to_control
 from directions.bank.bank import Bank, Entry
-from directions.bank.card import to_card
+from directions.bank.card import at_strength, to_card
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
 from directions.file.direction import Direction
 from directions.photo.reading import to_images
@@ -98,7 +98,7 @@ def train_into_bank(
         parts = invert_for(task.model, calibrate_on, control, task.recipe.way)
         photos, source = join(list(reporter.track(parts, "inverting photos"))), "photos"
     direction = timed(reporter, "calibrating", lambda: finish(task, control, training.losses, photos, labels, source))
-    warn_of_weakness(task, direction, reporter)
+    warn_of_weakness(direction, reporter)
     clock.append(perf_counter())
     timed(reporter, "drawing", lambda: _draw(task, direction, training, run.folder))
     shown = samples.select(range(PREVIEW_SAMPLES))
@@ -134,17 +134,22 @@ def _warn_of_unknown_words(task: Task, reporter: Reporter) -> None:
         reporter.warn(f"the guide has never seen the word {word!r}: the result may have little to do with it")
 
 
-def warn_of_weakness(task: Task, direction: Direction, reporter: Reporter) -> None:
-    """Warn if strength 1 has less than the model's effect level, or is not safe."""
-    calibration, wanted = direction.info.calibration, task.model.config.effect_level
-    if calibration and calibration.safe[1] <= 0:
+def warn_of_weakness(direction: Direction, reporter: Reporter) -> None:
+    """Warn if no strength is safe, or if what strength 1 does may be nothing but chance."""
+    calibration = direction.info.calibration
+    if calibration is None:
+        return
+    error = at_strength(calibration, calibration.error, 1.0) if calibration.error else 0.0
+    if calibration.safe[1] <= 0:
         reporter.warn(
             "no strength that was tried is safe: faces turn into other people, or the effect does not grow. "
             "Try another --text or --source."
         )
-    elif calibration and calibration.level < 0.99 * wanted:
-        reached = f"strength 1 has an effect of {calibration.level:.2f}, not of {wanted:g}"
-        reporter.warn(f"{reached}: more was not safe. Try another --text or --source, or more --iterations.")
+    elif calibration.level <= error:
+        reporter.warn(
+            f"strength 1 changes the text's log-odds by {calibration.level:.2f}, within {error:.2f} of nothing: "
+            "more was not safe. Try another --text or --source, or more --iterations."
+        )
 
 
 def _draw(task: Task, direction: Direction, training: Training, folder: Path) -> None:

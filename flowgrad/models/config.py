@@ -37,11 +37,11 @@ class ModelConfig(Section):
     size: int = Field(gt=0)
     steps: int = Field(default=50, gt=0)
     guide: str = ""
+    judge: str = ""
     subject: str = "a photo"
     mirror: bool = False
     aligned_faces: bool = False
     probes: tuple[str, ...] = ()
-    effect_level: float = Field(default=10.2, gt=0)
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch: int = Field(default=16, gt=0)
     trajectories: Literal["device", "host", "host-half"] = "device"

@@ -31,6 +31,7 @@ steps: {steps}
 guide: {guide}
 subject: a face
 aligned_faces: {aligned}
+judge: {judge}
 probes: [{probes}]
 """
 
@@ -72,7 +73,12 @@ def make_model(folder: Path, guide: Path, *, name: str = "tiny", seed: int = 0, 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(network.config)))
     save_file(network.state_dict(), folder / WEIGHTS)
-    told = {"guide": guide, "aligned": str(aligned).lower(), "probes": ", ".join(PROBES)}
+    told = {
+        "guide": guide,
+        "aligned": str(aligned).lower(),
+        "judge": "faces64-judge" if aligned else "''",
+        "probes": ", ".join(PROBES),
+    }
     (folder / "flowgrad.yaml").write_text(_CONFIG.format(name=name, size=SIZE, steps=STEPS, **told))
     return folder
 

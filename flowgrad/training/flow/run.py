@@ -40,7 +40,7 @@ from flowgrad.velocity import Velocity
 
 FAMILY = "diffusers-unet"  # of the models that are trained here
 NOT_INHERITED = {"folder", "source", "download", "sha256", "gate"}  # of the weights that training began with
-OF_A_SUBJECT = {"guide", "mirror", "aligned_faces", "probes"}  # what does not fit pictures of something else
+OF_A_SUBJECT = {"guide", "judge", "mirror", "aligned_faces", "probes"}  # what does not fit pictures of something else
 SHEET_STEPS = 25  # Euler steps for the pictures
 BEFORE = "samples-before.png"
 
