@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
     pictures[0].resize((256, 256)).save(place / "photo.jpg")
     (place / "shoes").mkdir()
     for i in range(20):
-        pictures[i % 10].rotate(i).save(place / "shoes" / f"{i}.png")
+        pictures[i % 10].rotate(i).resize((256, 256)).save(place / "shoes" / f"{i}.png")
     (place / "unseen-shoes").mkdir()
     for i in range(2):
         pictures[i].save(place / "unseen-shoes" / f"{i}.png")
