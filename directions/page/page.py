@@ -62,8 +62,8 @@ def _try(studio: Studio) -> Any:
     with gr.Row():
         with gr.Column(scale=1):
             gr.HTML(_drop("try", "fg-token", "Drop a photo, or choose one"), elem_id="fg-drop", js_on_load=None)
-            token = gr.Textbox(elem_id="fg-token", elem_classes="fg-token", label="photo")
-            with gr.Row(elem_classes="fg-together"):
+            with gr.Row():
+                token = gr.Textbox(elem_id="fg-token", elem_classes="fg-token", label="photo")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80, scale=1)
                 sample = gr.Button("Take a sample of the model", min_width=160, scale=3)
             choice = gr.Dropdown(
@@ -107,6 +107,7 @@ def _try(studio: Studio) -> Any:
     parts: list[Any] = [token, keep, limit, *sliders]
     for part in parts:
         part.change(edited, inputs, [view, line], **quick)
+    token.change(lambda: "", None, row, **quick)  # the strip was another photo's
     sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
     more.click(in_strip, [token, choice, *sliders], row, api_visibility="private")
     return choice

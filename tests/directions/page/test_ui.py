@@ -294,6 +294,7 @@ def keep_the_person(page: Any, other: Path) -> None:
     screenshots.until(lambda: command.input_value().endswith("0.png --keep-identity 0.5"))
     page.locator("#fg-drop input[type=file]").set_input_files(str(other))
     screenshots.until(lambda: command.input_value().endswith("1.png --keep-identity 0.5"))
+    screenshots.until(lambda: page.locator("#fg-strip img").count() == 0)  # it was the first photo's
     page.get_by_label("Remove old").or_(page.locator("#fg-choice .token-remove").nth(1)).first.click()
     screenshots.until(lambda: "smiling:1 1.png --keep-identity 0.5" in command.input_value())
     assert "of the strength, at identity distance" in page.locator("#fg-view").inner_text()
