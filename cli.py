@@ -6,6 +6,8 @@ is heavy (torch, diffusers) inside the function, so that the others start quickl
 """
 
 import gc
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -42,6 +44,8 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be texts
     gc.set_threshold(10_000)  # imports make many objects and no garbage: looking for it costs a tenth of the start
     app()
 

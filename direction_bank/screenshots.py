@@ -19,7 +19,7 @@ from PIL import Image
 
 from directions.apply.inversion import join, sample_images
 from directions.bank.bank import Bank
-from directions.page.page import build
+from directions.page.server import settings
 from directions.page.session import Studio
 from directions.photo.reading import to_images
 from directions.photo.writing import save_image
@@ -39,7 +39,7 @@ def served(studio: Studio) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(build(studio), "127.0.0.1", port, log_level="warning"))
+    server = uvicorn.Server(settings(studio, "127.0.0.1", port))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
     try:

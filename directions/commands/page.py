@@ -28,14 +28,14 @@ def ui(
 
     Photos stay in memory, on this machine. Stop it with Ctrl-C.
     """
-    from directions.page import page
+    from directions.page import guard, server
     from directions.page.session import Studio
     from flowgrad.models import load_model
 
-    page.require()
+    server.require()
     options = (*(("--model", model) if model != "faces64" else ()), *(("--bank", str(bank)) if bank else ()))
     studio = Studio(load_model(model, device, precision), Bank.default(bank), options)
-    if host not in page.LOCAL:
+    if not guard.is_local(host):
         Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")
     typer.echo(f"http://{host}:{port}/  (Ctrl-C stops it)")
-    page.serve(studio, host, port)
+    server.serve(studio, host, port)

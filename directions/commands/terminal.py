@@ -19,11 +19,13 @@ T = TypeVar("T")
 def answer(as_json: bool, data: object, *shown: "RenderableType") -> None:
     """End a command: print `data` as JSON for programs, or what is `shown` to people; texts are not wrapped.
 
-    In JSON a dataclass is an object, a number that is not finite is null, and a path its text.
+    In JSON a dataclass is an object, a number that is not finite is null, and a path its text, in which bytes that are
+    no UTF-8 are written as Python does, "\\udce9" for E9.
     """
     if as_json:
         plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
-        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
+        typer.echo(text.encode("utf-8", "backslashreplace").decode())
         return
     for item in shown:
         if not isinstance(item, str):

@@ -1,145 +1,27 @@
-"""`flowgrad ui`: a page to browse, try and train directions, on this machine alone. Needs the extra `ui` (Gradio).
+"""The page of `flowgrad ui`, in Gradio's parts: browse, try and train directions, on this machine alone."""
 
-Photos are sent to a route of our own and stay in memory; Gradio's routes that write or read files are closed.
-"""
-
-import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlencode, urlsplit
+from typing import Any
+from urllib.parse import urlencode
 
 from PIL import Image
 
+from directions.apply.identity import SAME_PERSON
 from directions.bank.gallery import image_url, to_page
 from directions.figures import strength_label, strip
-from directions.page.session import CHOSEN, STRIP, TRAINING_PHOTOS, Studio
+from directions.page.session import CHOSEN, STRIP, TRAINING_PHOTOS, UPLOAD_LIMIT, Studio, View
+from directions.page.shelf import Subject
 from directions.train.recipe import load_recipe
 from flowgrad.errors import FlowgradError
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-UPLOAD_LIMIT = 40 << 20  # bytes of a photo
-_JSON_LIMIT = 1 << 20  # bytes of any other request
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
-# How the names of Gradio's routes begin that read or write files, run code or reach the network.
-_CLOSED: tuple[str, ...] = ("upload", "file", "proxy", "process_recording", "stream", "run-history", "deep_link", "dev")
-_CLOSED += ("vibe", "undo-vibe")
+_WAITING = 64  # events of all visitors that wait to be answered
+_LIMIT = 0.5  # identity distance that is kept, where nothing else is chosen
 
 
-def require() -> None:
-    """Raise FlowgradError unless the extra `ui` is installed."""
-    if find_spec("gradio") is None:
-        raise FlowgradError("the page needs Gradio, which is not installed. Run: pip install 'flowgrad[ui]'")
-
-
-def serve(studio: Studio, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page until it is interrupted. Raises FlowgradError if the port is taken."""
-    import uvicorn
-
-    try:
-        uvicorn.run(build(studio, host), host=host, port=port, log_level="warning")
-    except SystemExit as error:
-        raise FlowgradError(f"port {port} of {host} cannot be used. Choose another with --port.") from error
-
-
-def build(studio: Studio, host: str = "127.0.0.1") -> "ASGIApp":
-    """The whole application: our routes, Gradio's page, and the guards before both.
-
-    On a local `host` it answers under the names of this machine alone.
-    """
-    import gradio as gr
-    from fastapi import FastAPI
-    from starlette.middleware import Middleware
-    from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    guards = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL if host in LOCAL else ["*"], www_redirect=False),
-        Middleware(RequestBodyLimitMiddleware, max_body_size=_JSON_LIMIT),
-        Middleware(guarded),
-    ]
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=_routes(studio), middleware=guards)
-    return gr.mount_gradio_app(
-        app,
-        _page(studio),
-        "/",
-        css_paths=[Path(__file__).with_name("page.css")],
-        head=f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>",
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # nothing from the network
-        show_error=True,
-        footer_links=[],
-        ssr_mode=False,
-    )
-
-
-def guarded(app: "ASGIApp") -> "ASGIApp":
-    """Refuse requests that come from another page, and those for what is closed."""
-
-    async def guard(scope: "Scope", receive: "Receive", send: "Send") -> None:
-        refusal = _refusal(scope) if scope["type"] == "http" else None
-        await (refusal or app)(scope, receive, send)
-
-    return guard
-
-
-def _refusal(scope: "Scope") -> "Response | None":
-    from starlette.datastructures import Headers
-    from starlette.responses import PlainTextResponse
-
-    headers = Headers(scope=scope)
-    origin = headers.get("origin")
-    if origin and urlsplit(origin).netloc != headers.get("host"):
-        return PlainTextResponse("a request from another page", 403)
-    parts = unquote(scope["path"]).split("/")
-    if ".." in parts or ("gradio_api" in parts and any(part.startswith(_CLOSED) for part in parts)):
-        return PlainTextResponse("there is nothing here", 403)
-    return None
-
-
-def _routes(studio: Studio) -> list[Any]:
-    """`POST /flowgrad/photo/try|train`: bytes in, token out. `GET /flowgrad/result/TOKEN`: an edited photo."""
-    from starlette.responses import PlainTextResponse, Response
-    from starlette.routing import Route
-
-    def receiver(take: Callable[[str, bytes], str]) -> Callable[["Request"], Any]:
-        async def receive(request: "Request") -> Response:
-            name, content = request.query_params.get("name", "photo"), await request.body()
-            try:
-                return PlainTextResponse(await asyncio.to_thread(take, name, content))
-            except FlowgradError as error:
-                return PlainTextResponse(str(error), 400)
-
-        return receive
-
-    async def fetch_result(request: "Request") -> Response:
-        try:
-            mixture = {name: float(strength) for name, strength in request.query_params.items()}
-            made = await asyncio.to_thread(studio.download, request.path_params["token"], mixture)
-        except (FlowgradError, ValueError) as error:  # ValueError: a strength that is no number
-            return PlainTextResponse(str(error), 404)
-        stem = made.name.rpartition(".")[0] or made.name
-        file = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in stem)
-        headers = {"Content-Disposition": f'attachment; filename="{file}-edited.{made.kind}"'}
-        return Response(made.content, media_type=f"image/{made.kind}", headers=headers)
-
-    post: dict[str, Any] = {"methods": ["POST"], "max_body_size": UPLOAD_LIMIT}
-    return [
-        Route("/flowgrad/photo/try", receiver(studio.receive), **post),
-        Route("/flowgrad/photo/train", receiver(lambda *sent: "\n".join(studio.keep(*sent))), **post),
-        Route("/flowgrad/result/{token}", fetch_result),
-    ]
-
-
-# --- the page ----------------------------------------------------------------------------------------------------
-
-
-def _page(studio: Studio) -> Any:
+def to_blocks(studio: Studio) -> Any:
+    """The page of a studio. Needs the extra `ui`."""
     import gradio as gr
 
     with gr.Blocks(title="flowgrad", analytics_enabled=False) as page:
@@ -156,7 +38,7 @@ def _page(studio: Studio) -> Any:
 
         for when in (page.load, trained.then):  # a page that is opened later shows what was trained meanwhile
             when(refreshed, None, [gallery, choice], show_progress="hidden", api_visibility="private")
-    return page
+    return page.queue(max_size=_WAITING)
 
 
 def _gallery(studio: Studio) -> str:
@@ -180,9 +62,10 @@ def _try(studio: Studio) -> Any:
     with gr.Row():
         with gr.Column(scale=1):
             gr.HTML(_drop("try", "fg-token", "Drop a photo, or choose one"), elem_id="fg-drop", js_on_load=None)
-            token = gr.Textbox(elem_id="fg-token", elem_classes="fg-token", label="photo")
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            sample = gr.Button("Take a sample of the model")
+            with gr.Row():
+                token = gr.Textbox(elem_id="fg-token", elem_classes="fg-token", label="photo")
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80, scale=1)
+                sample = gr.Button("Take a sample of the model", min_width=160, scale=3)
             choice = gr.Dropdown(
                 studio.names(), multiselect=True, max_choices=CHOSEN, label="Directions", elem_id="fg-choice"
             )
@@ -190,29 +73,43 @@ def _try(studio: Studio) -> Any:
                 gr.Slider(-1.5, 1.5, 0, step=0.05, label=f"{i + 1}", visible=False, elem_id=f"fg-slider-{i}")
                 for i in range(CHOSEN)
             ]
+            keep = gr.Checkbox(label="Keep the person", visible=studio.keeps_identity, elem_id="fg-keep")
+            limit = gr.Slider(
+                *(0.1, SAME_PERSON, _LIMIT),
+                step=0.05,
+                label="Identity distance, at most",
+                info=f"{SAME_PERSON:g} is the same person to dlib, 0.4 surely. It holds until it is switched off.",
+                visible=False,
+                elem_id="fg-limit",
+            )
         with gr.Column(scale=2):
             view = gr.HTML("", elem_id="fg-view", elem_classes="fg", js_on_load=None)
-            line = gr.Textbox(label="The same on the command line", interactive=False, elem_id="fg-command")
+            line = gr.Textbox(label="As a command", interactive=False, buttons=["copy"], elem_id="fg-command")
             more = gr.Button("Show a strip")
             row = gr.HTML("", elem_classes="fg fg-wide", elem_id="fg-strip", js_on_load=None)
 
-    def mixed(job: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda token, names, *strengths: job(studio, token, dict(zip(names or (), strengths, strict=False)))
+    def edited(token: str, kept: bool, most: float, names: list[str] | None, *strengths: float) -> tuple[str, str]:
+        mixture = dict(zip(names or (), strengths, strict=False))
+        return _edited(studio, token, mixture, most if kept else None)
+
+    def in_strip(token: str, names: list[str] | None, *strengths: float) -> str:
+        return _strip(studio, token, dict(zip(names or (), strengths, strict=False)))
 
     def labelled(names: list[str] | None, before: list[str], *strengths: float) -> list[Any]:
         return _labelled(studio, list(names or ())[:CHOSEN], dict(zip(before, strengths, strict=False)))
 
     before = gr.State([])
-    edited, in_strip = mixed(_edited), mixed(_strip)
-    inputs = [token, choice, *sliders]
+    inputs = [token, keep, limit, choice, *sliders]
     quick: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
     chosen = choice.change(labelled, [choice, before, *sliders], [before, *sliders], **quick)
     chosen.then(edited, inputs, [view, line], **quick)
-    token.change(edited, inputs, [view, line], **quick)
-    for slider in sliders:
-        slider.change(edited, inputs, [view, line], **quick)
+    keep.change(lambda kept: gr.update(visible=kept), keep, limit, **quick)
+    parts: list[Any] = [token, keep, limit, *sliders]
+    for part in parts:
+        part.change(edited, inputs, [view, line], **quick)
+    token.change(lambda: "", None, row, **quick)  # the strip was another photo's
     sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
-    more.click(in_strip, inputs, row, api_visibility="private")
+    more.click(in_strip, [token, choice, *sliders], row, api_visibility="private")
     return choice
 
 
@@ -237,34 +134,60 @@ def _reported(job: Callable[..., Any], *arguments: Any) -> Any:
         raise gr.Error(escape(str(error))) from error
 
 
-def _edited(studio: Studio, token: str, mixture: dict[str, float]) -> tuple[str, str]:
+def _edited(studio: Studio, token: str, mixture: Mapping[str, float], limit: float | None = None) -> tuple[str, str]:
     """Before and after as HTML, and the command line."""
     if not token:
         return "", ""
     subject = _reported(studio.subjects.get, token)
-    after = _reported(studio.edit, token, mixture)
-    link = escape(f"/flowgrad/result/{token}?{urlencode({name: f'{s:g}' for name, s in mixture.items() if s})}")
+    view = _reported(studio.edit, token, mixture, limit)
+    query = [("direction", f"{name}:{strength:g}") for name, strength in mixture.items() if strength]
+    query += [("within", f"{limit:g}")] if limit is not None else []
+    link = escape(f"/flowgrad/result/{token}?{urlencode(query)}")
     size = "{} x {}".format(*subject.size)
     download = f'<p><a class="fg-button" href="{link}" download>Download at full size ({size})</a></p>'
-    note = f'<p class="fg-note">Note: {escape(subject.warning)}.</p>' if subject.warning else ""
-    figures = _figures([("before", subject.small), ("after", after)])
-    return f"{figures}{note}{download}", studio.command(subject.name, mixture)
+    said = f'<p role="status">{_said(subject, view)}</p>'
+    figures = _figures([("before", subject.url), ("after", image_url(view.image))])
+    notes = "".join(map(_note, subject.notes))
+    return f"{figures}{said}{notes}{download}", studio.command(subject.name, mixture, limit)
 
 
-def _figures(pairs: Sequence[tuple[str, Image.Image]]) -> str:
+def _said(subject: Subject, view: View) -> str:
+    """How many faces were edited, and what the identity budget left of the strength."""
+    count = len(subject.faces)
+    if subject.has_faces:
+        told = f"{view.changed} of {count} face{'s' * (count > 1)} edited."
+    else:
+        told = "The photo was edited as one image." if view.changed else "Nothing was edited."
+    for number, (share, distance) in enumerate(view.kept, 1):
+        whose = f"Face {number} from the left" if len(view.kept) > 1 else "It"
+        told += f" {whose} took {share:.0%} of the strength, at identity distance {distance:.2f}."
+    return told
+
+
+def _note(note: str) -> str:
+    """A note in words; its figures, in brackets, are shown when they are asked for."""
+    words, figures = re.sub(r" \(.*\)", "", note), re.search(r" \((.*)\)", note)
+    told = escape(f"{words[:1].upper()}{words[1:]}.")
+    if figures:
+        told = f"<details><summary>{told}</summary>{escape(figures[1])}</details>"
+    return f'<div class="fg-note">{told}</div>'
+
+
+def _figures(pairs: Sequence[tuple[str, str]]) -> str:
+    """Labels and pictures, as data URLs."""
     figures = (
-        f'<figure><img src="{image_url(image)}" alt="the photo, {label}"><figcaption>{label}</figcaption></figure>'
-        for label, image in pairs
+        f'<figure><img src="{url}" alt="the photo, {label}"><figcaption>{label}</figcaption></figure>'
+        for label, url in pairs
     )
     return f'<div class="fg-pair">{"".join(figures)}</div>'
 
 
-def _strip(studio: Studio, token: str, mixture: dict[str, float]) -> str:
+def _strip(studio: Studio, token: str, mixture: Mapping[str, float]) -> str:
     chosen = {name: strength or 1.0 for name, strength in mixture.items()}
     if not token or not chosen:
         return "<p>Take a photo and a direction first.</p>"
     picture = strip(_reported(studio.strip, token, chosen), [strength_label(s) for s in STRIP])
-    return f'<img src="{image_url(picture)}" alt="the face at several strengths">'
+    return f'<img src="{image_url(picture)}" alt="the face at several strengths, without a limit on identity">'
 
 
 def _train(studio: Studio) -> Any:
@@ -298,4 +221,4 @@ def _train(studio: Studio) -> Any:
 
 
 def _numbered(label: str, images: Sequence[Image.Image]) -> str:
-    return _figures([(f"{label} {i}", image) for i, image in enumerate(images, 1)])
+    return _figures([(f"{label} {i}", image_url(image)) for i, image in enumerate(images, 1)])

@@ -6,27 +6,27 @@ one photo at a time. Directions are named by what the bank lists, never by a pat
 """
 
 import io
-import secrets
 import shlex
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Generic, TypeVar
 
 from PIL import Image
 
-from directions.apply.edit import Edit, edit_images
+from directions.apply.edit import Edit, edit_images, keep_identity
 from directions.apply.familiarity import judge_familiarity, usual_grid
 from directions.apply.files import alignment
+from directions.apply.identity import has_faces
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank, Entry
 from directions.file.header import check_name
+from directions.page.shelf import Shelf, Subject
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
-from directions.photo.faces import Prepared, prepare, prepare_faces
+from directions.photo.faces import prepare, prepare_faces
 from directions.photo.reading import Photo, read_photo, to_images, to_tensor
 from directions.photo.writing import to_bytes
 from directions.train.calibration import finish, held_out
@@ -39,6 +39,7 @@ from flowgrad.files import refuse_existing
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
+UPLOAD_LIMIT = 40 << 20  # bytes of a photo
 KEPT = 12  # photos in memory
 TRAINING_PHOTOS = 20
 SHOWN_PHOTOS = 4  # before and after a training
@@ -47,49 +48,17 @@ SHOWN_SIDE = 900  # pixels
 CHOSEN = 4  # directions that are mixed at once
 STRIP = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
-T = TypeVar("T")
 
+@dataclass(frozen=True)
+class View:
+    """A photo edited, as it is shown: the picture, and how many faces were changed.
 
-class Shelf(Generic[T]):
-    """The last few things of a kind, in memory, each under a token that nobody guesses."""
-
-    def __init__(self, room: int = KEPT) -> None:
-        self.room, self.lock = room, Lock()
-        self.things: OrderedDict[str, T] = OrderedDict()
-
-    def add(self, thing: T) -> str:
-        """Keep a thing; its token. The oldest makes room for it."""
-        token = secrets.token_urlsafe(18)
-        with self.lock:
-            self.things[token] = thing
-            while len(self.things) > self.room:
-                self.things.popitem(last=False)
-        return token
-
-    def get(self, token: str) -> T:
-        """The thing of a token. Raises UsageError if it is gone."""
-        with self.lock:
-            if token not in self.things:
-                raise UsageError("the photo is no longer in memory. Drop it again.")
-            self.things.move_to_end(token)
-            return self.things[token]
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A photo that was inverted: its file as it was sent, a small copy in RGB, its faces, and their trajectories.
-
-    places: where the faces lie in the small copy; size: of the photo; warning: what its user may want to know of it.
+    kept: with an identity budget, the share of the strength that each face took, and its distance, from the left.
     """
 
-    name: str
-    content: bytes
-    small: Image.Image
-    faces: tuple[Prepared, ...]
-    places: tuple[Place, ...]
-    inverted: Inverted
-    size: tuple[int, int]
-    warning: str
+    image: Image.Image
+    changed: int = 0
+    kept: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,9 +88,15 @@ class Studio:
 
     def __init__(self, model: Model, bank: Bank, options: Sequence[str] = ()) -> None:
         self.model, self.bank, self.options = model, bank, tuple(options)
-        self.subjects: Shelf[Subject] = Shelf()
+        self.subjects: Shelf[Subject] = Shelf(KEPT)
         self.uploads: Shelf[Image.Image] = Shelf(KEPT_FACES)
         self.decoding = Lock()  # for whatever has a photo at full size in memory
+        self._loaded = lru_cache(maxsize=32)(self._load)
+
+    @property
+    def keeps_identity(self) -> bool:
+        """Whether an identity budget can be kept: faces can be told apart, and the model's images are faces."""
+        return self.model.config.aligned_faces and has_faces()
 
     # --- browse ---
 
@@ -140,10 +115,11 @@ class Studio:
 
     # --- try ---
 
-    def command(self, name: str, mixture: Mapping[str, float]) -> str:
+    def command(self, name: str, mixture: Mapping[str, float], limit: float | None = None) -> str:
         """The command line that does to a photo what the page did."""
         written = "+".join(f"{direction}:{strength:g}" for direction, strength in mixture.items() if strength)
-        return shlex.join(["flowgrad", "apply-direction", written, name, *self.options]) if written else ""
+        budget = ("--keep-identity", f"{limit:g}") if limit is not None else ()
+        return shlex.join(["flowgrad", "apply-direction", written, name, *budget, *self.options]) if written else ""
 
     def receive(self, name: str, content: bytes) -> str:
         """Decode, align and invert a photo that was sent; its token. Raises FlowgradError for what is no photo."""
@@ -155,24 +131,31 @@ class Studio:
         places = tuple(face.place.scaled(rgb.width / size[0], rgb.height / size[1]) for face in faces)
         images = to_tensor([face.image for face in faces])
         inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
-        warnings = dict.fromkeys((*(face.warning for face in faces), *judge_familiarity(self.model, inverted)))
-        warning = "; ".join(filter(None, warnings))
-        return self.subjects.add(Subject(_base(name), content, rgb, faces, places, inverted, size, warning))
+        verdicts = judge_familiarity(self.model, inverted)
+        notes = _notes([face.warning for face in faces], verdicts, _from_left(places))
+        return self.subjects.add(Subject(_base(name), content, rgb, faces, places, inverted, size, notes))
 
     def sample(self, seed: int) -> str:
         """A new image of the model, as a photo; its token."""
         (image,) = to_images(join(sample_images(self.model, 1, seed)).images)
         return self.receive(f"sample-{seed}.png", to_bytes(image, Photo(image), ".png"))
 
-    def edit(self, token: str, mixture: Mapping[str, float]) -> Image.Image:
-        """A photo with directions at strengths, as it is shown: one forward pass. Raises UsageError for wrong names."""
-        subject = self.subjects.get(token)
-        return composite(subject.small, _patches(self._edits(subject, mixture), subject.places))
+    def edit(self, token: str, mixture: Mapping[str, float], limit: float | None = None) -> View:
+        """A photo with directions at strengths, as it is shown: one forward pass, or a few within an identity budget.
 
-    def download(self, token: str, mixture: Mapping[str, float]) -> Download:
+        Raises UsageError for wrong names.
+        """
+        subject = self.subjects.get(token)
+        edits = self._edits(subject, mixture, limit)
+        patches = _patches(edits, subject.places)
+        measured = [(edits[i].share, edits[i].distance) for i in _from_left(subject.places)] if edits else []
+        kept = tuple((share, distance) for share, distance in measured if distance is not None)
+        return View(composite(subject.small, patches), sum(not patch.is_empty for patch in patches), kept)
+
+    def download(self, token: str, mixture: Mapping[str, float], limit: float | None = None) -> Download:
         """The same at the photo's full size, as a file of its kind; the very file that was sent if nothing changes."""
         subject = self.subjects.get(token)
-        patches = _patches(self._edits(subject, mixture), [face.place for face in subject.faces])
+        patches = _patches(self._edits(subject, mixture, limit), [face.place for face in subject.faces])
         with self.decoding:
             photo = _decoded(subject.name, subject.content)
             kind = photo.kind.lower()
@@ -187,19 +170,41 @@ class Studio:
         (edit,) = edit_images(self.model, self._mixed(inverted, mixture), inverted.select([0]), STRIP)
         return to_images(edit.after)
 
-    def _edits(self, subject: Subject, mixture: Mapping[str, float]) -> list[Edit]:
-        """An edit of each face; none where nothing is asked for."""
+    def _edits(self, subject: Subject, mixture: Mapping[str, float], limit: float | None) -> list[Edit]:
+        """An edit of each face, the last ones again if nothing else is asked for; none where nothing is.
+
+        Raises UsageError for more than CHOSEN directions.
+        """
+        if len(mixture) > CHOSEN:
+            raise UsageError(f"{len(mixture)} directions are too many: at most {CHOSEN} are mixed")
         moved = {name: strength for name, strength in mixture.items() if strength}
-        return edit_images(self.model, self._mixed(subject.inverted, moved), subject.inverted) if moved else []
+        if not moved:
+            return []
+        wanted = (limit, *((name, strength, self._file(name)) for name, strength in moved.items()))
+        if (edits := subject.edits.get(wanted)) is not None:
+            return edits
+        control, inverted = self._mixed(subject.inverted, moved), subject.inverted
+        if limit is None:
+            edits = edit_images(self.model, control, inverted)
+        else:
+            edits = keep_identity(self.model, control, inverted, limit)
+        subject.edits.clear()
+        subject.edits[wanted] = edits
+        return edits
 
     def _mixed(self, inverted: Inverted, mixture: Mapping[str, float]) -> Control:
         """The sum of directions on knots that a trajectory has: one trained since then may have others."""
-        control = total(self._control(name) * strength for name, strength in mixture.items())
+        control = total(self._loaded(name, self._file(name)) * strength for name, strength in mixture.items())
         there = inverted.trajectory.grid
         return control if set(control.grid.knots) <= set(there.knots) else control.on(there)
 
-    def _control(self, name: str) -> Control:
-        direction = self.bank.get(check_name(name), self.model.name).load()
+    def _file(self, name: str) -> tuple[Path, int]:
+        """A direction's file, and when it was written."""
+        path = self.bank.get(check_name(name), self.model.name).path
+        return path, path.stat().st_mtime_ns
+
+    def _load(self, name: str, _: tuple[Path, int]) -> Control:
+        direction = self.bank.get(name, self.model.name).load()
         if (way := Inversion.parse(direction.info.inversion)) != ANCHORED_EULER:
             raise UsageError(
                 f"{name} was trained by {way} inversion, and the page inverts photos by {ANCHORED_EULER}: "
@@ -258,6 +263,20 @@ def _base(name: str) -> str:
     last = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*').strip(". ").lstrip("-")
     return kept[-80:] or "photo.png"
+
+
+def _from_left(places: Sequence[Place]) -> list[int]:
+    """The places' numbers, those further left first, as `--face` counts them."""
+    return sorted(range(len(places)), key=lambda i: sum(x for x, _ in places[i].corners))
+
+
+def _notes(warnings: Sequence[str | None], verdicts: Sequence[str | None], order: Sequence[int]) -> tuple[str, ...]:
+    """What is odd about faces, each said once; of several faces, about which."""
+    notes = []
+    for number, i in enumerate(order, 1):
+        whose = f"face {number} from the left: " if len(order) > 1 else ""
+        notes += [f"{whose}{note}" for note in (warnings[i], verdicts[i]) if note]
+    return tuple(notes)
 
 
 def _patches(edits: Sequence[Edit], places: Sequence[Place]) -> list[Patch]:

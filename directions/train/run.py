@@ -26,7 +26,7 @@ from directions.train.checkpoint import train_resumably
 from directions.train.recipe import Recipe
 from directions.train.task import Task
 from directions.train.training import Training, train
-from flowgrad.files import atomic_path, refuse_existing
+from flowgrad.files import atomic_path, refuse_existing, remove_leftovers
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 from flowgrad.straightness import pooled, straightness
@@ -54,14 +54,20 @@ class Run:
         """The file that an interrupted training goes on from."""
         return self.folder / CHECKPOINT
 
+    @property
+    def was_ending(self) -> bool:
+        """Whether it was killed in its last moments: with a summary, while the direction went into the bank."""
+        return self.resume and self.checkpoint.exists() and (self.folder / SUMMARY).exists()
+
     def check_free(self, model: str) -> None:
         """Raise UsageError before anything is computed if the name is bad, or it or the run's files are taken.
 
-        The figures of an unfinished run, which has a checkpoint, may be drawn again.
+        The figures of an unfinished run, which has a checkpoint, may be drawn again, and what it put into the bank in
+        its last moments may be replaced.
         """
         files = (SUMMARY,) if self.checkpoint.exists() else (SUMMARY, FIGURE, CURVES)
         for path in (self.bank.path_for(self.name, model), *(self.folder / file for file in files)):
-            refuse_existing(path, self.overwrite)
+            refuse_existing(path, self.overwrite or self.was_ending)
 
 
 def invert_photos(model: Model, images: Tensor, recipe: Recipe, reporter: Reporter) -> Inverted:
@@ -85,7 +91,9 @@ def train_into_bank(
     Samples of the model illustrate the direction in the bank; the user's photos appear in the run's folder alone.
     Returns the bank's entry, and what the training was and did as plain values, which its folder holds as JSON too.
     """
-    clock = [perf_counter()]
+    clock, overwrite = [perf_counter()], run.overwrite or run.was_ending
+    for file in (CHECKPOINT, SUMMARY, FIGURE, CURVES):
+        remove_leftovers(run.folder / file)
     _warn_of_unknown_words(task, reporter)
     steps = train_resumably(task, run.checkpoint, run.resume, precision, reporter)
     for training in reporter.track(steps, "training", task.recipe.iterations + 1):
@@ -101,22 +109,22 @@ def train_into_bank(
     warn_of_weakness(direction, reporter)
     clock.append(perf_counter())
     timed(reporter, "drawing", lambda: _draw(task, direction, training, run.folder))
-    shown = samples.select(range(PREVIEW_SAMPLES))
-    entry = add_illustrated(task.model, direction, run.name, run.bank, shown, run.overwrite)
     clock.append(perf_counter())
-    summary = _write_summary(task, run, training, direction, entry, clock)
+    summary = _write_summary(task, run, training, direction, clock)
+    shown = samples.select(range(PREVIEW_SAMPLES))
+    entry = add_illustrated(task.model, direction, run.name, run.bank, shown, overwrite)
     run.checkpoint.unlink(missing_ok=True)
     return entry, summary
 
 
 def _write_summary(
-    task: Task, run: Run, training: Training, direction: Direction, entry: Entry, clock: Sequence[float]
+    task: Task, run: Run, training: Training, direction: Direction, clock: Sequence[float]
 ) -> dict[str, Any]:
     """Write what the training was and did as JSON, and return it; the header's picture is left out."""
     stages = zip(("training", "calibration", "figures"), pairwise(clock), strict=True)
     summary = {
         "name": run.name,
-        "direction": str(entry.path),
+        "direction": str(run.bank.path_for(run.name, task.model.name)),
         "files": [str(run.folder / file) for file in (FIGURE, CURVES, SUMMARY)],
         "seconds": {stage: round(end - begin, 2) for stage, (begin, end) in stages},
         "recipe": task.recipe.model_dump(),

@@ -1,4 +1,4 @@
-"""A tiny run of train-flow as a process of its own, to be killed, resumed, or started by torchrun.
+"""A tiny run of train-flow as a process of its own, to be started by torchrun.
 
 Arguments: source folder, output folder, steps, batch. Writes the averaged weights' hash and the losses as JSON lines.
 """

@@ -1,12 +1,6 @@
 """The page: what it refuses, and (slow) all of it in a headless Chromium."""
 
-import asyncio
 import io
-import os
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +9,21 @@ import pytest
 from PIL import Image
 
 from direction_bank import screenshots
+from directions.apply import edit
 from directions.bank.bank import Bank
 from directions.bank.gallery import write_gallery
 from directions.file.direction import Direction, DirectionInfo
 from directions.page import session as studio_module
-from directions.page.page import _edited, _labelled, build
-from directions.page.session import Shelf, Studio
-from directions.train.recipe import Recipe, load_recipe
+from directions.page.page import _edited, _labelled
+from directions.page.session import Studio
+from directions.page.shelf import Shelf
+from directions.photo.crop import Place
+from directions.photo.faces import Prepared, available
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.models import Model, load_model
+from flowgrad.models import Model
+from tests.helpers.page import EVIL, fill, photo, text_alone
 from tests.helpers.pictures import bomb
-from tests.helpers.tiny import Tiny, make_tiny
-
-EVIL = "<img src=x onerror=alert(1)>${alert(2)} {{value}}"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Tiny) -> Model:
-    return load_model(str(tiny.model), "cpu", "fp32")
-
-
-def fill(bank: Bank, model: Model) -> None:
-    for i, (name, title, tag) in enumerate(
-        (("smiling", "Smile", "mouth"), ("old", "Old", "age"), ("evil", EVIL, "odd"))
-    ):
-        info = DirectionInfo(title, model.name, model.fingerprint, 6, text=f"a {name} face", tags=(tag,))
-        u = 0.6 * np.random.default_rng(i).normal(size=(2, 3, 16, 16))
-        bank.add(Direction.create(u, np.array([0, 2 + i]), info), name)
-
-
-@pytest.fixture
-def studio(model: Model, tmp_path: Path) -> Studio:
-    bank = Bank(tmp_path / "bank")
-    fill(bank, model)
-    return Studio(model, bank)
-
-
-def text_alone(name: str, **changes: object) -> Recipe:
-    """A recipe in which a random guide finds something: nothing is weighed against the text."""
-    return load_recipe(name, eta=1.0, intervals=3, augmentations=1, **changes)
-
-
-def photo(width: int = 60, height: int = 40, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8))
-    small.resize((width, height), Image.Resampling.BICUBIC).save(buffer, kind)
-    return buffer.getvalue()
-
+from tests.helpers.tiny import Tiny
 
 # --- without the page -------------------------------------------------------------------------------------------
 
@@ -77,8 +34,12 @@ def test_a_photo_is_inverted_and_judged_once_and_edited_often(studio: Studio, mo
     monkeypatch.setattr(studio_module, "judge_familiarity", None)
     monkeypatch.setattr(studio_module, "read_photo", None)
     before = studio.subjects.get(token).small
-    assert studio.edit(token, {}).tobytes() == before.tobytes() == studio.edit(token, {"smiling": 0.0}).tobytes()
-    one, both = studio.edit(token, {"smiling": 1.0}), studio.edit(token, {"smiling": 1.0, "old": -1})
+    assert (
+        studio.edit(token, {}).image.tobytes()
+        == before.tobytes()
+        == studio.edit(token, {"smiling": 0.0}).image.tobytes()
+    )
+    one, both = (studio.edit(token, wanted).image for wanted in ({"smiling": 1.0}, {"smiling": 1.0, "old": -1}))
     assert one.size == (60, 40) and len({image.tobytes() for image in (before, one, both)}) == 3
     assert len(studio.strip(token, {"smiling": 1.0})) == 5
 
@@ -87,7 +48,7 @@ def test_what_is_shown_is_small_and_what_is_downloaded_is_not(studio: Studio, mo
     monkeypatch.setattr(studio_module, "SHOWN_SIDE", 30)
     content = photo(60, 40, "JPEG")
     token = studio.receive("holiday.jpg", content)
-    subject, shown = studio.subjects.get(token), studio.edit(token, {"smiling": 0.1})
+    subject, shown = studio.subjects.get(token), studio.edit(token, {"smiling": 0.1}).image
     assert shown.size == subject.small.size == (30, 20) and subject.size == (60, 40)
     made = studio.download(token, {"smiling": 0.1})
     assert (made.name, made.kind) == ("holiday.jpg", "jpeg")
@@ -96,6 +57,64 @@ def test_what_is_shown_is_small_and_what_is_downloaded_is_not(studio: Studio, mo
         small = np.asarray(large.resize((30, 20), Image.Resampling.BOX)).astype(float)
     assert np.abs(small - np.asarray(shown)).mean() < 4
     assert studio.download(token, {}).content == content == studio.download(token, {"smiling": 0.0}).content
+
+
+def test_what_was_computed_for_a_slider_is_not_computed_again(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, reads, kept = [], [], studio_module.edit_images
+    monkeypatch.setattr(studio_module, "edit_images", lambda *given: passes.append(1) or kept(*given))
+    token, mixture = studio.receive("holiday.png", photo()), {"smiling": 1.0, "old": 0.2}
+    shown = studio.edit(token, mixture)
+    monkeypatch.setattr(studio, "_load", lambda *_: reads.append(1))
+    studio.edit(token, mixture | {"old": 0.3})
+    assert len(passes) == 2 and not reads
+    studio.download(token, mixture | {"old": 0.3})
+    assert len(passes) == 2
+    info = DirectionInfo("Smile", studio.model.name, studio.model.fingerprint, 6)
+    studio.bank.add(Direction.create(np.ones((1, 3, 16, 16)), np.array([0]), info), "smiling", overwrite=True)
+    assert studio.edit(token, mixture).image.tobytes() != shown.image.tobytes()  # another one under this name
+
+
+def two_faces(rgb: Image.Image, *_: object) -> tuple[Prepared, ...]:
+    """The right and the left half of a photo of 80 x 40 pixels as its faces; the left one is odd."""
+    right, left = (Place(((x, 0), (x + 40, 0), (x + 40, 40), (x, 40)), "face") for x in (40, 0))
+    small = rgb.resize((16, 16))
+    return Prepared(small, right), Prepared(small, left, "its face is small (9 pixels, the model has 16): beware")
+
+
+def test_how_many_faces_were_edited_and_what_is_odd_about_them_is_said(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio", reason="needs the extra `ui`")
+    monkeypatch.setattr(studio_module, "prepare_faces", two_faces)
+    monkeypatch.setattr(
+        studio_module, "judge_familiarity", lambda *_: ["the model does not know <it> (norm 3, correlation (2))", None]
+    )
+    token = studio.receive("couple.png", photo(80, 40))
+    assert "0 of 2 faces edited." in _edited(studio, token, {})[0]
+    html, _ = _edited(studio, token, {"smiling": 1.0})
+    assert "2 of 2 faces edited." in html and html.count("<details>") == 2
+    assert "Face 1 from the left: its face is small: beware." in html
+    assert "Face 2 from the left: the model does not know &lt;it&gt;." in html and "norm 3, correlation (2)<" in html
+
+
+@pytest.mark.skipif(not available(), reason="the extra `faces` is not installed")
+def test_an_identity_budget_is_kept_face_by_face_and_told(
+    faces: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio", reason="needs the extra `ui`")
+    monkeypatch.setattr(studio_module, "prepare_faces", two_faces)
+    bank = Bank(tmp_path / "bank")
+    fill(bank, faces)
+    studio = Studio(faces, bank)
+    token = studio.receive("couple.png", photo(80, 40))
+    monkeypatch.setattr(edit, "distances", lambda new, _: new.new_tensor([0.9, 0.4])[: len(new)])  # right, left
+    html, line = _edited(studio, token, {"smiling": 1.0}, 0.5)
+    assert "1 of 2 faces edited." in html and "Face 1 from the left took 100% of the strength" in html
+    assert "Face 2 from the left took 0% of the strength" in html
+    assert "within=0.5" in html and line.endswith("couple.png --keep-identity 0.5")
+    with Image.open(io.BytesIO(studio.download(token, {"smiling": 1.0}, 0.5).content)) as made:
+        changed = np.asarray(made).astype(int) != np.asarray(Image.open(io.BytesIO(photo(80, 40))))
+    assert changed[:, :40].any() and not changed[:, 40:].any()
 
 
 def test_sliders_keep_the_strengths_of_what_stays_chosen(studio: Studio) -> None:
@@ -109,7 +128,7 @@ def test_a_direction_trained_since_then_needs_no_other_inversion(studio: Studio,
     token = studio.receive("holiday.png", photo())
     info = DirectionInfo("New", model.name, model.fingerprint, 6)
     studio.bank.add(Direction.create(np.ones((6, 3, 16, 16)), np.arange(6), info), "new")
-    assert studio.edit(token, {"new": 1.0}).size == (60, 40)
+    assert studio.edit(token, {"new": 1.0}).image.size == (60, 40)
 
 
 def test_training_yields_every_evaluation_and_saves(
@@ -168,7 +187,7 @@ def test_photos_that_are_refused(studio: Studio, name: str, content: bytes, word
 
 def test_names_are_those_of_the_bank(studio: Studio) -> None:
     token = studio.sample(0)
-    assert studio.edit(token, {"old": 0.5}).size == (16, 16)
+    assert studio.edit(token, {"old": 0.5}).image.size == (16, 16)
     for name in ("../evil", "/etc/passwd", "tiny/smiling", "smiling.safetensors"):
         with pytest.raises(UsageError, match="cannot name a direction"):
             studio.edit(token, {name: 1.0})
@@ -182,127 +201,34 @@ def test_sent_names_are_texts(studio: Studio) -> None:
     assert "<img src=x" not in html and line.startswith("flowgrad apply-direction smiling:1 ")
 
 
-@pytest.fixture
-def app(studio: Studio) -> Any:
-    pytest.importorskip("gradio", reason="needs the extra `ui`")
-    return build(studio)
-
-
-def ask(app: Any, path: str, *chunks: bytes, **headers: str) -> tuple[int, str, int]:
-    """Status and text of the answer to a request (POST if it has a body), and how many chunks were taken of it."""
-    taken, messages = [0], []
-
-    async def receive() -> dict[str, Any]:
-        taken[0] += 1
-        body = chunks[taken[0] - 1] if taken[0] <= len(chunks) else b""
-        return {"type": "http.request", "body": body, "more_body": taken[0] < len(chunks)}
-
-    async def send(message: dict[str, Any]) -> None:
-        messages.append(message)
-
-    pairs = [(name.replace("_", "-"), value) for name, value in {"host": "127.0.0.1:7860", **headers}.items()]
-    scope = {"type": "http", "method": "POST" if chunks else "GET", "path": path, "query_string": b""}
-    scope |= {"headers": [(name.encode(), value.encode()) for name, value in pairs]}
-    asyncio.run(app(scope, receive, send))
-    return messages[0]["status"], messages[1]["body"].decode(), taken[0]
-
-
-@pytest.mark.parametrize(
-    ("path", "headers", "status"),
-    [
-        ("/gradio_api/upload", {}, 403),
-        ("/gradio_api/file=/etc/passwd", {}, 403),
-        ("/gradio_api/file%3D/etc/passwd", {}, 403),
-        ("/gradio_api/proxy=x", {}, 403),
-        ("/gradio_api/undo-vibe-edit", {}, 403),
-        ("/a/../b", {}, 403),
-        ("/", {"host": "evil.example"}, 400),
-        ("/", {"host": "127.0.0.1.evil.example:7860"}, 400),
-        ("/", {"origin": "http://evil.example"}, 403),
-        ("/flowgrad/photo/try", {"origin": "null"}, 403),
-        ("/flowgrad/photo/try", {"content_length": str(1 << 30)}, 413),
-        ("/gradio_api/queue/join", {"content_length": str(30 << 20)}, 413),
-        ("/flowgrad/photo/try", {"content_length": str(30 << 20), "origin": "http://127.0.0.1:7860"}, 400),  # no photo
-        ("/flowgrad/photo/try", {"host": "[::1]:7860"}, 400),
-        ("/flowgrad/photo/other", {}, 404),
-    ],
-)
-def test_requests_that_are_refused(app: Any, path: str, headers: dict[str, str], status: int) -> None:
-    code, text, _ = ask(app, path, b"no photo", **headers)
-    assert code == status and ("not an image" in text) == (path == "/flowgrad/photo/try" and status == 400)
-
-
-@pytest.mark.parametrize("told", [{}, {"content_length": "-1"}, {"content_length": "much"}, {"content_length": "10"}])
-def test_a_body_that_grows_beyond_its_limit_is_cut_off(app: Any, told: dict[str, str]) -> None:
-    """A gigabyte that does not say how long it is."""
-    status, _, taken = ask(app, "/flowgrad/photo/try", *[bytes(1 << 20)] * 1024, **told)
-    assert status == 413 and taken == 41
-    status, _, taken = ask(app, "/gradio_api/queue/join", *[bytes(1 << 19)] * 1024, **told)
-    assert status == 413 and taken == 3
-
-
 # --- the page itself --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def address(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pytest.importorskip("gradio", reason="needs the extra `ui`")
-    bank = Bank(tmp_path_factory.mktemp("bank"))
-    fill(bank, model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        patch.setattr(studio_module, "load_recipe", text_alone)
-        with screenshots.served(Studio(model, bank)) as url:
-            yield url
-
-
-def status(url: str, content: bytes | None = None, **headers: str) -> int:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, content, headers), timeout=20) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
 @pytest.mark.slow
-def test_the_server_reaches_nothing_but_the_bank(address: str) -> None:
-    assert status(f"{address}/flowgrad/photo/try?name=x.png", photo()) == 200
-    assert status(f"{address}/flowgrad/photo/try?name=x.png", b"no photo") == 400
-    assert status(f"{address}/flowgrad/photo/try?name=x.png", bytes((40 << 20) + 1)) in (0, 413)
-    for path in ("/gradio_api/file=/etc/passwd", "/gradio_api/file=" + sys.executable, "/file=/etc/passwd"):
-        assert status(address + path) in (403, 404)
-    for path in ("/gradio_api/upload", "/upload", "/flowgrad/photo/other"):
-        assert status(address + path, b"x") >= 400
-    assert status(f"{address}/flowgrad/result/..%2f..%2fetc") == 403
-    assert status(f"{address}/flowgrad/result/unknown?smiling=1") == 404
-    assert status(f"{address}/flowgrad/photo/try?name=x.png", photo(), Origin="http://evil.example") == 403
-    assert not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.*"))  # nothing that was sent is on the disk
-
-
-@pytest.mark.slow
-def test_the_page_in_a_browser(address: str, tiny: Tiny, tmp_path: Path) -> None:
-    """Browse, search, drop a photo, move two sliders, download, train, and find the new direction."""
+def test_the_page_in_a_browser(served: tuple[str, Studio, Path], tiny: Tiny, tmp_path: Path) -> None:
+    """Browse, search, drop a photo, move two sliders, keep the person, download, train, and find the new direction."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if screenshots.CHROMIUM is None:
         pytest.skip("needs a Chromium, as in Debian's package chromium")
-    (tmp_path / "0.png").write_bytes(photo(60, 40))
+    address, _, written = served
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(photo(60 + i, 40))
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=screenshots.CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         outside: list[str] = []
+        refused: list[str] = []
         page.on("request", lambda request: None if is_ours(request.url, address) else outside.append(request.url))
+        page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
         page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
         page.set_default_timeout(screenshots.PATIENCE * 1000)
         page.goto(address)
         browse(page)
-        page.screenshot(path=tmp_path / "browse.png")
         try_on(page, tmp_path / "0.png", tmp_path)
-        page.screenshot(path=tmp_path / "try.png")
+        keep_the_person(page, tmp_path / "1.png")
         train(page, tiny.files, tmp_path)
         browser.close()
-    assert not outside and not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.*"))
+    assert not outside and not refused and not list(written.rglob("*.*"))
 
 
 @pytest.mark.slow
@@ -357,6 +283,21 @@ def try_on(page: Any, photo: Path, folder: Path) -> None:
     download.value.save_as(folder / "edited.png")
     with Image.open(folder / "edited.png") as edited, Image.open(photo) as original:
         assert edited.size == original.size and edited.tobytes() != original.tobytes()
+
+
+def keep_the_person(page: Any, other: Path) -> None:
+    """Switched on once, it holds for the next photo, and for the next directions."""
+    if not available():
+        return
+    command = page.locator("#fg-command textarea, #fg-command input")
+    page.locator("#fg-keep input").check()
+    screenshots.until(lambda: command.input_value().endswith("0.png --keep-identity 0.5"))
+    page.locator("#fg-drop input[type=file]").set_input_files(str(other))
+    screenshots.until(lambda: command.input_value().endswith("1.png --keep-identity 0.5"))
+    screenshots.until(lambda: page.locator("#fg-strip img").count() == 0)  # it was the first photo's
+    page.get_by_label("Remove old").or_(page.locator("#fg-choice .token-remove").nth(1)).first.click()
+    screenshots.until(lambda: "smiling:1 1.png --keep-identity 0.5" in command.input_value())
+    assert "of the strength, at identity distance" in page.locator("#fg-view").inner_text()
 
 
 def train(page: Any, photos: list[Path], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -397,29 +396,6 @@ def test_compiling_needs_a_compiler(source: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     if shutil.which("g++"):
         assert open_run(source, tmp_path, tiny(), steps=10**6).run.compiled  # long runs are
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(source: Path, tmp_path: Path) -> None:
-    steps, kills = 40, random.Random(0)
-    expected = finished(command(source, tmp_path / "whole", steps))
-    killed = 0
-    for _ in range(4):
-        with subprocess.Popen(
-            command(source, tmp_path / "cut", steps), env=environment(), stdout=subprocess.PIPE
-        ) as run:
-            assert run.stdout is not None
-            for _ in range(kills.randint(1, 9)):  # steps; then it is somewhere in the next one
-                run.stdout.readline()
-            run.kill()  # SIGKILL
-            killed += run.wait() != 0
-    assert killed
-    found = finished(command(source, tmp_path / "cut", steps))
-    assert found[-1] == expected[-1]
-    assert found[-2] == expected[-2]
-    logs = [(tmp_path / name / "training" / "log.jsonl").read_text().splitlines() for name in ("whole", "cut")]
-    losses = [[(r["step"], r["loss"], r["held_out"]) for r in map(json.loads, log)] for log in logs]
-    assert losses[0] == losses[1]
 
 
 @pytest.mark.slow
