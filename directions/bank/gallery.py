@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from directions.bank.bank import Entry
 from directions.bank.card import at_strength, facts, in_words, is_notable, side_effects
+from directions.bank.entry import Entry
 from directions.bank.pictures import data_url, image_url, read_data_url, read_picture
 from directions.file.header import Calibration, DirectionInfo
 from flowgrad.files import atomic_path, refuse_existing
@@ -69,7 +69,8 @@ def _card(entry: Entry) -> dict[str, Any]:
 
 def _picture(entry: Entry, info: DirectionInfo) -> str:
     """Return the preview, else the header's thumbnail, as a data URL; "" for none."""
-    picture = (read_picture(entry.preview) if entry.preview else None) or read_data_url(info.thumbnail)
+    preview = entry.read_preview()
+    picture = (read_picture(io.BytesIO(preview)) if preview else None) or read_data_url(info.thumbnail)
     if picture is None:
         return ""
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
