@@ -15,8 +15,9 @@ from directions.apply.edit import Edit
 from directions.apply.inversion import Inverted, invert_for, invert_images, join
 from directions.apply.steer import steer, sweep, to_control
 from directions.bank.bank import Bank, Entry
-from directions.bank.card import at_strength, to_card
+from directions.bank.card import to_card
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
+from directions.file.calibration import at_strength
 from directions.file.direction import Direction
 from directions.photo.reading import to_images
 from directions.photo.writing import save_image
