@@ -43,6 +43,10 @@ class Bank:
         places = [place for key, place in self._files().items() if model in (None, key[0])]
         return tuple(entry for place in places if (entry := read_entry(*place)))
 
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models that there are directions for."""
+        return tuple(dict.fromkeys(model for model, _ in self._files()))
+
     def get(self, name: str, model: str | None = None) -> Entry:
         """Return the entry called `name` ("smiling", or "faces64/smiling" if several models have one).
 

@@ -17,10 +17,18 @@ _ESCAPES = "\x00-\x08\x0b-\x1f\x7f-\x9f"  # a terminal obeys these
 _CONTROLS = re.compile(f"[{_ESCAPES}\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # these turn text round, or are no text
 
 
+class FieldError(FlowgradError):
+    """A value that a header may not hold; `problem` is the rule and the value, without a remedy."""
+
+    def __init__(self, rule: str, value: object) -> None:
+        self.problem = f"{rule}, not {shorten(value)}"
+        super().__init__(f"{self.problem}. Correct it, or get the file again.")
+
+
 def require(holds: bool, rule: str, value: object) -> None:
-    """Raise FlowgradError with a rule and the value that breaks it, unless it holds."""
+    """Raise FieldError, a FlowgradError, unless a rule holds for a value."""
     if not holds:
-        raise FlowgradError(f"{rule}, not {shorten(value)}. Correct it, or get the file again.")
+        raise FieldError(rule, value)
 
 
 def check_types(value: Any, prefix: str, rules: Mapping[Any, Rule]) -> None:

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from flowgrad.errors import FlowgradError
 from flowgrad.memory import activation_sizes
+from flowgrad.model_config import NCSNppSizes
 from flowgrad.models import Model
-from flowgrad.models.config import NCSNppSizes
 from flowgrad.models.ncsnpp import NCSNpp, fir_down, fir_up
 from flowgrad.ode import Grid, integrate, invert
 from flowgrad.velocity import checked
