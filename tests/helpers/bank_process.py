@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,9 @@ FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.uti
 SPAWN = multiprocessing.get_context("spawn")  # processes of their own, as two terminals have
 
 
-def direction(mark: object) -> Direction:
+def direction(mark: object, model: str = MODEL) -> Direction:
     """A direction that says what it is marked with."""
-    info = DirectionInfo(title=str(mark), model=MODEL, fingerprint="abc", steps=10)
+    info = DirectionInfo(title=str(mark), model=model, fingerprint="abc", steps=10)
     return Direction.create(np.ones((2, 3)), np.array([0, 5]), info)
 
 
@@ -77,6 +80,16 @@ def change_for_ever(folder: Path) -> None:
         bank.restore("changed")
         bank.rename("changed", "renamed")
         bank.rename("renamed", "changed")
+
+
+def add_and_remove(folder: Path, mark: str, seed: int) -> None:
+    """Add, replace, remove and restore directions of five names, which others work on too, until it is killed."""
+    bank, draw, count = Bank(folder), random.Random(f"{mark}{seed}"), 0
+    while True:
+        name, count = f"work-{draw.randrange(5)}", count + 1
+        change = draw.choice((partial(add, mark=f"{mark}-{count}", overwrite=True), Bank.remove, Bank.restore))
+        with suppress(UsageError):  # it is there already, or gone
+            change(bank, name)
 
 
 def hold_a_claim(folder: Path, name: str, ready: Any) -> None:
