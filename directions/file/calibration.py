@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from directions.file.container import corrupt
-from directions.file.rules import RULES, check_types, freeze, require
+from directions.file.rules import RULES, FieldError, check_types, freeze, require
 
 STRENGTHS_LIMIT = 1000
 MAGNITUDE_LIMIT = 1_000_000  # of strengths, log-odds and distances, where they can still be drawn
@@ -71,8 +71,8 @@ def _check(value: Calibration) -> None:
     n = len(value.strengths)
     require(0 < n <= STRENGTHS_LIMIT, f"calibration.strengths must be 1 to {STRENGTHS_LIMIT}", n)
     for name, numbers in _numbers(value):
-        within = all(abs(number) <= MAGNITUDE_LIMIT for number in numbers)
-        require(within, f"calibration.{name} must lie within {MAGNITUDE_LIMIT:,} of 0", numbers)
+        if numbers and max(map(abs, numbers)) > MAGNITUDE_LIMIT:
+            raise FieldError(f"calibration.{name} must lie within {MAGNITUDE_LIMIT:,} of 0", numbers)
     strengths = tuple(map(float, value.strengths))  # as they are divided: integers may differ where floats do not
     increasing = all(a < b for a, b in pairwise(strengths))
     require(increasing, "calibration.strengths must increase", value.strengths)

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
 from directions.file.calibration import Calibration, to_calibration
 from directions.file.container import FORMAT, corrupt, parse_json, shorten
-from directions.file.rules import RULES, check_types, freeze, require
+from directions.file.rules import RULES, FieldError, check_types, freeze, require
 from flowgrad.errors import UsageError
 
 THUMBNAIL_LIMIT = 1 << 18  # characters of the data URL
@@ -92,12 +92,15 @@ class DirectionInfo:
         return values
 
 
+_FIELDS = dataclasses.fields(DirectionInfo)
+
+
 def encode_info(info: DirectionInfo) -> dict[str, str]:
     """Return the `__metadata__` of `info`: texts as they are, tags with commas, the rest as JSON."""
     metadata = {f"modelspec.{key}": value for key, value in _MODELSPEC.items()}
     metadata["modelspec.architecture"] = f"{info.model}/flow-direction"
     metadata["flowgrad.format"] = FORMAT
-    for field in dataclasses.fields(info):
+    for field in _FIELDS:
         if field.name not in _TENSOR_FIELDS:
             metadata[_key(field.name)] = _to_text(field.name, getattr(info, field.name))
     return metadata
@@ -107,7 +110,7 @@ def decode_info(metadata: Mapping[str, str], u: Mapping[str, Any]) -> DirectionI
     """Return the info of checked metadata and of the header's entry of `u`. Raises FlowgradError."""
     intervals, *shape = u["shape"]
     values: dict[str, Any] = {"shape": tuple(shape), "intervals": intervals, "dtype": u["dtype"]}
-    for field in dataclasses.fields(DirectionInfo):
+    for field in _FIELDS:
         key = _key(field.name)
         if field.name not in _TENSOR_FIELDS and key in metadata:
             values[field.name] = _from_text(field, metadata[key])
@@ -138,6 +141,7 @@ def _from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
     return to_calibration(value) if field.name == "calibration" else freeze(value)
 
 
+_LINES = [field.name for field in _FIELDS if field.type is str and field.name != "thumbnail"]
 _RULES = {**RULES, Calibration | None: (lambda value: value is None or isinstance(value, Calibration), "a Calibration")}
 
 
@@ -151,10 +155,9 @@ def _check_info(info: DirectionInfo) -> None:
     require(info.forward in ("grid", "fine"), "forward must be 'grid' or 'fine'", info.forward)
     for name in ("xi", "lam", "images", "iterations"):
         require(getattr(info, name) >= 0, f"{name} must be at least 0", getattr(info, name))
-    for name, texts in _texts(info):
-        limit = PROSE_LIMIT if name in ("description", "license") else TEXT_LIMIT
-        longest = max(map(len, texts), default=0)
-        require(longest <= limit, f"{name} must be at most {limit:,} characters", longest)
+    for name, limit, texts in _texts(info):
+        if texts and (longest := max(map(len, texts))) > limit:
+            raise FieldError(f"{name} must be at most {limit:,} characters", longest)
     require(len(info.tags) <= TAGS_LIMIT, f"tags must be at most {TAGS_LIMIT}", len(info.tags))
     are_tags = all(tag == tag.strip() != "" and "," not in tag and "\n" not in tag for tag in info.tags)
     require(are_tags, "a tag is one line without comma or outer space", info.tags)
@@ -165,15 +168,13 @@ def _check_info(info: DirectionInfo) -> None:
     require(is_image, "thumbnail must be a base64 data URL of a PNG, JPEG or WebP", info.thumbnail)
 
 
-def _texts(info: DirectionInfo) -> Iterator[tuple[str, Iterable[str]]]:
-    """All texts but the thumbnail, by the names of their fields."""
-    for field in dataclasses.fields(info):
-        value = getattr(info, field.name)
-        if field.type is str and field.name != "thumbnail":
-            yield field.name, (value,)
-        elif field.type == tuple[str, ...]:
-            yield field.name, value
+def _texts(info: DirectionInfo) -> Iterator[tuple[str, int, Collection[str]]]:
+    """All texts but the thumbnail, with the names of their fields and how long they may be."""
+    for name in _LINES:
+        yield name, PROSE_LIMIT if name in ("description", "license") else TEXT_LIMIT, (getattr(info, name),)
+    for name in ("keep", "tags", "image_hashes"):
+        yield name, TEXT_LIMIT, getattr(info, name)
     if info.calibration:
-        yield "calibration.side_effects", info.calibration.side_effects
-        yield "calibration.judged", info.calibration.judged
-        yield "calibration.source", (info.calibration.source,)
+        for name in ("judged", "side_effects"):
+            yield f"calibration.{name}", TEXT_LIMIT, getattr(info.calibration, name)
+        yield "calibration.source", TEXT_LIMIT, (info.calibration.source,)

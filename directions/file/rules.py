@@ -47,7 +47,7 @@ def freeze(value: Any) -> Any:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not _CONTROLS.search(value)
+    return isinstance(value, str) and (value.isprintable() or not _CONTROLS.search(value))  # the first is quicker
 
 
 def _is_count(value: object) -> bool:
@@ -55,7 +55,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
+    return math.isfinite(value) if isinstance(value, float) else _is_count(value)
 
 
 def _all(rule: Any) -> Any:
