@@ -1,5 +1,7 @@
 """The errors a user can meet: each message names the rule, the value and the remedy."""
 
+from collections.abc import Sequence
+
 
 class FlowgradError(Exception):
     """A job that failed for a reason the user can act on (exit code 1)."""
@@ -7,6 +9,13 @@ class FlowgradError(Exception):
 
 class UsageError(FlowgradError):
     """A call that is wrong as written: an unknown name, a value out of range (exit code 2)."""
+
+
+def all_of(errors: Sequence[FlowgradError], what: str) -> FlowgradError:
+    """One error for several, of the same kind as the first: `what` they have in common, then each. One stays itself."""
+    if len(errors) == 1:
+        return errors[0]
+    return type(errors[0])(f"{what}: {'; '.join(str(error).rstrip('.') for error in errors)}.")
 
 
 def reason(error: BaseException) -> str:

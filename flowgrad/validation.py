@@ -43,5 +43,5 @@ def _problem(problem: Any, keys: Iterable[str]) -> str:
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"unknown key {place!r}{nearest(str(problem['loc'][-1]), keys)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")  # our words for a rule
     return f"{place}: {message}; got {problem['input']!r:.60}" if place else message

@@ -11,9 +11,10 @@ from torch import Tensor
 from directions.apply.identity import SAME_PERSON, descriptors, distances, has_faces
 from directions.apply.inversion import Inverted
 from directions.apply.steer import sweep
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.judge import Judge
-from flowgrad.guidance.text import Contrast, log_odds
+from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 from flowgrad.ode import Control
 

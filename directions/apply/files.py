@@ -6,7 +6,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from math import isfinite, nan
 from pathlib import Path
 
 import torch
@@ -17,10 +16,9 @@ from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
 from directions.apply.familiarity import judge_familiarity
 from directions.apply.inversion import ANCHORED_EULER, Inversion, invert_for, join, sample_images
 from directions.apply.steer import steer, to_control
-from directions.bank.bank import SUFFIX, Bank
 from directions.bank.card import is_safe
 from directions.figures import contact_sheet, strength_label, strip
-from directions.file.direction import Direction, read_direction
+from directions.file.direction import Direction
 from directions.photo.beside import ahead
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
@@ -28,7 +26,7 @@ from directions.photo.faces import Prepared, largest_of, read_faces
 from directions.photo.reading import Align, Photo, to_images, to_tensor
 from directions.photo.writing import SAVED_SUFFIXES, copy_file, save_image, save_photo
 from directions.progress import Reporter
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError, UsageError, all_of
 from flowgrad.files import file_fingerprint, refuse_existing
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
@@ -47,51 +45,6 @@ class Photos:
     images: Tensor
     hashes: tuple[str, ...]
     places: tuple[Place, ...]
-
-
-def parse_mixture(written: str, strength: float = 1.0) -> list[tuple[str, float]]:
-    """Read "smiling", "smiling:0.8" or "smiling:0.8+old:0.3" as names and strengths; `strength` multiplies them all.
-
-    A path to a file is a name too. Raises UsageError for an empty name or a strength that is no finite number.
-    """
-    parts = []
-    for part in [written] if Path(written).is_file() else written.split("+"):
-        name, colon, number = part.strip().rpartition(":")
-        if not colon or number.endswith(SUFFIX):
-            name, number = part.strip(), "1"
-        try:
-            own = float(number)
-        except ValueError:
-            own = nan
-        if not name or not isfinite(own):
-            raise UsageError(f"{part!r} is no NAME[:STRENGTH]. Write, for example, smiling:0.8+old:0.3.")
-        parts.append((name, check_strength(own * strength)))
-    return parts
-
-
-def check_strength(strength: float) -> float:
-    """Return a strength that is a finite number. Raises UsageError for any other."""
-    if not isfinite(strength):
-        raise UsageError(f"a strength is a finite number, like 0.8 or -1; got {strength:g}")
-    return strength
-
-
-def load_parts(
-    parts: Iterable[tuple[str, float]], bank: Bank, model: str | None = None
-) -> list[tuple[Direction, float]]:
-    """Read the directions of a mixture from files or the bank (those of `model`); with their strengths.
-
-    Raises UsageError for an unknown name (with the nearest) and for directions of different models.
-    """
-    loaded = [(_load(name, bank, model), strength) for name, strength in parts]
-    models = {direction.info.model for direction, _ in loaded}
-    if len(models) > 1:
-        raise UsageError(f"directions of different models cannot be added: {', '.join(sorted(models))}. Use one model.")
-    return loaded
-
-
-def _load(name: str, bank: Bank, model: str | None) -> Direction:
-    return read_direction(Path(name).expanduser()) if name.endswith(SUFFIX) else bank.get(name, model).load()
 
 
 def mixture(
@@ -120,13 +73,19 @@ def alignment(model: Model, align: Align) -> Align:
 
 
 def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Reporter) -> Photos:
-    """Read and prepare photos that are all needed. Raises FlowgradError naming the first that cannot be used."""
-    faces = []
+    """Read and prepare photos that are all needed. Raises FlowgradError naming all that cannot be used."""
+    faces, errors = [], []
     for path in reporter.track(paths, "reading photos", len(paths)):
-        face = largest_of(read_faces(path, model.config.size, alignment(model, align))[1])
+        try:
+            face = largest_of(read_faces(path, model.config.size, alignment(model, align))[1])
+        except FlowgradError as error:
+            errors.append(error)
+            continue
         if face.warning:
             reporter.warn(f"{path.name}: {face.warning}")
         faces.append(face)
+    if errors:
+        raise all_of(errors, f"{len(errors)} of {len(paths)} photos cannot be used")
     hashes = tuple(file_fingerprint(path) for path in paths)
     return Photos(to_tensor([face.image for face in faces]), hashes, tuple(face.place for face in faces))
 

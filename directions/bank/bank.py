@@ -6,47 +6,20 @@ headers alone and needs the standard library alone.
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from directions.bank.card import to_card
-from directions.file.direction import Direction, read_direction, read_info, write_direction
-from directions.file.header import DirectionInfo, check_name
+from directions.bank.changes import changing, claim, family, recover, refusing
+from directions.bank.entry import CARD, PREVIEW, SUFFIX, Entry, read_entry
+from directions.file.direction import Direction, read_direction, write_direction
+from directions.file.header import check_name
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import TRASH, atomic_path, next_numbered, refuse_existing
+from flowgrad.files import TRASH
 from flowgrad.resources import resource, user_folder
-
-SUFFIX = ".safetensors"
-PREVIEW, CARD = ".png", ".md"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One direction of a bank. `info` is None, and `error` says why, where the file is damaged.
-
-    `preview` (PNG) and `card` (Markdown) are None where the file has none.
-    """
-
-    name: str
-    model: str
-    path: Path
-    info: DirectionInfo | None
-    error: str | None
-    shipped: bool
-    preview: Path | None
-    card: Path | None
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.path.stat().st_size
-
-    def load(self) -> Direction:
-        """Read the direction with its tensors. Raises FlowgradError where the file is damaged."""
-        return read_direction(self.path)
 
 
 @dataclass(frozen=True)
@@ -67,7 +40,12 @@ class Bank:
         A direction of the user's hides a shipped one of the same model and name. Raises FlowgradError for a folder
         that cannot be read.
         """
-        return tuple(_read_entry(*place) for key, place in self._files().items() if model in (None, key[0]))
+        places = [place for key, place in self._files().items() if model in (None, key[0])]
+        return tuple(entry for place in places if (entry := read_entry(*place)))
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models that there are directions for."""
+        return tuple(dict.fromkeys(model for model, _ in self._files()))
 
     def get(self, name: str, model: str | None = None) -> Entry:
         """Return the entry called `name` ("smiling", or "faces64/smiling" if several models have one).
@@ -77,12 +55,11 @@ class Bank:
         model, name = _split(name, model)
         places = self._files().items()
         found = {key[0]: place for key, place in places if key[1] == name and model in (None, key[0])}
-        if not found:
-            self._refuse_unknown(name, model)
         if len(found) > 1:
             remedy = f"Write {next(iter(found))}/{name}, for example."
             raise UsageError(f"{name!r} is in the bank for several models: {', '.join(found)}. {remedy}")
-        return _read_entry(*found.popitem()[1])
+        entry = read_entry(*found.popitem()[1]) if found else None
+        return entry or self._refuse_unknown(name, model)
 
     def search(self, words: str) -> tuple[Entry, ...]:
         """Return the entries in which every word occurs (name, title, texts, tags, model), best match first."""
@@ -93,6 +70,13 @@ class Bank:
         """Return where the user's bank keeps, or would keep, the direction `name` of `model`. Raises UsageError."""
         return self.folder / check_name(model, "model") / f"{check_name(name)}{SUFFIX}"
 
+    def claim(self, name: str, model: str, overwrite: bool = False) -> AbstractContextManager[None]:
+        """Keep a name, for the length of a `with` block, for a direction that is made in it and added as `claimed`.
+
+        A claim ends with its process. Raises UsageError for a name that is bad, taken (unless `overwrite`) or claimed.
+        """
+        return claim(self.folder, self.path_for(name, model), overwrite)
+
     def add(
         self,
         direction: Direction,
@@ -101,19 +85,23 @@ class Bank:
         preview: bytes | None = None,
         card: str | None = None,
         overwrite: bool = False,
+        claimed: bool = False,
     ) -> Entry:
-        """Put a direction into the user's bank, with a PNG preview and a Markdown card if given.
+        """Put a direction into the user's bank, with a PNG preview and a Markdown card if given: all of it or nothing.
 
-        What it replaces goes to the trash. Raises UsageError for a name that is taken (unless `overwrite`) or bad.
+        What it replaces goes to the trash. `claimed`: the caller has a claim on the name. Raises UsageError for a name
+        that is bad, taken (unless `overwrite`), or claimed by others.
         """
         path = self.path_for(name, direction.info.model)
-        refuse_existing(path, overwrite)
-        if path.exists():
-            self._copy_to_trash(path)
-        write_direction(direction, path, overwrite=overwrite)
-        _write_beside(path.with_suffix(PREVIEW), preview)
-        _write_beside(path.with_suffix(CARD), None if card is None else card.encode())
-        return _read_entry(path, shipped=False)
+        with changing(self.folder) as change:
+            new = change.put(path, overwrite, claimed)
+            write_direction(direction, new)
+            if preview is not None:
+                new.with_suffix(PREVIEW).write_bytes(preview)
+            if card is not None:
+                new.with_suffix(CARD).write_text(card, encoding="utf-8")
+            change.commit()
+            return _present(path)
 
     def import_file(self, path: Path, name: str | None = None, overwrite: bool = False) -> Entry:
         """Put a direction file from elsewhere into the user's bank, after checking all of it; default name: the file's.
@@ -141,11 +129,11 @@ class Bank:
 
         Raises UsageError for an unknown or a shipped direction.
         """
-        entry = self._own(name, model, "removed")
-        self._copy_to_trash(entry.path)
-        with _refusing(f"remove {entry.path}"):
-            for path in _family(entry.path):
-                path.unlink()
+        self._own(name, model, "removed")  # before a lock is asked for, which a folder may not allow
+        with changing(self.folder) as change:
+            entry = self._own(name, model, "removed")
+            change.remove(entry.path)
+            change.commit()
         return entry
 
     def restore(self, name: str, model: str | None = None) -> Entry:
@@ -154,38 +142,43 @@ class Bank:
         Raises UsageError if nothing was, or if the name is taken again.
         """
         model, name = _split(name, model)
-        trashed = [path for path in (self.folder / TRASH).glob("*/*/*") if path.is_dir()]  # <model>/<name>/<number>
-        versions = [path for path in trashed if path.parent.name == name and model in (None, path.parent.parent.name)]
-        if not versions:
-            known = ", ".join(sorted({path.parent.name for path in trashed})) or "nothing"
-            raise UsageError(f"no removed direction is called {name!r}. The trash holds: {known}.")
-        last = max(versions, key=lambda path: (path.stat().st_mtime_ns, len(path.name), path.name))
-        target = self.path_for(name, last.parent.parent.name)
-        refuse_existing(target, overwrite=False)
-        with _refusing(f"restore {name}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for path in sorted(last.iterdir()):
-                path.replace(target.with_name(path.name))
-            last.rmdir()
-        return _read_entry(target, shipped=False)
+        if not self.folder.is_dir():
+            self._refuse_unremoved(name, ())
+        with changing(self.folder) as change:
+            trashed = [path for path in (self.folder / TRASH).glob("*/*/*") if path.is_dir()]  # <model>/<name>/<number>
+            versions = [path for path in trashed if name == path.parent.name and model in (None, path.parts[-3])]
+            if not versions:
+                self._refuse_unremoved(name, {path.parent.name for path in trashed})
+            last = max(versions, key=lambda path: (path.stat().st_mtime_ns, len(path.name), path.name))
+            target = self.path_for(name, last.parts[-3])
+            new = change.put(target)
+            for path in last.iterdir():
+                shutil.copyfile(path, new.with_name(path.name))
+            change.commit()
+            shutil.rmtree(last)
+            return _present(target)
 
     def rename(self, name: str, new_name: str, model: str | None = None) -> Entry:
         """Give a direction of the user's another name; a card, which speaks of it by its name, is written anew.
 
         Raises UsageError if that is taken or bad, or it is shipped.
         """
-        entry = self._own(name, model, "renamed")
-        target = self.path_for(new_name, entry.model)
-        refuse_existing(target, overwrite=False)
-        with _refusing(f"rename {entry.path}"):
-            for path in _family(entry.path):
-                path.replace(target.with_suffix(path.suffix))
-        if entry.card and entry.info:
-            _write_beside(target.with_suffix(CARD), to_card(new_name, entry.info).encode())
-        return _read_entry(target, shipped=False)
+        self._own(name, model, "renamed")
+        with changing(self.folder) as change:
+            entry = self._own(name, model, "renamed")
+            target = self.path_for(new_name, entry.model)
+            new = change.put(target)
+            for path in family(entry.path):
+                shutil.copyfile(path, new.with_suffix(path.suffix))
+            if entry.card and entry.info:
+                new.with_suffix(CARD).write_text(to_card(new_name, entry.info), encoding="utf-8")
+            change.drop(entry.path)
+            change.commit()
+            return _present(target)
 
     def _files(self) -> dict[tuple[str, str], tuple[Path, bool]]:
         """Return (path, shipped) by (model, name), in order; the user's files hide shipped ones."""
+        recover(self.folder)
         found: dict[tuple[str, str], tuple[Path, bool]] = {}
         for folder, shipped in ((self.folder, False), (self.shipped, True)):
             for path in _direction_files(folder) if folder else ():
@@ -213,12 +206,9 @@ class Bank:
             raise UsageError(f"{entry.name!r} ships with flowgrad and cannot be {verb}. {remedy}")
         return entry
 
-    def _copy_to_trash(self, path: Path) -> None:
-        place = next_numbered(self.folder / TRASH / path.parent.name / path.stem)
-        with _refusing(f"copy {path} to the trash"):
-            place.mkdir(parents=True)
-            for file in _family(path):
-                shutil.copyfile(file, place / file.name)
+    def _refuse_unremoved(self, name: str, removed: Iterable[str]) -> NoReturn:
+        known = ", ".join(sorted(removed)) or "nothing"
+        raise UsageError(f"no removed direction is called {name!r}. The trash holds: {known}.")
 
 
 def _shipped_folder() -> Path | None:
@@ -231,25 +221,18 @@ def _shipped_folder() -> Path | None:
 def _direction_files(folder: Path) -> list[Path]:
     if not folder.exists():
         return []
-    with _refusing(f"read the bank {folder}"):
+    with refusing(f"read the bank {folder}"):
         models = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         files = [path for model in models for path in model.iterdir()]
     return [path for path in files if path.name.endswith(SUFFIX) and not path.name.startswith(".")]
 
 
-def _read_entry(path: Path, shipped: bool) -> Entry:
-    name, model = path.stem, path.parent.name
-    info, error = None, None
-    try:
-        check_name(name)
-        info = read_info(path)
-        if info.model != model:
-            remedy = f"Move it to the folder {info.model}."
-            raise FlowgradError(f"{path}: made for the model {info.model}, but in the folder {model}. {remedy}")
-    except FlowgradError as caught:
-        info, error = None, str(caught)
-    preview, card = (beside if beside.is_file() else None for beside in map(path.with_suffix, (PREVIEW, CARD)))
-    return Entry(name, model, path, info, error, shipped, preview, card)
+def _present(path: Path) -> Entry:
+    """The direction of the user's that was just put at `path`."""
+    entry = read_entry(path, shipped=False)
+    if entry is None:
+        raise FlowgradError(f"{path} was removed by a program that does not know the bank's lock. Try again.")
+    return entry
 
 
 def _score(entry: Entry, words: Sequence[str]) -> int:
@@ -279,28 +262,3 @@ def _split(name: str, model: str | None) -> tuple[str | None, str]:
 def _to_name(stem: str) -> str:
     """Return a file's stem as a name: "My Smile (2)" gives "my-smile-2"."""
     return re.sub(r"[^a-z0-9._]+", "-", stem.lower()).strip("-._")
-
-
-def _family(path: Path) -> list[Path]:
-    """Return the direction file, its preview and its card, as far as they exist."""
-    return [file for file in map(path.with_suffix, (SUFFIX, PREVIEW, CARD)) if file.is_file()]
-
-
-def _write_beside(path: Path, content: bytes | None) -> None:
-    """Write a preview or a card; without one, remove what belonged to the direction that was here before."""
-    if content is None:
-        with _refusing(f"remove {path}"):
-            path.unlink(missing_ok=True)
-        return
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """Turn what the file system refuses into an error that says what was tried."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "Check the permissions of the bank's folder, or name another bank with --bank."
-        raise FlowgradError(f"cannot {what}: {error.strerror or error}. {remedy}") from error

@@ -1,24 +1,13 @@
 """What a direction's file says, as numbers for tables and as a Markdown card; needs the standard library alone."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 
-from directions.file.header import Calibration, DirectionInfo
+from directions.file.calibration import Calibration, at_strength
+from directions.file.header import DirectionInfo
 from flowgrad.markdown import plain, table
 
 ANSWERS_SHOWN = 2  # of a judge, those that move most
 NOTABLE = 0.1  # share of the wanted effect from which another text's change is worth saying
-
-
-def at_strength(calibration: Calibration, values: Sequence[float], strength: float) -> float:
-    """What a calibration's `values` are at a strength, in straight lines between those measured; the ends beyond."""
-    points = list(zip(calibration.strengths, values, strict=True))
-    if strength <= points[0][0]:
-        return points[0][1]
-    for (a, low), (b, high) in pairwise(points):
-        if strength <= b:
-            return low + (high - low) * (strength - a) / (b - a)
-    return points[-1][1]
 
 
 def target(info: DirectionInfo) -> str:

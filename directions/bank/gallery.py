@@ -12,17 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from directions.bank.bank import Entry
-from directions.bank.card import at_strength, facts, in_words, is_notable, side_effects
+from directions.bank.card import facts, in_words, is_notable, side_effects
+from directions.bank.entry import Entry
 from directions.bank.pictures import data_url, image_url, read_data_url, read_picture
-from directions.file.header import Calibration, DirectionInfo
+from directions.file.calibration import Calibration, at_strength
+from directions.file.header import DirectionInfo
 from flowgrad.files import atomic_path, refuse_existing
 
 PREVIEW_SIDE = 640  # pixels
-LARGEST = 1e6  # strength or effect that a curve shows; a damaged file may have larger ones
 
 _FOLDER = Path(__file__).with_name("templates")
 _TEMPLATES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
@@ -69,7 +68,8 @@ def _card(entry: Entry) -> dict[str, Any]:
 
 def _picture(entry: Entry, info: DirectionInfo) -> str:
     """Return the preview, else the header's thumbnail, as a data URL; "" for none."""
-    picture = (read_picture(entry.preview) if entry.preview else None) or read_data_url(info.thumbnail)
+    preview = entry.read_preview()
+    picture = (read_picture(io.BytesIO(preview)) if preview else None) or read_data_url(info.thumbnail)
     if picture is None:
         return ""
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
@@ -96,7 +96,6 @@ def curve(strengths: tuple[float, ...], effects: tuple[float, ...], safe: tuple[
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    x, y, span = (np.clip(np.array(values, float), -LARGEST, LARGEST) for values in (strengths, effects, safe))
     style: dict[Any, Any] = {
         "svg.fonttype": "none",  # texts stay texts
         "font.sans-serif": "DejaVu Sans",
@@ -106,10 +105,10 @@ def curve(strengths: tuple[float, ...], effects: tuple[float, ...], safe: tuple[
     with mpl.rc_context(style):
         figure = Figure(figsize=(4, 2), layout="constrained")
         axes = figure.subplots()
-        axes.axvspan(*span, color="#e3edf9")
+        axes.axvspan(*safe, color="#e3edf9")
         axes.axhline(0, color="#b5b5be")
         axes.axvline(0, color="#b5b5be")
-        axes.plot(x, y, "o-", color="#1f5fa8")
+        axes.plot(strengths, effects, "o-", color="#1f5fa8")
         axes.set(xlabel="strength (shaded: safe)", ylabel="effect (log-odds)")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from directions.bank.bank import PREVIEW, SUFFIX, Bank, Entry
+from directions.bank.bank import Bank
 from directions.bank.card import target, to_card
+from directions.bank.entry import PREVIEW, SUFFIX, Entry
 from directions.bank.pictures import read_picture, to_png
 from directions.file.direction import read_direction
 from directions.file.header import check_name
@@ -40,8 +41,9 @@ def push(entries: Sequence[Entry], repository: str, *, private: bool = False) ->
             entry.load()  # a damaged file is not passed on
             place = Path(folder, entry.model)
             place.mkdir(exist_ok=True)
-            for path in filter(None, (entry.path, entry.preview)):
-                shutil.copy(path, place)
+            shutil.copy(entry.path, place)
+            if preview := entry.read_preview():
+                (place / entry.path.name).with_suffix(PREVIEW).write_bytes(preview)
         with _reaching(repository):
             url = api.create_repo(repository, private=private, exist_ok=True)
             _, sizes = _list(api, repository)

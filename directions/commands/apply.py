@@ -15,12 +15,14 @@ from directions.commands.options import (
     DirectionsModel,
     Force,
     Json,
+    KeepIdentity,
     Mixture,
     Overwrite,
     Photos,
     Precision,
     Seed,
     Strength,
+    Strip,
     model_name,
     numbers,
 )
@@ -39,12 +41,10 @@ def apply_direction(
     direction: Mixture,
     photos: Photos,
     strength: Strength = 1.0,
-    strengths: Annotated[str, typer.Option(help="A strip of several: --strengths -1,-0.5,0,0.5,1.")] = "",
+    strengths: Strip = None,
     grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet of all photos.")] = False,
     face: Annotated[int | None, typer.Option(help="Only this face, counted from the left.", min=1)] = None,
-    keep_identity: Annotated[
-        float | None, typer.Option(help="Per face, the largest strength that keeps dlib's distance below this: 0.5.")
-    ] = None,
+    keep_identity: KeepIdentity = None,
     crop: Crop = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write PNG, whatever the photo was.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
@@ -69,19 +69,20 @@ def apply_direction(
     into the photo, and the rest stays as it was. Strips and sheets show the face as the model sees it.
     One that cannot be edited is reported, and the others go on.
     """
+    from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.beside import process_beside
     from directions.photo.reading import find_photos
 
-    steps, terminal = numbers(strengths, "--strengths"), Terminal(as_json)
+    steps, terminal = numbers(strengths, "--strengths") if strengths else (), Terminal(as_json)
+    parts = load_parts(parse_mixture(direction, strength), Bank.default(bank), model_name(model))
+    files = find_photos(photos)
     with process_beside(align) as beside:
         from directions.apply import files as editing
         from directions.apply.steer import common_inversion
         from flowgrad.models import load_model
 
-        parts = editing.load_parts(editing.parse_mixture(direction, strength), Bank.default(bank), model_name(model))
         inversion = common_inversion([part for part, _ in parts])
         wanted = editing.Wanted(steps, crop, face, align, overwrite, keep_identity, inversion, sheet=grid)
-        files = find_photos(photos)
         targets = editing.output_paths(files, output, "-strip" if steps else "", lossless)
         sheet = output / "contact-sheet.png" if grid else None
         if sheet:
@@ -159,16 +160,18 @@ def sample(
 
     Image i of a seed is the same whatever --count is, with a direction and without one.
     """
+    from directions.bank.mixture import load_parts, parse_mixture
+
+    terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
+    parts = load_parts(parse_mixture(direction) if direction else (), Bank.default(bank), model_name(model))
+    if grid:
+        refuse_existing(sheet, overwrite)
+
     from directions.apply import files as editing
     from directions.figures import contact_sheet
     from directions.photo.writing import save_image
     from flowgrad.models import load_model
 
-    terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
-    mixture = editing.parse_mixture(direction) if direction else ()
-    parts = editing.load_parts(mixture, Bank.default(bank), model_name(model))
-    if grid:
-        refuse_existing(sheet, overwrite)
     loaded = load_model(model or (parts[0][0].info.model if parts else "faces64"), device, precision)
     control = editing.mixture(loaded, parts, terminal, force) if parts else None
     samples = editing.sample_to_files(loaded, count, seed, control, output, overwrite)

@@ -19,6 +19,7 @@ from directions.commands.options import (
     OwnModel,
     Precision,
     complete_name,
+    find_directions_model,
     model_name,
 )
 from directions.commands.terminal import Terminal, answer, wrote
@@ -28,6 +29,13 @@ from flowgrad.files import refuse_existing
 app = typer.Typer(no_args_is_help=True, help="Browse and keep directions: yours, and those that ship.")
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face hub.", show_default=False)]
+
+
+def _bank(folder: Path | None, model: str | None = None) -> Bank:
+    """The bank of a command. Raises UsageError for a model that does not exist."""
+    found = Bank.default(folder)
+    find_directions_model(found, model)
+    return found
 
 
 def _browse(entries: tuple[Entry, ...], bank: Bank, as_json: bool) -> None:
@@ -50,7 +58,7 @@ def plain(entry: Entry) -> dict[str, object]:
 @app.command("list")
 def bank_list(model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
     """List the directions of your bank and of the one that ships."""
-    found = Bank.default(bank)
+    found = _bank(bank, model)
     _browse(found.list(model), found, as_json)
 
 
@@ -70,7 +78,7 @@ def bank_show(name: Name, model: OwnModel = None, bank: BankFolder = None, as_js
     """Show a direction: texts, what each strength does, side effects, identity, and how it was trained."""
     from directions.commands import tables
 
-    entry = Bank.default(bank).get(name, model)
+    entry = _bank(bank, model).get(name, model)
     answer(as_json, plain(entry), tables.direction_card(entry))
 
 
@@ -81,14 +89,14 @@ def bank_path(
     bank: BankFolder = None,
 ) -> None:
     """Print where a direction, or your bank, is."""
-    found = Bank.default(bank)
+    found = _bank(bank, model)
     typer.echo(str(found.get(name, model).path if name else found.folder))
 
 
 @app.command("remove")
 def bank_remove(name: Name, model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
     """Remove a direction of yours; `bank restore` brings it back."""
-    entry = Bank.default(bank).remove(name, model)
+    entry = _bank(bank, model).remove(name, model)
     answer(as_json, plain(entry), f"removed {entry.path}; `flowgrad bank restore {entry.name}` brings it back")
 
 
@@ -100,7 +108,7 @@ def bank_restore(
     as_json: Json = False,
 ) -> None:
     """Bring back what was last removed or replaced under a name."""
-    entry = Bank.default(bank).restore(name, model)
+    entry = _bank(bank, model).restore(name, model)
     answer(as_json, plain(entry), f"restored {entry.path}")
 
 
@@ -113,7 +121,7 @@ def bank_rename(
     as_json: Json = False,
 ) -> None:
     """Give a direction of yours another name."""
-    entry = Bank.default(bank).rename(name, new_name, model)
+    entry = _bank(bank, model).rename(name, new_name, model)
     answer(as_json, plain(entry), f"renamed {name} to {entry.path}")
 
 
@@ -140,7 +148,7 @@ def bank_export(
     as_json: Json = False,
 ) -> None:
     """Copy a direction to a file or a folder, to pass it on."""
-    path = Bank.default(bank).export(name, destination, model, overwrite)
+    path = _bank(bank, model).export(name, destination, model, overwrite)
     answer(as_json, {"file": path}, f"wrote {path}")
 
 
@@ -156,7 +164,7 @@ def bank_gallery(
     """Write the bank as one HTML file to browse: previews inside, no network needed."""
     from directions.bank.gallery import write_gallery
 
-    path = write_gallery(Bank.default(bank).list(model), output, title, overwrite)
+    path = write_gallery(_bank(bank, model).list(model), output, title, overwrite)
     answer(as_json, {"file": path}, f"wrote {path}")
 
 
@@ -180,6 +188,13 @@ def bank_matrix(
 
     Writes matrix.csv and a heat map, matrix.png.
     """
+    found, terminal = Bank.default(bank), Terminal(as_json)
+    own = model_name(model)
+    entries = [found.get(name, own) for name in names] if names else list(found.list(own))
+    table, picture = output / "matrix.csv", output / "matrix.png"
+    for path in (table, picture):
+        refuse_existing(path, overwrite)
+
     import numpy as np
 
     from directions.apply.inversion import join, sample_images
@@ -189,13 +204,7 @@ def bank_matrix(
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
-    found, terminal = Bank.default(bank), Terminal(as_json)
-    own = model_name(model)
-    entries = [found.get(name, own) for name in names] if names else list(found.list(own))
     interference.texts_of(entries)  # what cannot be measured is refused before anything is loaded
-    table, picture = output / "matrix.csv", output / "matrix.png"
-    for path in (table, picture):
-        refuse_existing(path, overwrite)
     loaded = load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
     samples = join(sample_images(loaded, count, HELD_OUT_SEED))
@@ -221,7 +230,7 @@ def bank_push(
     """Share directions in a Hugging Face repository, with a README. Log in first: `hf auth login`."""
     from directions.bank.hub import push
 
-    found = Bank.default(bank)
+    found = _bank(bank, model)
     entries = [found.get(name, model) for name in names] if names else [e for e in found.list(model) if not e.shipped]
     url = push(entries, repository, private=private)
     answer(as_json, {"url": url, "names": [e.name for e in entries]}, f"{len(entries)} directions pushed to {url}")

@@ -17,7 +17,7 @@ app = typer.Typer()
 def evaluate(
     direction: options.Mixture,
     photos: Annotated[list[Path], typer.Option("--photos", "-p", help="Photos or folders; repeatable.")],
-    strengths: Annotated[str, typer.Option(help="Strengths to measure: --strengths -1,1.")] = "1",
+    strengths: options.Strengths = "1",
     judge: Annotated[str, typer.Option(help="Name or file of the judge.", callback=options.known_judge)] = "",
     guide: options.GuideName = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("evaluation"),
@@ -36,21 +36,23 @@ def evaluate(
 
     Writes a contact sheet and evaluation.json.
     """
-    from directions.apply import files as editing
-    from directions.apply.steer import common_inversion
-    from directions.commands import tables
-    from directions.measure import evaluation
+    from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.reading import find_photos
-    from flowgrad.models import load_model
 
-    steps, terminal = options.numbers(strengths, "--strengths", at_least=1), Terminal(as_json)
-    named = options.model_name(model)
-    parts = editing.load_parts(editing.parse_mixture(direction), Bank.default(bank), named)
-    common_inversion([part for part, _ in parts])
+    steps, terminal = options.numbers(strengths, "--strengths"), Terminal(as_json)
+    parts = load_parts(parse_mixture(direction), Bank.default(bank), options.model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
     for path in (sheet, figures):
         refuse_existing(path, overwrite)
     files, info = find_photos(photos), parts[0][0].info
+
+    from directions.apply import files as editing
+    from directions.apply.steer import common_inversion
+    from directions.commands import tables
+    from directions.measure import evaluation
+    from flowgrad.models import load_model
+
+    common_inversion([part for part, _ in parts])
     loaded = load_model(model or info.model, device, precision)
     control = editing.mixture(loaded, parts, terminal, force, steps)
     read = editing.read_photos(files, loaded, align, terminal).images
@@ -64,7 +66,7 @@ def evaluate(
 def benchmark(
     text: Annotated[str, typer.Option("--text", "-t", help="Whose score is differentiated.")] = "a smiling face",
     steps: Annotated[int, typer.Option(help="N, Euler steps.", min=2)] = 100,
-    thresholds: Annotated[str, typer.Option(help="Values of xi.")] = "0.001,0.005,0.01",
+    thresholds: options.Thresholds = "0.001,0.005,0.01",
     count: Annotated[int, typer.Option(help="Samples in the editing.", min=1)] = 4,
     repeats: Annotated[int, typer.Option(help="Timed rounds after a warm-up.", min=1)] = 3,
     model: options.ModelName = "faces64",
@@ -77,16 +79,19 @@ def benchmark(
 
     flowgrad benchmark --steps 100 --thresholds 0.001,0.005,0.01
     """
+    from flowgrad.guidance.contrast import Contrast
+    from flowgrad.model_config import load_config
+
+    xi = options.numbers(thresholds, "--thresholds")
+    target = Contrast.parse(text, load_config(model).subject)
+
     from directions.commands import tables
     from directions.measure.benchmark import compare_gradients, comparison_rows
     from flowgrad.guidance.guide_files import load_guide
-    from flowgrad.guidance.text import Contrast
     from flowgrad.models import load_model
 
-    xi = options.numbers(thresholds, "--thresholds", at_least=1)
     loaded = load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
-    target = Contrast.parse(text, loaded.config.subject)
     compared = compare_gradients(loaded, network, target, steps, xi, count, repeats)
     comparisons = list(Terminal(as_json).track(compared, "comparing", len(xi)))
     answer(as_json, comparisons, tables.plain_table(*comparison_rows(comparisons), numbers=True))

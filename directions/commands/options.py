@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from directions.bank.bank import Bank
+from directions.file.rules import INTEGER_LIMIT
 from flowgrad.errors import UsageError
-from flowgrad.resources import find_config, read_config
+from flowgrad.guidance.names import is_downloaded, weights_file
+from flowgrad.resources import find_config, model_files, read_config
 
 if TYPE_CHECKING:
-    from directions.train.recipe import Recipe
+    pass
 
 
 def complete_name(incomplete: str) -> list[str]:
@@ -35,14 +37,50 @@ def known(find: Callable[[str], object]) -> Callable[[str | None], str | None]:
 
 def find_weights(kind: str, name: str) -> None:
     """Raise UsageError if no guide or judge has this name or file; guides that are downloaded are not looked up."""
-    if name.endswith((".safetensors", ".pt")):
-        if not Path(name).expanduser().is_file():
-            raise UsageError(f"there is no {kind} at {name}: check the path")
-        return
-    from flowgrad.guidance.guide_files import is_downloaded, shipped_file
-
     if not is_downloaded(name):
-        shipped_file(name, kind)
+        weights_file(name, kind)
+
+
+def find_directions_model(bank: Bank, name: str | None) -> str | None:
+    """Return the name of a model (None: any) that directions may be for: one of yours, of ours, or with a direction.
+
+    Raises UsageError for another, with the known ones.
+    """
+    if name is None or name in (there := sorted({*bank.models(), *model_files()})):
+        return name
+    raise UsageError(f"no model called {name!r}, nor a direction for one; there is {', '.join(there)}")
+
+
+def numbers(written: str, option: str) -> tuple[float, ...]:
+    """Read "-1,0,1". Raises UsageError naming the option for what is no number, or for none at all."""
+    try:
+        values = tuple(float(part) for part in written.split(",") if part.strip())
+    except ValueError:
+        values = ()
+    if not values or not all(map(math.isfinite, values)):
+        raise UsageError(f"{option} takes numbers with commas between them, like -1,0,1; got {written!r}")
+    return values
+
+
+def _are_numbers(context: typer.Context, option: typer.CallbackParam, written: str | None) -> str | None:
+    """The callback of an option that `numbers` reads."""
+    if written is not None:
+        numbers(written, option.opts[0])
+    return written
+
+
+def _is_seed(option: typer.CallbackParam, value: int) -> int:
+    """The callback of an option that takes what random numbers are drawn from."""
+    if not 0 <= value < INTEGER_LIMIT:
+        raise UsageError(f"{option.opts[0]} must lie in 0 to {INTEGER_LIMIT - 1}; got {value}")
+    return value
+
+
+def _is_positive(option: typer.CallbackParam, value: float | None) -> float | None:
+    """The callback of an option that takes a number above 0."""
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"{option.opts[0]} must be a number above 0; got {value:g}")
+    return value
 
 
 known_model = known(find_config)
@@ -81,7 +119,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, or
 Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto takes the fastest that is precise enough.")
 ]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", min=0)]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=_is_seed)]
 Align = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(help="auto aligns faces where it is needed; always fails where there is no face."),
@@ -89,7 +127,22 @@ Align = Annotated[
 Crop = Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Force = Annotated[bool, typer.Option("--force", help="Use directions that were made for other weights of the model.")]
+AnyWords = Annotated[bool, typer.Option("--force", help="Try a text of which the guide knows no word.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Strengths = Annotated[
+    str, typer.Option("--strengths", help="Strengths to measure: --strengths -1,1.", callback=_are_numbers)
+]
+Strip = Annotated[
+    str | None,
+    typer.Option("--strengths", help="A strip of several: --strengths -1,-0.5,0,0.5,1.", callback=_are_numbers),
+]
+Thresholds = Annotated[str, typer.Option("--thresholds", help="Values of xi.", callback=_are_numbers)]
+KeepIdentity = Annotated[
+    float | None,
+    typer.Option(
+        help="Per face, the largest strength that keeps dlib's distance below this: 0.5.", callback=_is_positive
+    ),
+]
 Strength = Annotated[
     float, typer.Option("--strength", "-s", help="0 changes nothing, 1 is the full effect, -1 its reverse.")
 ]
@@ -107,7 +160,7 @@ Setting = Annotated[
 
 
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a recipe to a command, which is called with the `recipe` that they make."""
+    """Add the options of a recipe to a command with a `model`, which is called with the `recipe` that they make."""
     option = partial(typer.Option, rich_help_panel="Recipe")
     known_recipe = known(partial(read_config, "recipes"))
 
@@ -121,8 +174,14 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
         setting: Setting = None,
         **others: Any,
     ) -> None:
+        from directions.train.checks import check_intervals
+        from directions.train.recipe import load_recipe
+        from flowgrad.model_config import load_config
+
         often = {"iterations": iterations, "step_size": step_size, "eta": eta, "intervals": intervals}
-        chosen = chosen_recipe(recipe, setting, **often, augmentations=augmentations)
+        changes = changed(setting, **often, augmentations=augmentations)
+        chosen = load_recipe(recipe, **changes)
+        check_intervals(changes.get("intervals"), load_config(others["model"]).steps)
         command(recipe=chosen, **others)
 
     declared = {**inspect.signature(command).parameters, **inspect.signature(run).parameters}
@@ -132,16 +191,6 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {name: parameter.annotation for name, parameter in declared.items()}  # what Typer reads
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
-
-
-def chosen_recipe(name: str, settings: Sequence[str] | None, **changes: object) -> "Recipe":
-    """The recipe with what the user changed; options that were not given leave it as it is.
-
-    Raises UsageError for an unknown key or a value out of range.
-    """
-    from directions.train.recipe import load_recipe
-
-    return load_recipe(name, **changed(settings, **changes))
 
 
 def changed(settings: Sequence[str] | None, **options: object) -> dict[str, object]:
@@ -163,21 +212,10 @@ def changed(settings: Sequence[str] | None, **options: object) -> dict[str, obje
     return values
 
 
-def numbers(written: str, option: str, at_least: int = 0) -> tuple[float, ...]:
-    """Read "-1,0,1". Raises UsageError naming the option, also for fewer numbers than `at_least`."""
-    try:
-        values = tuple(float(part) for part in written.split(",") if part.strip())
-    except ValueError:
-        values = (math.nan,)
-    if not all(map(math.isfinite, values)) or len(values) < at_least:
-        raise UsageError(f"{option} takes numbers with commas between them, like -1,0,1; got {written!r}")
-    return values
-
-
 def model_name(model: str | None) -> str | None:
     """The name in the configuration of a model that was given by name, file or folder."""
     if model is None:
         return None
-    from flowgrad.models import load_config
+    from flowgrad.model_config import load_config
 
     return load_config(model).name

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from directions.bank.bank import Entry
 from directions.bank.card import effect_table, facts, is_notable, side_effects
-from directions.file.header import Calibration, DirectionInfo
+from directions.file.calibration import Calibration
+from directions.file.header import DirectionInfo
 
 CURVE = 25  # characters
 

@@ -12,6 +12,7 @@ from flowgrad.errors import UsageError
 
 if TYPE_CHECKING:
     from directions.train.recipe import Recipe
+    from flowgrad.guidance.contrast import Contrast
 
 app = typer.Typer()
 
@@ -43,6 +44,7 @@ def train_direction(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
+    force: options.AnyWords = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a direction from about ten photos and a sentence, and put it into the bank.
@@ -52,42 +54,55 @@ def train_direction(
     Afterwards `flowgrad apply-direction smiling photo.jpg` needs no training. The run's folder gets a figure of
     your photos before and after, the curves of the training, and a summary. Interrupted, it goes on where it was.
     """
-    from directions.apply.files import read_photos
-    from directions.commands import tables
     from directions.photo.reading import find_photos
-    from directions.progress import timed
-    from directions.train import run
-    from directions.train.calibration import Labels, samples_without
-    from directions.train.task import Task
-    from flowgrad.guidance.guide_files import load_guide
-    from flowgrad.guidance.text import Contrast
-    from flowgrad.models import load_config, load_model
+    from directions.train.checks import check_described, title_of
+    from directions.train.folder import Run
 
     if bool(images) == bool(samples):
         raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
     files = find_photos(images) if images else []
     others = find_photos(calibrate_on) if calibrate_on else []
-    place = run.Run(name, Bank.default(bank), output or Path("runs") / name, resume, overwrite)
-    place.check_free(load_config(model).name)
-    terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-    network = load_guide(guide or loaded.config.guide, loaded.device)
-    hashes: tuple[str, ...] = ()
-    if samples:
-        target = Contrast.parse(text, source or loaded.config.subject)
-        photos = timed(terminal, "sampling", lambda: samples_without(loaded, network, target, samples, seed))
-    else:
-        read = read_photos(files, loaded, align, terminal)
-        photos, hashes = run.invert_photos(loaded, read.images, recipe, terminal), read.hashes
-    task = Task.create(loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed)
-    entry, summary = run.train_into_bank(
-        task,
-        place,
-        Labels(title, description, tuple(tag or ()), hashes),
-        terminal,
-        calibrate_on=read_photos(others, loaded, align, terminal).images if others else None,
-        calibration_photos=calibration_photos,
-        precision=precision,
-    )
+    target = _checked(text, source, keep, model, guide, force)
+    title, tags = title_of(title, target), tuple(tag or ())
+    check_described(title=title, description=description, tags=tags)
+    place = Run(name, Bank.default(bank), output or Path("runs") / name, resume, overwrite)
+    with place.claimed(str(options.model_name(model))):
+        from directions.apply.files import read_photos
+        from directions.commands import tables
+        from directions.progress import timed
+        from directions.train import run
+        from directions.train.calibration import Labels, samples_without
+        from directions.train.task import Task
+        from flowgrad.guidance.guide_files import load_guide
+        from flowgrad.models import load_model
+
+        terminal, loaded = Terminal(as_json), load_model(model, device, precision)
+        network = load_guide(guide or loaded.config.guide, loaded.device)
+        hashes: tuple[str, ...] = ()
+        if samples:
+            photos = timed(terminal, "sampling", lambda: samples_without(loaded, network, target, samples, seed))
+        else:
+            read = read_photos(files, loaded, align, terminal)
+            photos, hashes = run.invert_photos(loaded, read.images, recipe, terminal), read.hashes
+        entry, summary = run.train_into_bank(
+            Task.create(
+                loaded,
+                photos,
+                text,
+                guide=network,
+                source=source,
+                keep=keep or (),
+                recipe=recipe,
+                seed=seed,
+                force=force,
+            ),
+            place,
+            Labels(title, description, tags, hashes),
+            terminal,
+            calibrate_on=read_photos(others, loaded, align, terminal).images if others else None,
+            calibration_photos=calibration_photos,
+            precision=precision,
+        )
     answer(
         as_json,
         summary,
@@ -96,6 +111,21 @@ def train_direction(
         wrote(entry.path, *summary["files"]),
         f"next: flowgrad apply-direction {name} your-photo.jpg",
     )
+
+
+def _checked(
+    text: str, source: str | None, keep: list[str] | None, model: str, guide: str | None, force: bool
+) -> "Contrast":
+    """The text that is trained for. Raises UsageError for texts that cannot be, before anything is loaded."""
+    from directions.train.checks import check_texts, check_words
+    from flowgrad.guidance.names import vocabulary_of
+    from flowgrad.model_config import load_config
+
+    config = load_config(model)
+    target, _ = check_texts(text, source, keep or (), config.subject)
+    if reader := guide or config.guide:
+        check_words(target, vocabulary_of(reader), force)
+    return target
 
 
 @app.command()
@@ -116,6 +146,7 @@ def edit(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
+    force: options.AnyWords = False,
     as_json: options.Json = False,
 ) -> None:
     """Edit one photo by a sentence: the same search as for a direction, for this photo alone.
@@ -125,20 +156,25 @@ def edit(
     It fits this photo better than a direction would, takes longer, and cannot be used again. The photo keeps its size
     and details, as with apply-direction, and the largest face is edited; a figure shows it before and after.
     """
+    from directions.bank.mixture import check_strength
+    from directions.photo.reading import find_photos
+
+    check_strength(strength)
+    files = find_photos([photo])
+    if len(files) > 1:
+        raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
+    _checked(text, source, keep, model, guide, force)
+
     from directions.apply import files as editing
     from directions.figures import strip
     from directions.photo.composite import Patch
-    from directions.photo.reading import find_photos, read_photo, to_images
+    from directions.photo.reading import read_photo, to_images
     from directions.photo.writing import save_image
     from directions.train import run
     from directions.train.task import Task
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
-    editing.check_strength(strength)
-    files = find_photos([photo])
-    if len(files) > 1:
-        raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
     targets = [*editing.output_paths(files, output), *editing.output_paths(files, output, "-before-after")]
     for target in targets:
         editing.check_output(target, editing.resolved(files), overwrite)
@@ -146,7 +182,9 @@ def edit(
     network = load_guide(guide or loaded.config.guide, loaded.device)
     read = editing.read_photos(files, loaded, align, terminal)
     photos = run.invert_photos(loaded, read.images, recipe, terminal)
-    task = Task.create(loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed)
+    task = Task.create(
+        loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed, force=force
+    )
     edited, effect = run.edit(task, strength, terminal)
     (before,), (after,) = to_images(edited.before[None]), to_images(edited.after)
     if crop:

@@ -33,7 +33,7 @@ _TENSORS = {"u": ("F16", "F32"), "starts": ("I32",)}
 def open_named(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for reading; any FlowgradError raised inside gets the file's name before its message."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for for ever
+        if not path.is_file() and path.exists():  # a pipe would be waited for for ever
             raise FlowgradError("not a file. Name a direction file (.safetensors).")
         with path.open("rb") as file:
             yield file

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from flowgrad.adjoint import control_gradient
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
-from flowgrad.guidance.text import Contrast, contrast_vectors
+from flowgrad.guidance.text import contrast_vectors
 from flowgrad.models import Model
 from flowgrad.ode import Control, Grid, integrate, restrict
 from flowgrad.straightness import gradient_grid

@@ -17,9 +17,9 @@ from directions.photo.reading import to_images
 from directions.photo.writing import save_image
 from directions.progress import Reporter
 from flowgrad.files import atomic_path
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.judge import load_judge
-from flowgrad.guidance.text import Contrast
 from flowgrad.models import Model
 from flowgrad.ode import Control
 

@@ -15,8 +15,9 @@ from directions.bank.card import target
 from directions.figures import COLOURS, write_png
 from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
-from flowgrad.guidance.text import Contrast, log_odds
+from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 
 _ROOM = 2.5  # inches beside and around a heat map, for its words

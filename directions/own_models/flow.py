@@ -7,9 +7,9 @@ from pathlib import Path
 from directions.own_models.pictures import prepare_pictures, refuse_among
 from directions.progress import Reporter
 from flowgrad.errors import UsageError
+from flowgrad.model_config import load_config
 from flowgrad.models import resolve_device, resolve_precision
 from flowgrad.models.autoencoder import load_first_stage
-from flowgrad.models.config import load_config
 from flowgrad.models.diffusers_folder import fingerprints
 from flowgrad.training.data.latents import load_latents, prepare_latents
 from flowgrad.training.data.shards import SHARD, ShardStep, own_starts

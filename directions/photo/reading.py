@@ -83,9 +83,13 @@ class Photo:
 def find_photos(paths: Iterable[Path]) -> list[Path]:
     """Return the photos that `paths` name: files as given, folders as their images by name; none twice.
 
-    Raises UsageError for a path that does not exist, a folder without images, and no path at all.
+    Raises UsageError naming all paths that do not exist, for a folder without images, and for no path at all.
     """
     photos: dict[Path, Path] = {}
+    paths = list(paths)
+    if missing := [str(path) for path in paths if not path.exists()]:
+        verb = "does" if len(missing) == 1 else "do"
+        raise UsageError(f"{', '.join(missing)} {verb} not exist. Name image files, or folders of them.")
     for path in paths:
         for photo in _photos_at(path):
             photos.setdefault(photo.resolve(), photo)
@@ -95,8 +99,6 @@ def find_photos(paths: Iterable[Path]) -> list[Path]:
 
 
 def _photos_at(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UsageError(f"{path} does not exist. Name image files, or folders of them.")
     if not path.is_dir():
         return [path]
     try:

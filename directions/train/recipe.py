@@ -1,13 +1,15 @@
 """Recipes: how a direction is trained, as one commented YAML file each."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from directions.apply.inversion import Inversion
-from flowgrad.optimize import Settings
 from flowgrad.resources import read_config
 from flowgrad.validation import Section, validated
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used, so that wrong values are noticed at once
+    from directions.apply.inversion import Inversion
+    from flowgrad.optimize import Settings
 
 
 class Recipe(Section):
@@ -29,12 +31,16 @@ class Recipe(Section):
     iterations: int = Field(default=8, ge=1)
 
     @property
-    def way(self) -> Inversion:
+    def way(self) -> "Inversion":
         """How photos are inverted."""
+        from directions.apply.inversion import Inversion
+
         return Inversion(self.inversion, self.anchored)
 
-    def settings(self, seed: int, mirror: bool) -> Settings:
+    def settings(self, seed: int, mirror: bool) -> "Settings":
         """The part that Algorithm 1 needs."""
+        from flowgrad.optimize import Settings
+
         names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty")
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed, mirror=mirror)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -15,59 +14,26 @@ from directions.apply.edit import Edit
 from directions.apply.inversion import Inverted, invert_for, invert_images, join
 from directions.apply.steer import steer, sweep, to_control
 from directions.bank.bank import Bank, Entry
-from directions.bank.card import at_strength, to_card
+from directions.bank.card import to_card
 from directions.figures import before_after, curves, preview, strength_label, thumbnail
+from directions.file.calibration import at_strength
 from directions.file.direction import Direction
 from directions.photo.reading import to_images
 from directions.photo.writing import save_image
 from directions.progress import Reporter, timed
 from directions.train.calibration import Labels, finish, held_out
 from directions.train.checkpoint import train_resumably
+from directions.train.folder import CHECKPOINT, CURVES, FIGURE, SUMMARY, Run
 from directions.train.recipe import Recipe
 from directions.train.task import Task
 from directions.train.training import Training, train
-from flowgrad.files import atomic_path, refuse_existing, remove_leftovers
+from flowgrad.files import atomic_path, remove_leftovers
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 from flowgrad.straightness import pooled, straightness
 
-CHECKPOINT, SUMMARY, FIGURE, CURVES = "checkpoint.pt", "summary.json", "before-after.png", "curves.png"
 SHOWN_STRENGTHS = (1.0, -1.0)
 PREVIEW_SAMPLES = 4
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a training puts its direction and its files; whether it goes on from an interrupted one, and may replace.
-
-    name: of the direction in the bank.
-    """
-
-    name: str
-    bank: Bank
-    folder: Path
-    resume: bool = True
-    overwrite: bool = False
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that an interrupted training goes on from."""
-        return self.folder / CHECKPOINT
-
-    @property
-    def was_ending(self) -> bool:
-        """Whether it was killed in its last moments: with a summary, while the direction went into the bank."""
-        return self.resume and self.checkpoint.exists() and (self.folder / SUMMARY).exists()
-
-    def check_free(self, model: str) -> None:
-        """Raise UsageError before anything is computed if the name is bad, or it or the run's files are taken.
-
-        The figures of an unfinished run, which has a checkpoint, may be drawn again, and what it put into the bank in
-        its last moments may be replaced.
-        """
-        files = (SUMMARY,) if self.checkpoint.exists() else (SUMMARY, FIGURE, CURVES)
-        for path in (self.bank.path_for(self.name, model), *(self.folder / file for file in files)):
-            refuse_existing(path, self.overwrite or self.was_ending)
 
 
 def invert_photos(model: Model, images: Tensor, recipe: Recipe, reporter: Reporter) -> Inverted:
@@ -88,7 +54,8 @@ def train_into_bank(
     """Train, calibrate on held-out photos or samples, put the direction into the bank, and draw the run's figures.
 
     calibrate_on: photos (n, 3, H, W) in [-1, 1]; without them, `calibration_photos` samples of the model.
-    Samples of the model illustrate the direction in the bank; the user's photos appear in the run's folder alone.
+    The caller has claimed the name; see `Run.claimed`. Samples of the model illustrate the direction in the bank; the
+    user's photos appear in the run's folder alone.
     Returns the bank's entry, and what the training was and did as plain values, which its folder holds as JSON too.
     """
     clock, overwrite = [perf_counter()], run.overwrite or run.was_ending
@@ -112,7 +79,7 @@ def train_into_bank(
     clock.append(perf_counter())
     summary = _write_summary(task, run, training, direction, clock)
     shown = samples.select(range(PREVIEW_SAMPLES))
-    entry = add_illustrated(task.model, direction, run.name, run.bank, shown, overwrite)
+    entry = add_illustrated(task.model, direction, run.name, run.bank, shown, overwrite, claimed=True)
     run.checkpoint.unlink(missing_ok=True)
     return entry, summary
 
@@ -171,13 +138,20 @@ def _draw(task: Task, direction: Direction, training: Training, folder: Path) ->
 
 
 def add_illustrated(
-    model: Model, direction: Direction, name: str, bank: Bank, samples: Inverted, overwrite: bool = False
+    model: Model,
+    direction: Direction,
+    name: str,
+    bank: Bank,
+    samples: Inverted,
+    overwrite: bool = False,
+    claimed: bool = False,
 ) -> Entry:
-    """Illustrate a direction with samples and put it into the bank."""
+    """Illustrate a direction with samples and put it into the bank; see `Bank.add`."""
     before, after = to_images(samples.images), to_images(steer(model, samples, to_control(direction, model)))
     info = dataclasses.replace(direction.info, thumbnail=thumbnail(before, after))
-    illustrated = Direction(direction.u, direction.starts, info)
-    return bank.add(illustrated, name, preview=preview(before, after), card=to_card(name, info), overwrite=overwrite)
+    illustrated, card = Direction(direction.u, direction.starts, info), to_card(name, info)
+    picture = preview(before, after)
+    return bank.add(illustrated, name, preview=picture, card=card, overwrite=overwrite, claimed=claimed)
 
 
 def edit(task: Task, strength: float, reporter: Reporter) -> tuple[Edit, float]:

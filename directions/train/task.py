@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from directions.apply.inversion import Inverted
+from directions.train.checks import check_texts, check_words
 from directions.train.recipe import Recipe, load_recipe
 from flowgrad.errors import UsageError
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.preserve import load_distance
-from flowgrad.guidance.text import Contrast, TextObjective
+from flowgrad.guidance.text import TextObjective
 from flowgrad.models import Model
 from flowgrad.ode import Grid
 from flowgrad.optimize import State, Step, optimize
@@ -39,23 +41,19 @@ class Task:
         keep: Sequence[str] = (),
         recipe: Recipe | None = None,
         seed: int = 0,
+        force: bool = False,
     ) -> "Task":
         """Fill in what a model's configuration says: its guide, and its subject as source text.
 
-        Raises UsageError for an empty text, or no photo.
+        Raises UsageError for no photo, and for texts that `checks` refuses: one of which the guide knows no word may
+        be tried with `force`.
         """
         if not len(photos):
             raise UsageError("a direction needs at least one photo; ten are a good number")
-        subject, recipe = model.config.subject, recipe or load_recipe()
-        return cls(
-            model,
-            guide or load_guide(model.config.guide, model.device),
-            replace(photos, anchored=recipe.anchored),
-            Contrast.parse(text, source or subject),
-            tuple(Contrast.parse(written, subject) for written in keep),
-            recipe,
-            seed,
-        )
+        target, kept = check_texts(text, source, keep, model.config.subject)
+        guide, recipe = guide or load_guide(model.config.guide, model.device), recipe or load_recipe()
+        check_words(target, guide.vocabulary, force)
+        return cls(model, guide, replace(photos, anchored=recipe.anchored), target, kept, recipe, seed)
 
     @property
     def unknown_words(self) -> list[str]:

@@ -1,6 +1,5 @@
 """Guides: networks of CLIP's architecture that say how well a text describes an image."""
 
-import re
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,10 @@ from torch.nn.functional import interpolate, normalize
 from torch.utils.weak import WeakIdKeyDictionary
 
 from flowgrad.errors import FlowgradError, UsageError, reason
+from flowgrad.guidance.names import words_of
 
-OPEN_CLIP = "open-clip:"  # before the names of models and weights of that package
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], from the official code of CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-VOCABULARY_KEY = "flowgrad.vocabulary"
-_WORD = re.compile(r"\d+|[^\W\d_]+(?:'[^\W\d_]+)?")
 Tokenizer = Callable[[Sequence[str], int], Tensor]  # texts and the context's length -> tokens (T, context)
 
 
@@ -104,11 +101,6 @@ class Guide(nn.Module):
         if self.vocabulary is None:
             return []
         return [word for word in dict.fromkeys(words_of(text)) if word not in self.vocabulary]
-
-
-def words_of(text: str) -> list[str]:
-    """Split a text into lower-case words and numbers; hyphens separate."""
-    return _WORD.findall(text.lower())
 
 
 def tokenize(texts: Sequence[str], context_length: int) -> Tensor:

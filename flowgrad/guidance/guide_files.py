@@ -1,7 +1,6 @@
 """Guides by name or file: ours, OpenAI's CLIP by its package's names and files, and the models of open_clip."""
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ from torch import Tensor
 from flowgrad.checkpoints import read_checkpoint
 from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.files import FINGERPRINT, file_fingerprint
-from flowgrad.guidance.guide import OPEN_CLIP, VOCABULARY_KEY, Guide, Reading, to_network
-from flowgrad.resources import resource
+from flowgrad.guidance.guide import Guide, Reading, to_network
+from flowgrad.guidance.names import OPEN_CLIP, is_downloaded, vocabulary, weights_file
 
 _FAILURES = (OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError, UnpicklingError)
 
@@ -34,38 +33,17 @@ def load_guide(name_or_path: str = "faces64-guide", device: torch.device | str =
     path = guide_file(name_or_path)
     state, metadata = read_state(path)
     name = path.parent.name if path.name == "model.safetensors" else path.stem
-    return Guide(to_network(state, path), name, file_fingerprint(path), _vocabulary(metadata, path)).to(device)
-
-
-def is_downloaded(name: str) -> bool:
-    """Whether a guide is one of OpenAI's or open_clip's, by its name: fetched when it is first loaded."""
-    return name.startswith(OPEN_CLIP) or name in clip.available_models()
+    return Guide(to_network(state, path), name, file_fingerprint(path), vocabulary(metadata, path)).to(device)
 
 
 def guide_file(name_or_path: str) -> Path:
-    """Return the weight file behind a name or a path; FlowgradError names the shipped guides if there is none."""
+    """Return the weight file behind a name or a path. Raises UsageError if there is none."""
     if not name_or_path:
         raise UsageError(
             "this model has no guide of its own: name a guide (`flowgrad train-guide` makes them), or add the model "
             "with its guide."
         )
-    if name_or_path.endswith(".safetensors"):
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise FlowgradError(f"there is no guide at {path}: check the path or run `flowgrad train-guide`.")
-        return path
-    return shipped_file(name_or_path, "guide")
-
-
-def shipped_file(name: str, kind: str) -> Path:
-    """Return `weights/<name>/model.safetensors`; UsageError lists the shipped names ending in `kind`."""
-    folder = resource("weights")
-    path = folder / name / "model.safetensors"
-    if Path(name).name != name or not path.is_file():
-        names = sorted(path.parent.name for path in folder.glob(f"*{kind}*/model.safetensors"))
-        known = ", ".join(names) or "none; install flowgrad again"
-        raise UsageError(f"no {kind} is called {name!r} (shipped: {known}): use one of them or a .safetensors path.")
-    return path
+    return weights_file(name_or_path, "guide")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -75,15 +53,6 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FlowgradError(f"{path} is damaged or not safetensors ({error}): fetch or export it again.") from error
-
-
-def _vocabulary(metadata: Mapping[str, str], path: Path) -> frozenset[str] | None:
-    if VOCABULARY_KEY not in metadata:
-        return None
-    try:
-        return frozenset(json.loads(metadata[VOCABULARY_KEY]))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise FlowgradError(f"{path} carries a damaged {VOCABULARY_KEY}: export the guide again.") from error
 
 
 def _load_openai(name_or_path: str) -> Guide:

@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 
 from flowgrad.errors import FlowgradError
 from flowgrad.files import file_fingerprint
-from flowgrad.guidance.guide_files import read_state, shipped_file
+from flowgrad.guidance.guide_files import read_state
+from flowgrad.guidance.names import shipped_file
 
 HEADS_KEY, SIZES_KEY = "flowgrad.heads", "flowgrad.sizes"
 Size = Annotated[int, Field(gt=0, le=4096)]

@@ -6,31 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowgrad.errors import UsageError
 from flowgrad.guidance.augment import augment
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.preserve import Distance
-
-SEPARATOR = " - "
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A text, relative to a source text: written "a smiling face - a serious face"."""
-
-    text: str
-    source: str
-
-    @classmethod
-    def parse(cls, written: str, source: str) -> "Contrast":
-        """Split "text - source"; without a separator `source` is used. Raises UsageError for an empty text."""
-        text, _, given = written.partition(SEPARATOR)
-        if not text.strip():
-            raise UsageError(f"a text must not be empty; got {written!r}")
-        return cls(text.strip(), given.strip() or source)
-
-    def __str__(self) -> str:
-        return f"{self.text}{SEPARATOR}{self.source}"
 
 
 def contrast_vectors(guide: Guide, contrasts: Sequence[Contrast]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowgrad.errors import UsageError, reason
 from flowgrad.memory import Batched
-from flowgrad.models.config import ModelConfig, load_config
+from flowgrad.model_config import ModelConfig, load_config
 from flowgrad.models.parts import Parts
 from flowgrad.ode import IN_PLACE, Store
 from flowgrad.seeds import generator

@@ -20,8 +20,8 @@ from torch import Tensor
 from flowgrad.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.errors import FlowgradError, reason
 from flowgrad.files import file_fingerprint
+from flowgrad.model_config import ModelConfig
 from flowgrad.models.autoencoder import FirstStage
-from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.parts import Parts, check_size, joint_fingerprint
 from flowgrad.models.schedule import Schedule, ScheduledVelocity, to_schedule

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flowgrad.checkpoints import verified_fingerprint
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
-from flowgrad.models.config import ModelConfig
+from flowgrad.model_config import ModelConfig
 from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.parts import Parts, check_size, joint_fingerprint
 

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flowgrad.checkpoints import converted, fill, read_checkpoint, require_tensors, verified_fingerprint
 from flowgrad.errors import FlowgradError
-from flowgrad.models.config import ModelConfig, NCSNppSizes
+from flowgrad.model_config import ModelConfig, NCSNppSizes
 from flowgrad.models.parts import Parts, identity
 
 FOURIER_SCALE = 16.0

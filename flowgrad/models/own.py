@@ -12,9 +12,10 @@ import yaml
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import TRASH, next_numbered
-from flowgrad.guidance.guide_files import guide_file, is_downloaded, load_guide
+from flowgrad.guidance.guide_files import guide_file, load_guide
+from flowgrad.guidance.names import is_downloaded
+from flowgrad.model_config import ModelConfig, check_model_name, load_config
 from flowgrad.models import build_model
-from flowgrad.models.config import ModelConfig, check_model_name, load_config
 from flowgrad.models.diffusers_unet import network_files
 from flowgrad.resources import FOLDER_CONFIG, model_files, resource, user_folder
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError
 from flowgrad.files import FINGERPRINT
-from flowgrad.models.config import ModelConfig
+from flowgrad.model_config import ModelConfig
 from flowgrad.models.schedule import Network
 from flowgrad.velocity import Velocity
 

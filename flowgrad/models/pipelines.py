@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError
+from flowgrad.model_config import ModelConfig
 from flowgrad.models.autoencoder import load_first_stage
-from flowgrad.models.config import ModelConfig
 from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.diffusers_folder import fingerprints, hub_folder, load_component, read_json
 from flowgrad.models.parts import Flow, Parts, check_size, joint_fingerprint

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError, reason
-from flowgrad.models.config import ModelConfig
+from flowgrad.model_config import ModelConfig
 from flowgrad.models.diffusers_folder import FAILURES, quiet
 from flowgrad.models.parts import Flow
 from flowgrad.models.schedule import TRAIN_TIMESTEPS, Network

@@ -20,8 +20,8 @@ from directions.apply.steer import steer
 from directions.measure.model_check import peak_memory
 from directions.train.recipe import load_recipe
 from directions.train.task import Task
+from flowgrad.model_config import NCSNppSizes
 from flowgrad.models import load_model
-from flowgrad.models.config import NCSNppSizes
 from flowgrad.models.ncsnpp import NCSNpp
 from tests.helpers.tiny import make_guide
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from flowgrad.guidance.guide import VOCABULARY_KEY
 from flowgrad.guidance.judge import JudgeNetwork, JudgeSizes, judge_metadata
+from flowgrad.guidance.names import VOCABULARY_KEY
 from flowgrad.models import Model, load_model
 from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.diffusers_unet import WEIGHTS

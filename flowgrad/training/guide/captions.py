@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from flowgrad.errors import FlowgradError
-from flowgrad.guidance.guide import words_of
+from flowgrad.guidance.names import words_of
 from flowgrad.training.guide.config import CaptionConfig, PhraseConfig
 
 _SLOT = re.compile(r"\{(\w+)(\??)\}")

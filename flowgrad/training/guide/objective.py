@@ -14,8 +14,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from flowgrad.errors import UsageError
-from flowgrad.guidance.guide import CLIP_MEAN, CLIP_STD, VOCABULARY_KEY, tokenize
+from flowgrad.guidance.guide import CLIP_MEAN, CLIP_STD, tokenize
 from flowgrad.guidance.guide_files import read_state
+from flowgrad.guidance.names import VOCABULARY_KEY
 from flowgrad.models import resolve_precision
 from flowgrad.seeds import generator
 from flowgrad.training.guide.augment import augment

@@ -15,8 +15,9 @@ from directions.train.recipe import Recipe, load_recipe
 from directions.train.task import Task
 from directions.train.training import train_direction
 from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide_files import load_guide
-from flowgrad.guidance.text import Contrast, log_odds
+from flowgrad.guidance.text import log_odds
 from flowgrad.ode import Control, Grid
 
 QUICK = Recipe(iterations=2, intervals=3, augmentations=2)

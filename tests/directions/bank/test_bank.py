@@ -204,7 +204,7 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(FlowgradError, match="cannot read the bank"):
         Bank(tmp_path / "file").list()
-    with pytest.raises(FlowgradError, match="cannot write"):
+    with pytest.raises(FlowgradError, match="cannot change the bank"):
         Bank(tmp_path / "file").add(make_direction(), "x")
 
 

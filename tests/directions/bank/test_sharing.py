@@ -20,8 +20,9 @@ from directions.bank.card import in_words, to_card
 from directions.bank.gallery import curve, to_page, write_gallery
 from directions.bank.pictures import data_url, to_png
 from directions.commands.tables import direction_card
+from directions.file.calibration import MAGNITUDE_LIMIT, Calibration
 from directions.file.direction import Direction
-from directions.file.header import Calibration, DirectionInfo
+from directions.file.header import DirectionInfo
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers import hub_stand_in
 
@@ -102,7 +103,7 @@ def test_hostile_files_are_refused_one_by_one(
     errors = " ".join(str(each) for each in found if isinstance(each, FlowgradError))
     assert good.name == "good" and good.preview is None and good.card and "<script>" not in good.card.read_text()
     assert all(words in errors for words in ("truncated", "wrong folder", "too large"))
-    written = {path.relative_to(tmp_path / "own").as_posix() for path in (tmp_path / "own").rglob("*.*")}
+    written = {path.relative_to(tmp_path / "own").as_posix() for path in (tmp_path / "own").glob("*/*.*")}
     assert written == {"tiny/good.safetensors", "tiny/good.md"}
 
 
@@ -224,8 +225,9 @@ def test_without_a_preview_the_headers_picture_is_shown_encoded_anew(tmp_path: P
     assert "in the file itself" in told.getvalue()
 
 
-def test_a_curve_of_absurd_numbers_is_drawn() -> None:
-    assert curve((-1e308, 0.0, 1e308), (-1e308, 0.0, 1e308), (-1e308, 1e308)).startswith("data:image/svg+xml;base64,")
+@pytest.mark.parametrize("size", [MAGNITUDE_LIMIT, 1e-3, 5e-324])
+def test_a_curve_of_the_strangest_numbers_that_a_file_may_hold_is_drawn(size: float) -> None:
+    assert curve((-size, 0.0, size), (-size, 0.0, size), (-size, size)).startswith("data:image/svg+xml;base64,")
 
 
 def test_a_damaged_direction_is_shown_with_its_error(bank: Bank) -> None:

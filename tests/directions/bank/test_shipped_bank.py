@@ -5,8 +5,9 @@ import pytest
 from directions.apply.inversion import join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide_files import load_guide
-from flowgrad.guidance.text import Contrast, log_odds
+from flowgrad.guidance.text import log_odds
 from flowgrad.models import load_model
 from flowgrad.resources import resource
 

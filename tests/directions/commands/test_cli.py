@@ -92,6 +92,20 @@ def test_training_tells_people_what_it_found_and_wrote(tiny: Tiny, tmp_path: Pat
     assert call("bank", "search", "odd").output.startswith("name")
 
 
+def test_a_text_of_unknown_words_is_trained_only_if_forced(tiny: Tiny) -> None:
+    arguments = ("train-direction", "--samples", 2, "--text", "a xyzzy", "--name", "x", "--model", tiny.model, *RECIPE)
+    failed(call(*arguments), 2, "knows no word of the text 'a xyzzy'", "--force")
+    assert "never seen the word 'xyzzy'" in passed(*arguments, "--force")
+
+
+def test_all_photos_that_cannot_be_used_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("one.jpg", "two.jpg"):
+        (tmp_path / name).write_text("no image")
+    photos = (tmp_path / "one.jpg", *tiny.files, tmp_path / "two.jpg")
+    result = call("train-direction", *photos, "--text", "a smiling face", "--name", "x", "--model", tiny.model)
+    failed(result, 1, "2 of 6 photos cannot be used", "one.jpg is not an image", "two.jpg is not an image")
+
+
 def test_a_finished_run_is_not_replaced_unless_told(tiny: Tiny, trained: Path) -> None:
     failed(train(tiny, trained, "smiling"), 2, "exists already", "--overwrite")
 

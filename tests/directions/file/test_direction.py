@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from directions.file.calibration import Calibration
 from directions.file.direction import Direction, check_compatible, read_direction, read_info, write_direction
-from directions.file.header import Calibration, DirectionInfo, check_name
+from directions.file.header import DirectionInfo, check_name
 from flowgrad.errors import FlowgradError, UsageError
 
 SHAPE, STEPS, STARTS = (3, 4, 4), 10, (0, 1, 3, 7)
@@ -138,7 +140,7 @@ def test_info_must_describe_the_tensors() -> None:
 
 def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FlowgradError, match="metadata of"):
-        write_direction(make_direction(description="x" * (1 << 20)), tmp_path / "d.safetensors")
+        write_direction(make_direction(losses=(0.5,) * (1 << 18)), tmp_path / "d.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,6 +191,11 @@ def test_tensors_are_checked(u: Any, starts: tuple[int, ...], message: str) -> N
         ({"thumbnail": "data:image/svg+xml;base64,AAAA"}, "thumbnail must be a base64 data URL"),
         ({"thumbnail": "data:image/png;base64," + "A" * (1 << 18)}, "thumbnail must be at most"),
         ({"seed": 1 << 70}, "seed must be an integer of 64 bits"),
+        ({"text": "x" * 1001}, "text must be at most 1,000 characters, not 1001"),
+        ({"keep": ("x", "y" * 200_000)}, "keep must be at most 1,000 characters"),
+        ({"description": "x" * 10_001}, "description must be at most 10,000 characters"),
+        ({"tags": tuple(map(str, range(101)))}, "tags must be at most 100"),
+        ({"tags": ("x" * 1001,)}, "tags must be at most 1,000 characters"),
     ],
 )
 def test_fields_are_checked(changes: dict[str, Any], message: str) -> None:
@@ -199,21 +206,54 @@ def test_fields_are_checked(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strengths": (0.0, 0.0, 1.0)}, "strengths must be one or more, and increase"),
-        ({"strengths": (9007199254740992.0, 9007199254740993, 1e17)}, "strengths must be one or more, and increase"),
-        ({"strengths": (), "effect": (), "identity": (), "kept": (), "side_effects": {"a": ()}}, "one or more"),
+        ({"strengths": (0.0, 0.0, 1.0)}, "strengths must increase"),
+        ({"strengths": (900_000.0, 900_000, 1e6)}, "strengths must increase"),
+        ({"strengths": (), "effect": (), "identity": (), "kept": (), "side_effects": {"a": ()}}, "must be 1 to 1000"),
+        ({"strengths": tuple(map(float, range(1001)))}, "must be 1 to 1000"),
+        ({"strengths": (-1.0, 0.0, 1e308)}, "strengths must lie within 1,000,000 of 0"),
         ({"effect": (1.0,)}, "effect must hold 3 values"),
+        ({"effect": (0.0, 0.0, 1e308)}, "effect must lie within 1,000,000 of 0"),
+        ({"effect": (0.0, 0.0, float("nan"))}, "effect must be a list of finite numbers"),
+        ({"error": (0.1, 0.0, -0.1)}, "error must be at least 0"),
         ({"identity": (1.0,)}, "identity must hold no value or 3"),
-        ({"kept": (0.0, 0.5, 1.5)}, "fractions of 1"),
+        ({"identity": (0.1, 0.0, -0.1)}, "identity must be at least 0"),
+        ({"identity": (0.1, 0.0, 1e308)}, "identity must lie within"),
+        ({"kept": ()}, "kept must be there where identity is"),
+        ({"kept": (0.0, 0.5, 1.5)}, "kept must be fractions of 1"),
+        ({"judged": {"happy": (0.0, 0.5, 1.5)}}, "judged must be fractions of 1"),
+        ({"judged": {"happy": (0.0, -0.5, 0.5)}}, "judged must be fractions of 1"),
         ({"side_effects": {"x": (1.0,)}}, "side_effects must hold 3"),
+        ({"side_effects": {"x": (0.0, 0.0, -1e308)}}, "side_effects must lie within"),
         ({"safe": (1.0, -1.0)}, "safe must be"),
+        ({"safe": (0.5, 1.0)}, "safe must be (lowest, highest) around 0"),
+        ({"safe": (-1e308, 1.0)}, "safe must lie within"),
         ({"safe": (1.0,)}, "safe must be two"),
-        ({"unit": 0.0}, "unit must not be 0"),
+        ({"unit": 0.0}, "unit must be above 0"),
+        ({"unit": -1.0}, "unit must be above 0"),
+        ({"level": -1.0}, "level must be at least 0"),
+        ({"level": 0.0}, "level must be the effect at strength 1, 2.5, not 0.0"),
+        ({"level": 1e308}, "level must lie within"),
     ],
 )
 def test_calibration_is_checked(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(FlowgradError, match=message):
+    with pytest.raises(FlowgradError, match=re.escape(message)):
         dataclasses.replace(CALIBRATION, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"safe": (0.0, 0.0)},
+        {"safe": (-0.0, 1.0)},
+        {"level": 0.0, "effect": (-2.0, 0.0, -0.1)},  # chance made it negative
+        {"level": 0.0, "effect": (0.0, 0.0, 0.0)},
+        {"level": 2.4999},  # as it is rounded
+        {"identity": ()},
+        {"strengths": (-3.0, -2.0, -1.0)},  # without strength 1, level cannot be compared
+    ],
+)
+def test_honest_calibrations_are_valid(changes: dict[str, Any]) -> None:
+    dataclasses.replace(CALIBRATION, **changes)
 
 
 # --- broken and hostile files -----------------------------------------------------------------------------------

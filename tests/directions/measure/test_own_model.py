@@ -117,7 +117,7 @@ def test_a_model_without_a_guide_says_how_to_get_one(tiny: Tiny, tmp_path: Path)
     model = make_model(tmp_path / "model", tiny.guide)
     config = yaml.safe_load((model / "flowgrad.yaml").read_text())
     (model / "flowgrad.yaml").write_text(yaml.safe_dump({**config, "guide": ""}))
-    result = call("train-direction", "--samples", 2, "--model", model, "--text", "a face", "--name", "x")
+    result = call("train-direction", "--samples", 2, "--model", model, "--text", "an old face", "--name", "x")
     failed(result, 2, "no guide of its own", "train-guide")
 
 

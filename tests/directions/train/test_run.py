@@ -14,8 +14,8 @@ QUICK = ("--iterations", "2", "--intervals", "3", "--augmentations", "1", "--eta
 
 @pytest.mark.usefixtures("home")
 def test_one_that_ends_while_it_writes_to_the_bank_goes_on(tiny: Tiny) -> None:
-    def interrupted(*given: object) -> None:
-        add(*given)
+    def interrupted(*given: object, **named: object) -> None:
+        add(*given, **named)
         raise KeyboardInterrupt
 
     words = ("train-direction", tiny.photos, "--text", "a smiling face", "--name", "smiling", "--model", tiny.model)

@@ -5,8 +5,9 @@ import torch
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.augment import augment
+from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.preserve import l1, load_distance
-from flowgrad.guidance.text import Contrast, TextObjective, contrast_vectors, log_odds
+from flowgrad.guidance.text import TextObjective, contrast_vectors, log_odds
 
 
 class PatchGuide:

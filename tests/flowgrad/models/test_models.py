@@ -11,8 +11,8 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.model_config import FAMILY_KEYS
 from flowgrad.models import Model, load_config, load_model
-from flowgrad.models.config import FAMILY_KEYS
 from flowgrad.models.diffusers_unet import WEIGHTS, UNetVelocity, convert_unet, load_unet
 from flowgrad.resources import resource
 from flowgrad.velocity import checked

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from flowgrad.errors import FlowgradError
 from flowgrad.memory import activation_sizes
+from flowgrad.model_config import NCSNppSizes
 from flowgrad.models import Model
-from flowgrad.models.config import NCSNppSizes
 from flowgrad.models.ncsnpp import NCSNpp, fir_down, fir_up
 from flowgrad.ode import Grid, integrate, invert
 from flowgrad.velocity import checked
@@ -145,7 +145,7 @@ def test_bad_checkpoints_say_what_is_wrong(reference: Path, tmp_path: Path, caps
         ({"size": 30}, {}, "size must be a multiple of 4"),
         ({}, {"channels": 136}, r"no NCSN\+\+ has the `network` sizes"),
         ({}, {"multipliers": []}, "network.multipliers: Tuple should have at least 1 item"),
-        ({}, {"multipliers": [1, -2]}, "network.multipliers.1: Input should be greater than 0"),
+        ({}, {"multipliers": [1, -2]}, "network.multipliers.1: must be greater than 0"),
         ({}, {"attentions": [16]}, r"unknown key 'network.attentions'; did you mean 'attention'\?"),
     ],
 )

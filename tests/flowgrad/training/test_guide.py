@@ -17,8 +17,9 @@ from torch import Tensor
 from directions.own_models.guide import GuideJob, run_guide_job
 from directions.progress import Silent
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.guidance.guide import Guide, to_network, words_of
+from flowgrad.guidance.guide import Guide, to_network
 from flowgrad.guidance.guide_files import load_guide
+from flowgrad.guidance.names import words_of
 from flowgrad.training.data.images import read_images, to_model_range
 from flowgrad.training.data.pictures import to_square
 from flowgrad.training.guide.augment import augment
