@@ -259,11 +259,12 @@ def _outcomes(
     read = partial(_read, size=model.config.size, align=alignment(model, wanted.align), face=wanted.face)
     targets, same = tee(targets)
     waiting: list[_Job | Outcome] = []
+    batch = 1  # so that the first result is soon there to be looked at
     for target, awaited in zip(targets, ahead(beside, read, (_to_read(target) for target in same)), strict=True):
         waiting.append(_job(target, awaited, wanted))
-        if _is_full(waiting, model.batch):
+        if _is_full(waiting, batch):
             yield from _finish(model, control, waiting, wanted)
-            waiting = []
+            waiting, batch = [], model.batch
     yield from _finish(model, control, waiting, wanted)
 
 

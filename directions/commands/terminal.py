@@ -28,13 +28,18 @@ def answer(as_json: bool, data: object, *shown: "RenderableType") -> None:
     In JSON a dataclass is an object, a number that is not finite is null, and a path its text.
     """
     if as_json:
-        typer.echo(_to_json(data, indent=2))
+        put(_to_json(data, indent=2))
         return
     for item in shown:
         if not isinstance(item, str):
             console().print(item)
         elif item:
-            typer.echo(escaped(item))
+            put(escaped(item))
+
+
+def put(text: str, err: bool = False, nl: bool = True) -> None:
+    """Print a text, above the bar if there is one: to the stream that the bar put in place, which Click goes round."""
+    typer.echo(text, file=sys.stderr if err else sys.stdout, nl=nl)
 
 
 def escaped(text: str) -> str:
@@ -67,7 +72,7 @@ class Listing(AbstractContextManager["Listing"]):
     def add(self, entry: object, *shown: str) -> None:
         """Print an entry: `entry` in JSON, or the texts `shown` to people."""
         if self._as_json:
-            typer.echo((",\n    " if self._begun else self._head()) + _to_json(entry), nl=False)
+            put((",\n    " if self._begun else self._head()) + _to_json(entry), nl=False)
             self._begun = True
         else:
             answer(False, None, *shown)
@@ -76,7 +81,7 @@ class Listing(AbstractContextManager["Listing"]):
         """Print what there is to say after the list."""
         if self._as_json:
             more = "".join(f",\n  {_to_json(key)}: {_to_json(value)}" for key, value in rest.items())
-            typer.echo(("" if self._begun else self._head()) + f"\n  ]{more}\n}}")
+            put(("" if self._begun else self._head()) + f"\n  ]{more}\n}}")
         else:
             answer(False, None, *shown)
         self._ended = True
@@ -143,7 +148,7 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """Print a warning, in one piece."""
-        typer.echo(f"{typer.style('warning:', fg='yellow')} {escaped(text)}", err=True)
+        put(f"{typer.style('warning:', fg='yellow')} {escaped(text)}", err=True)
 
 
 def _pace(step: "TrainStep", held_out: float | None) -> str:

@@ -50,7 +50,7 @@ def test_photos_that_fill_the_memory_are_edited_in_turn(
         return edit(model, control, jobs, wanted)
 
     monkeypatch.setattr(files, "_edit", counted)
-    for pixels, expected in ((files._PIXELS, [4]), (2 * 16 * 16, [2, 2]), (1, [1] * 4)):
+    for pixels, expected in ((files._PIXELS, [1, 3]), (2 * 16 * 16, [1, 2, 1]), (1, [1] * 4)):
         monkeypatch.setattr(files, "_PIXELS", pixels)
         sizes.clear()
         outputs = output_paths(tiny.files, tmp_path / str(pixels), "edited")
