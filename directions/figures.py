@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image, ImageDraw, ImageFont
 
 from flowgrad.errors import UsageError
-from flowgrad.files import atomic_path, refuse_existing
+from flowgrad.files import atomic_path, printable, refuse_existing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,16 +64,16 @@ def contact_sheet(
     if not images or (labels and len(labels) != len(images)):
         raise UsageError(f"a contact sheet needs images and one label each; got {len(images)} and {len(labels)}")
     tiles = [enlarge(image) for image in images]
-    columns, side, top = min(columns, len(tiles)), max(tiles[0].size), _top(title)
-    row = side + GAP + (LABEL_SIZE + 7 if any(labels) else 0)
-    width = 2 * MARGIN + columns * (side + GAP) - GAP
+    columns, (across, down), top = min(columns, len(tiles)), tiles[0].size, _top(title)
+    row = down + GAP + (LABEL_SIZE + 7 if any(labels) else 0)
+    width = 2 * MARGIN + columns * (across + GAP) - GAP
     sheet, draw = _new_sheet(width, top + math.ceil(len(tiles) / columns) * row - GAP + MARGIN, title)
     for index, image in enumerate(tiles):
-        x, y = MARGIN + index % columns * (side + GAP), top + index // columns * row
+        x, y = MARGIN + index % columns * (across + GAP), top + index // columns * row
         sheet.paste(image, (x, y))
         if any(labels):
-            text = _fitted(labels[index], side, LABEL_SIZE)
-            draw.text((x + side // 2, y + side + 3), text, MUTED, _font(LABEL_SIZE), anchor="ma")
+            text = _fitted(labels[index], across, LABEL_SIZE)
+            draw.text((x + across // 2, y + down + 3), text, MUTED, _font(LABEL_SIZE), anchor="ma")
     return sheet
 
 
@@ -219,7 +219,7 @@ def _top(title: str) -> int:
 
 def _fitted(text: str, width: int, size: int) -> str:
     """Shorten a text with an ellipsis until it fits into `width` pixels."""
-    font = _font(size)
+    text, font = printable(text), _font(size)
     if font.getlength(text) <= width:
         return text
     kept = next((n for n in range(len(text), 0, -1) if font.getlength(text[:n].rstrip() + "…") <= width), 0)

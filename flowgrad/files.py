@@ -1,6 +1,9 @@
 """Writing files so that an interruption or a full disk never leaves half of one behind."""
 
+import glob
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +13,8 @@ from flowgrad.errors import FlowgradError, UsageError
 
 TORCH_WRITER = "inline_container"  # where torch's errors say that they come from when a write fails
 FINGERPRINT = 16  # hexadecimal digits of a SHA-256 that tell weights apart
+# Control characters, lone surrogates (bytes that are no UTF-8), and what turns the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 TRASH = ".trash"  # folder of what was removed, beside what is there
 
 
@@ -17,11 +22,11 @@ TRASH = ".trash"  # folder of what was removed, beside what is there
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success rename it to `path`, on failure remove it.
 
-    The temporary name keeps the suffix, since libraries choose the format by it.
+    The temporary name keeps the suffix, since libraries choose the format by it, and is short whatever `path` is.
     Raises FlowgradError where the file system refuses (full disk, read-only folder).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}-{token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f"{_mark(path)}{token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -36,6 +41,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _mark(path: Path) -> str:
+    """How the names begin of what is written to become `path`."""
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+
+
 def _refusal(error: Exception) -> str | None:
     """Why the file system refused a write, as Python, safetensors or torch tell it; None for any other error."""
     if isinstance(error, OSError):
@@ -48,7 +58,7 @@ def _refusal(error: Exception) -> str | None:
 def remove_leftovers(path: Path) -> None:
     """Remove what `atomic_path` left beside `path` when its process was killed; call it while nobody writes there."""
     path = Path(path)
-    for leftover in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+    for leftover in path.parent.glob(f"{_mark(path)}*{glob.escape(path.suffix)}"):
         leftover.unlink(missing_ok=True)
 
 
@@ -76,3 +86,14 @@ def next_numbered(folder: Path) -> Path:
     """The place for the next of the numbered versions 1, 2, ... in a folder of the trash; nothing is made."""
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     return folder / str(1 + max(versions, default=0))
+
+
+def printable(text: str) -> str:
+    """A file's name, or a text with one, as it can be shown: escaped where it would steer a terminal or is no UTF-8."""
+    return _UNPRINTABLE.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is no UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -30,9 +30,9 @@ class Edit:
     share: float = 1.0
     distance: float | None = None
 
-    def difference(self) -> np.ndarray:
-        """(H, W, 3) float32: what the first strength changed."""
-        return (self.after[0] - self.before).permute(1, 2, 0).float().cpu().numpy()
+    def difference(self, k: int = 0) -> np.ndarray:
+        """(H, W, 3) float32: what the k-th strength changed."""
+        return (self.after[k] - self.before).permute(1, 2, 0).float().cpu().numpy()
 
 
 def check_budget(model: Model, limit: float) -> None:

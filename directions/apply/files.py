@@ -1,11 +1,11 @@
 """Directions applied to files: mixtures as they are written, photos a batch at a time, one failure never the end."""
 
 import errno
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import islice, tee
 from pathlib import Path
 
 import torch
@@ -15,24 +15,27 @@ from torch import Tensor
 from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
 from directions.apply.familiarity import judge_familiarity
 from directions.apply.inversion import ANCHORED_EULER, Inversion, invert_for, join, sample_images
+from directions.apply.outputs import Inputs, check_output
+from directions.apply.sheets import Sheets
 from directions.apply.steer import steer, to_control
 from directions.bank.card import is_safe
-from directions.figures import contact_sheet, strength_label, strip
+from directions.figures import strength_label, strip
 from directions.file.direction import Direction
 from directions.photo.beside import ahead
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
 from directions.photo.faces import Prepared, largest_of, read_faces
 from directions.photo.reading import Align, Photo, to_images, to_tensor
-from directions.photo.writing import SAVED_SUFFIXES, copy_file, save_image, save_photo
+from directions.photo.view import views
+from directions.photo.writing import copy_file, save_image, save_photo
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError, all_of
 from flowgrad.files import file_fingerprint, refuse_existing
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
-SHEET_COLUMNS = 8
 _PIXELS = 60_000_000  # of photos that are in memory at once, unless a single one has more
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what keeps every other photo from being written too
 
 
 @dataclass(frozen=True)
@@ -90,40 +93,14 @@ def read_photos(paths: Sequence[Path], model: Model, align: Align, reporter: Rep
     return Photos(to_tensor([face.image for face in faces]), hashes, tuple(face.place for face in faces))
 
 
-def output_paths(photos: Sequence[Path], folder: Path, ending: str = "", lossless: bool = False) -> list[Path]:
-    """Where each photo's result goes: its own name, plus `ending`; photos of one name get their folder's before it.
-
-    A suffix that cannot be written becomes .png, as do all with `lossless`, and that of a figure (`ending` given).
-    """
-    taken: dict[Path, None] = {}
-    for photo in photos:
-        suffix = photo.suffix if photo.suffix.lower() in SAVED_SUFFIXES and not (ending or lossless) else ".png"
-        stems = [photo.stem, f"{photo.absolute().parent.name}-{photo.stem}"]
-        numbered = (f"{photo.stem}-{i}" for i in range(2, len(photos) + 2))
-        paths = (folder / f"{stem}{ending}{suffix}" for stem in chain(stems, numbered))
-        taken[next(path for path in paths if path not in taken)] = None
-    return list(taken)
-
-
-def resolved(photos: Iterable[Path]) -> set[Path]:
-    """Photos as `check_output` wants them."""
-    return {photo.resolve() for photo in photos}
-
-
-def check_output(output: Path, inputs: Collection[Path], overwrite: bool) -> None:
-    """Raise UsageError for a file that may not be replaced: one of the photos (resolved) never may."""
-    refuse_existing(output, overwrite)
-    if output.resolve() in inputs:
-        raise UsageError(f"{output} would replace one of the photos themselves. Choose another folder with --output.")
-
-
 @dataclass(frozen=True)
 class Wanted:
     """What shall become of photos.
 
-    A strip of several `strengths`, or one edited photo: of its own size, or (`crop`) the model's crop. `face`: that
-    one alone, counted from the left. budget: the identity budget, see `keep_identity`. inversion: of the photos, as the
-    directions were trained; see `common_inversion`. sheet: whether their images are kept for a contact sheet.
+    A strip of several `strengths`, or one edited photo: at the photo's own resolution, or (`crop`) the model's crop.
+    `face`: that one alone, counted from the left. budget: the identity budget, see `keep_identity`. inversion: of the
+    photos, as the directions were trained; see `common_inversion`. skip: photos whose output exists are left as they
+    are. title: of the strips, after the photo's name.
     """
 
     strengths: tuple[float, ...] = ()
@@ -133,16 +110,14 @@ class Wanted:
     overwrite: bool = False
     budget: float | None = None
     inversion: Inversion = ANCHORED_EULER
-    sheet: bool = False
+    skip: bool = False
+    title: str = "edited"
 
     def __post_init__(self) -> None:
+        if self.skip and self.overwrite:
+            raise UsageError("--skip-existing leaves files that exist, --overwrite replaces them: give one of the two")
         if self.budget is not None and self.strengths:
             raise UsageError("--keep-identity chooses one strength for each photo; leave out --strengths")
-
-    @property
-    def in_place(self) -> bool:
-        """Whether edits go back into the photo."""
-        return not (self.strengths or self.crop)
 
 
 @dataclass(frozen=True)
@@ -151,6 +126,7 @@ class Outcome:
 
     `images`, for a contact sheet, are the photo at the model's size and the edited versions, in the order of the
     strengths. `kept`: with an identity budget, for each face its share of the strength asked for, and its distance.
+    skipped: the output was there before, and was left as it is.
     """
 
     photo: Path
@@ -159,71 +135,145 @@ class Outcome:
     warning: str | None = None
     images: tuple[Image.Image, ...] = ()
     kept: tuple[tuple[float, float], ...] = ()
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A photo, where its result goes, and what became of it if that is known before it is read.
+
+    drawn: whether a contact sheet shows it; there: its output, which is left as it is.
+    """
+
+    path: Path
+    output: Path
+    settled: Outcome | None = None
+    drawn: bool = False
+    there: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A photo that was read: its file, the output's, and the faces that are edited."""
+    """A photo that was read, and the faces that are edited."""
 
-    path: Path
-    output: Path
+    target: _Target
     photo: Photo
     faces: tuple[Prepared, ...]
 
 
 Edited = tuple[list[Edit], list[str | None]]  # of one photo's faces, with what is unusual about each
+Read = tuple[Photo, tuple[Prepared, ...]]
 
 
 def apply_to_files(
     model: Model,
     control: Control,
     photos: Sequence[Path],
-    outputs: Sequence[Path],
+    outputs: Iterable[Path],
     wanted: Wanted,
     beside: Executor | None = None,
+    sheets: Sheets | None = None,
 ) -> Iterator[Outcome]:
-    """Edit photos and write each to its output; a few photos are in memory at once.
+    """Edit photos and write each to its output, in their order; a few photos are in memory at once.
 
-    `beside` prepares photos while others are edited; see `process_beside`. What fails for one photo is its outcome;
-    running out of memory or disk is raised, as the rest would fail too, and so is a budget that cannot be kept.
+    `beside` prepares photos while others are edited; see `process_beside`. `sheets` are drawn on the way: a skipped
+    photo is edited once more for a sheet that must be drawn. What fails for one photo is its outcome; running out of
+    memory or disk is raised, as the rest would fail too, and so is a budget that cannot be kept.
     """
     if wanted.budget is not None:
         check_budget(model, wanted.budget)
-    inputs, jobs = resolved(photos), []
-    read = partial(read_faces, size=model.config.size, align=alignment(model, wanted.align), face=wanted.face)
-    for path, output, awaited in zip(photos, outputs, ahead(beside, read, photos), strict=True):
-        try:
-            check_output(output, inputs, wanted.overwrite)
-            photo, faces = awaited()
-        except FlowgradError as error:
-            yield Outcome(path, error=error)
-            continue
-        jobs.append(_Job(path, output, photo, faces if wanted.in_place else (largest_of(faces),)))
-        if _is_full(jobs, model.batch):
-            yield from _finish(model, control, jobs, wanted)
-            jobs = []
-    if jobs:
-        yield from _finish(model, control, jobs, wanted)
+    for outcome in _outcomes(model, control, _targets(photos, outputs, wanted, sheets), wanted, beside):
+        if sheets:
+            sheets.add(outcome)
+        yield outcome
 
 
-def _is_full(jobs: Sequence[_Job], batch: int) -> bool:
-    pixels = sum(job.photo.pixels.width * job.photo.pixels.height for job in jobs)
-    return sum(len(job.faces) for job in jobs) >= batch or pixels >= _PIXELS
+def _targets(
+    photos: Sequence[Path], outputs: Iterable[Path], wanted: Wanted, sheets: Sheets | None
+) -> Iterator[_Target]:
+    """The photos with what is known of each before it is read, looked up a sheet's photos at a time."""
+    inputs, pairs = Inputs(photos), zip(photos, outputs, strict=True)
+    if not sheets:
+        yield from (_target(path, output, inputs, wanted) for path, output in pairs)
+        return
+    for sheet in sheets.paths:
+        part = list(islice(pairs, sheets.per_sheet))
+        drawn = not (wanted.skip and all(path.exists() for path in (sheet, *(output for _, output in part))))
+        yield from (_target(path, output, inputs, wanted, drawn) for path, output in part)
 
 
-def _finish(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) -> Iterator[Outcome]:
-    """Edit the faces of photos and write them; where the batch fails, photo by photo, so that one spoils no other."""
+def _target(path: Path, output: Path, inputs: Inputs, wanted: Wanted, drawn: bool = False) -> _Target:
     try:
-        edited = _edit(model, control, jobs, wanted)
+        check_output(output, inputs, wanted.overwrite or wanted.skip)
+    except UsageError as error:
+        return _Target(path, output, Outcome(path, error=error))
+    there = wanted.skip and output.exists()
+    settled = Outcome(path, output, skipped=True) if there and not drawn else None
+    return _Target(path, output, settled, drawn, there)
+
+
+def _outcomes(
+    model: Model, control: Control, targets: Iterable[_Target], wanted: Wanted, beside: Executor | None
+) -> Iterator[Outcome]:
+    read = partial(_read, size=model.config.size, align=alignment(model, wanted.align), face=wanted.face)
+    targets, same = tee(targets)
+    waiting: list[_Job | Outcome] = []
+    batch = 1  # so that the first result is soon there to be looked at
+    for target, awaited in zip(targets, ahead(beside, read, (_to_read(target) for target in same)), strict=True):
+        waiting.append(_job(target, awaited, wanted))
+        if _is_full(waiting, batch):
+            yield from _finish(model, control, waiting, wanted)
+            waiting, batch = [], model.batch
+    yield from _finish(model, control, waiting, wanted)
+
+
+def _to_read(target: _Target) -> Path | None:
+    return None if target.settled else target.path
+
+
+def _read(path: Path | None, size: int, align: Align, face: int | None) -> Read | None:
+    return None if path is None else read_faces(path, size, align, face)
+
+
+def _job(target: _Target, awaited: Callable[[], Read | None], wanted: Wanted) -> _Job | Outcome:
+    """A photo to edit, or what became of it without that."""
+    try:
+        read = awaited()
+    except FlowgradError as error:
+        return Outcome(target.path, error=error)
+    if target.settled:
+        return target.settled
+    assert read
+    photo, faces = read
+    return _Job(target, photo, (largest_of(faces),) if wanted.crop else faces)
+
+
+def _is_full(waiting: Sequence[_Job | Outcome], batch: int) -> bool:
+    """Whether there is enough to edit; what needs no editing waits for the photos before it, but not for long."""
+    jobs = [entry for entry in waiting if isinstance(entry, _Job)]
+    pixels = sum(job.photo.pixels.width * job.photo.pixels.height for job in jobs)
+    return not jobs or len(waiting) >= 2 * batch or sum(len(job.faces) for job in jobs) >= batch or pixels >= _PIXELS
+
+
+def _finish(model: Model, control: Control, waiting: Sequence[_Job | Outcome], wanted: Wanted) -> Iterator[Outcome]:
+    """Edit the faces of photos that wait for it and write the photos, in their order."""
+    edited = _edit_each(model, control, [entry for entry in waiting if isinstance(entry, _Job)], wanted)
+    for entry in waiting:
+        yield entry if isinstance(entry, Outcome) else _save(entry, next(edited), wanted)
+
+
+def _edit_each(
+    model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted
+) -> Iterator[Edited | FlowgradError]:
+    """Edit the faces of photos; where the batch fails, photo by photo, so that one spoils no other."""
+    try:
+        yield from _edit(model, control, jobs, wanted)
     except FlowgradError as error:
         if len(jobs) == 1:
-            yield Outcome(jobs[0].path, error=FlowgradError(f"{jobs[0].path}: {error}"))
-        else:
-            for job in jobs:
-                yield from _finish(model, control, [job], wanted)
-        return
-    for job, (edits, verdicts) in zip(jobs, edited, strict=True):
-        yield _save(job, edits, verdicts, wanted)
+            yield FlowgradError(f"{jobs[0].target.path}: {error}")
+            return
+        for job in jobs:
+            yield from _edit_each(model, control, [job], wanted)
 
 
 def _edit(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) -> list[Edited]:
@@ -237,26 +287,42 @@ def _edit(model: Model, control: Control, jobs: Sequence[_Job], wanted: Wanted) 
     return [(list(islice(edits, len(job.faces))), list(islice(verdicts, len(job.faces)))) for job in jobs]
 
 
-def _save(job: _Job, edits: Sequence[Edit], verdicts: Sequence[str | None], wanted: Wanted) -> Outcome:
-    """Write a strip, a crop, or the photo with its edits."""
-    images = () if wanted.in_place and not wanted.sheet else tuple(to_images(edits[0].after))
-    try:
-        if wanted.strengths:
-            labels = [strength_label(strength) for strength in wanted.strengths]
-            save_image(strip(images, labels, job.path.name), job.output, wanted.overwrite)
-        elif wanted.crop:
-            save_image(images[0], job.output, wanted.overwrite)
-        else:
-            patches = [Patch(edit.difference(), face.place) for edit, face in zip(edits, job.faces, strict=True)]
-            write_composite(job.path, job.photo, patches, job.output, wanted.overwrite)
-    except FlowgradError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
-            raise
-        return Outcome(job.path, error=error)
+def _save(job: _Job, edited: Edited | FlowgradError, wanted: Wanted) -> Outcome:
+    """Write a strip, a crop, or the photo with its edits, unless it is there."""
+    target = job.target
+    if isinstance(edited, FlowgradError):
+        return Outcome(target.path, error=edited)
+    edits, verdicts = edited
+    crops = tuple(to_images(edits[0].after)) if wanted.crop or target.drawn else ()
+    if not target.there:
+        try:
+            _write(job, edits, crops, wanted)
+        except FlowgradError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _LASTING:
+                raise FlowgradError(f"{error} The same command with --skip-existing then goes on.") from error.__cause__
+            return Outcome(target.path, error=error)
     warnings = dict.fromkeys(filter(None, (*(face.warning for face in job.faces), *verdicts)))
     kept = tuple((edit.share, edit.distance) for edit in edits if edit.distance is not None)
-    shown = (job.faces[0].image, *images) if wanted.sheet else ()
-    return Outcome(job.path, job.output, None, "; ".join(warnings) or None, shown, kept)
+    shown = (job.faces[0].image, *crops) if target.drawn else ()
+    return Outcome(target.path, target.output, None, "; ".join(warnings) or None, shown, kept, target.there)
+
+
+def _write(job: _Job, edits: Sequence[Edit], crops: Sequence[Image.Image], wanted: Wanted) -> None:
+    path, output = job.target.path, job.target.output
+    if wanted.strengths:
+        versions = [_patches(job, edits, k) for k in range(len(wanted.strengths))]
+        images = crops if wanted.crop else views(job.photo.pixels, versions)
+        labels = [strength_label(strength) for strength in wanted.strengths]
+        save_image(strip(images, labels, f"{path.name}: {wanted.title}"), output, wanted.overwrite)
+    elif wanted.crop:
+        save_image(crops[0], output, wanted.overwrite)
+    else:
+        write_composite(path, job.photo, _patches(job, edits), output, wanted.overwrite)
+
+
+def _patches(job: _Job, edits: Sequence[Edit], k: int = 0) -> list[Patch]:
+    """What the k-th strength changes in each face."""
+    return [Patch(edit.difference(k), face.place) for edit, face in zip(edits, job.faces, strict=True)]
 
 
 def write_composite(path: Path, photo: Photo, patches: Sequence[Patch], output: Path, overwrite: bool = False) -> None:
@@ -265,20 +331,6 @@ def write_composite(path: Path, photo: Photo, patches: Sequence[Patch], output: 
         copy_file(path, output, overwrite)
     else:
         save_photo(composite(photo.pixels, patches), photo, output, overwrite)
-
-
-def save_sheet(
-    outcomes: Sequence[Outcome], strengths: Sequence[float], title: str, path: Path, overwrite: bool = False
-) -> Path | None:
-    """Draw each photo that was edited, and beside it its edits. Returns the path, None if there is no photo."""
-    edited = [outcome for outcome in outcomes if outcome.images]
-    if not edited:
-        return None
-    width = len(edited[0].images)
-    after = [strength_label(s) for s in strengths] or ["edited"]
-    labels = [label for outcome in edited for label in (outcome.photo.name, *after)]
-    images = [image for outcome in edited for image in outcome.images]
-    return save_image(contact_sheet(images, labels, width * max(1, SHEET_COLUMNS // width), title), path, overwrite)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Commands that apply directions: `apply-direction` to photos, `sample` to new images."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,14 +28,16 @@ from directions.commands.options import (
     model_name,
     numbers,
 )
-from directions.commands.terminal import Terminal, answer, wrote
-from flowgrad.files import refuse_existing
+from directions.commands.terminal import Listing, Terminal, answer, wrote
+from flowgrad.errors import UsageError
+from flowgrad.files import printable, refuse_existing
 
 if TYPE_CHECKING:
     from directions.apply.files import Outcome
+    from directions.apply.sheets import Sheets
 
 app = typer.Typer()
-LISTED = 10  # files that are named one by one when a command ends
+LISTED = 10  # samples that are named one by one when a command ends
 
 
 @app.command("apply-direction")
@@ -42,7 +46,7 @@ def apply_direction(
     photos: Photos,
     strength: Strength = 1.0,
     strengths: Strip = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet of all photos.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Also draw contact sheets of all photos.")] = False,
     face: Annotated[int | None, typer.Option(help="Only this face, counted from the left.", min=1)] = None,
     keep_identity: KeepIdentity = None,
     crop: Crop = False,
@@ -54,6 +58,9 @@ def apply_direction(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave photos whose output exists, and go on with the others.")
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -63,59 +70,72 @@ def apply_direction(
 
     flowgrad apply-direction smiling:0.8+old:0.3 holiday/ --grid
 
-    flowgrad apply-direction smiling photo.jpg --strengths -1,-0.5,0,0.5,1
+    flowgrad apply-direction smiling photo.jpg --strengths=-0.5,0,0.5,1
 
-    Photos keep their names, sizes and details: what the edit changes in a face (all of them, or --face 2) is put back
-    into the photo, and the rest stays as it was. Strips and sheets show the face as the model sees it.
-    One that cannot be edited is reported, and the others go on.
+    Photos keep their sizes and details: what the edit changes in a face (all of them, or --face 2) is put back
+    into the photo, and the rest stays as it was. A strip shows the photo around its faces. Results are named after the
+    photo and what was done: photo-smiling.jpg, photo-smiling@0.8+old@0.3.jpg, photo-smiling-strip.png.
+    One that cannot be edited is reported, and the others go on; if the command is interrupted, the same one with
+    --skip-existing does the rest.
     """
     from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.beside import process_beside
     from directions.photo.reading import find_photos
 
     steps, terminal = numbers(strengths, "--strengths") if strengths else (), Terminal(as_json)
-    parts = load_parts(parse_mixture(direction, strength), Bank.default(bank), model_name(model))
+    if steps and strength != 1:
+        raise UsageError(f"--strengths takes the place of --strength; give one of the two (got {strength:g} as well)")
+    named = asked = parse_mixture(direction, strength)
+    if steps and len(asked) == 1:  # a strip's strengths are then the direction's own
+        ((name, own),) = asked
+        asked, steps = [(name, 1.0)], tuple(own * step for step in steps)
+    parts = load_parts(asked, Bank.default(bank), model_name(model))
     files = find_photos(photos)
     with process_beside(align) as beside:
         from directions.apply import files as editing
+        from directions.apply import outputs
+        from directions.apply.sheets import Sheets
         from directions.apply.steer import common_inversion
         from flowgrad.models import load_model
 
         inversion = common_inversion([part for part, _ in parts])
-        wanted = editing.Wanted(steps, crop, face, align, overwrite, keep_identity, inversion, sheet=grid)
-        targets = editing.output_paths(files, output, "-strip" if steps else "", lossless)
-        sheet = output / "contact-sheet.png" if grid else None
-        if sheet:
-            editing.check_output(sheet, editing.resolved(files), overwrite)
+        done, title = outputs.done_by(named), outputs.done_by(asked)
+        wanted = editing.Wanted(
+            steps, crop, face, align, overwrite, keep_identity, inversion, skip_existing, title=title
+        )
+        kind = ("-crop" if crop else "") + ("-strip" if steps else "")
+        sheets = Sheets(len(files), steps, title, output, done + kind)
+        targets = outputs.output_paths(files, output, done + kind, bool(steps) or lossless, taken=sheets.paths)
+        outputs.check_folder(output)
+        for sheet in sheets.paths if grid else ():
+            outputs.check_output(sheet, outputs.Inputs(files), overwrite or skip_existing)
         loaded = load_model(model or parts[0][0].info.model, device, precision)
         control = editing.mixture(loaded, parts, terminal, force, steps or (1.0,))
-        edited = editing.apply_to_files(loaded, control, files, targets, wanted, beside)
-        outcomes = list(terminal.track(edited, "editing", len(files)))
-        if sheet:
-            sheet = editing.save_sheet(outcomes, steps, direction, sheet, overwrite)
-        _report(outcomes, sheet, terminal, as_json)
+        edited = editing.apply_to_files(loaded, control, files, targets, wanted, beside, sheets if grid else None)
+        _report(terminal.track(edited, "editing", len(files)), len(files), output, sheets, terminal, as_json)
 
 
-def _report(outcomes: "list[Outcome]", sheet: Path | None, terminal: Terminal, as_json: bool) -> None:
-    """Say what became of each photo; raise what went wrong where there was one, else exit with 1 if any failed."""
-    errors = [outcome.error for outcome in outcomes if outcome.error]
-    if len(outcomes) == 1 and errors:
-        raise errors[0]
-    for outcome in outcomes:
-        if outcome.warning:
-            terminal.warn(f"{outcome.photo.name}: {outcome.warning}")
-    for error in errors:
-        failed(f"{error}")
-    written = [outcome.output for outcome in outcomes if outcome.output]
-    listed = [*(written if len(written) <= LISTED else ()), *([sheet] if sheet else [])]
-    answer(
-        as_json,
-        {"files": [_as_json(outcome) for outcome in outcomes], "contact_sheet": sheet},
-        *(_kept(outcome) for outcome in outcomes if outcome.kept),
-        wrote(*listed),
-        _count(outcomes, written, len(errors)) if len(outcomes) > 1 else "",
-    )
-    if errors:
+def _report(
+    outcomes: "Iterable[Outcome]", count: int, folder: Path, sheets: "Sheets", terminal: Terminal, as_json: bool
+) -> None:
+    """Say at once what became of each photo; exit with 1 if any failed, and raise the error of a single one."""
+    counted = Counter[str]()
+    with Listing(as_json, "files") as listing:
+        for outcome in outcomes:
+            if outcome.error and count == 1:
+                raise outcome.error
+            if outcome.warning:
+                terminal.warn(f"{printable(outcome.photo.name)}: {outcome.warning}")
+            if outcome.error:
+                failed(printable(str(outcome.error)))
+            counted["failed" if outcome.error else "skipped" if outcome.skipped else "written"] += 1
+            listing.add(_as_json(outcome), _kept(outcome), _wrote(outcome))
+        listing.end(
+            {"contact_sheets": sheets.written},
+            wrote(*sheets.written),
+            _count(counted, count, folder) if count > 1 else "",
+        )
+    if counted["failed"]:
         raise typer.Exit(1)
 
 
@@ -123,18 +143,24 @@ def _as_json(outcome: "Outcome") -> dict[str, object]:
     error = outcome.error and str(outcome.error)
     identity = [{"share": share, "distance": distance} for share, distance in outcome.kept]
     result = {"photo": outcome.photo, "output": outcome.output, "error": error, "warning": outcome.warning}
-    return {**result, **({"identity": identity} if identity else {})}
+    return {**result, "skipped": outcome.skipped, **({"identity": identity} if identity else {})}
 
 
 def _kept(outcome: "Outcome") -> str:
     """What the identity budget left of the strength asked for, face by face."""
     faces = (f"{share:.0%} of the strength, identity distance {distance:.2f}" for share, distance in outcome.kept)
-    return f"{outcome.photo.name}: {'; '.join(faces)}"
+    return f"{printable(outcome.photo.name)}: {'; '.join(faces)}" if outcome.kept else ""
 
 
-def _count(outcomes: "list[Outcome]", written: list[Path], failures: int) -> str:
-    folder = f" to {written[0].parent}" if written else ""
-    return f"{len(written)} of {len(outcomes)} photos written{folder}" + (f", {failures} failed" if failures else "")
+def _wrote(outcome: "Outcome") -> str:
+    if outcome.error or not outcome.output:
+        return ""
+    return f"skipped {printable(str(outcome.output))}: it exists already" if outcome.skipped else wrote(outcome.output)
+
+
+def _count(counted: "Counter[str]", count: int, folder: Path) -> str:
+    others = "".join(f", {counted[what]} {what}" for what in ("skipped", "failed") if counted[what])
+    return f"{counted['written']} of {count} photos written to {folder}{others}"
 
 
 @app.command()

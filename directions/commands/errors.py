@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from directions.commands.terminal import escaped, put
 from flowgrad.errors import FlowgradError, UsageError, is_out_of_memory
 
 WRONG_CALL, FAILED, INTERRUPTED = 2, 1, 130
@@ -33,7 +34,7 @@ class Commands(TyperGroup):
 
 def failed(message: str, code: int = FAILED) -> typer.Exit:
     """Print an error message; the exception that ends the command with an exit code."""
-    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
+    put(f"{typer.style('error:', fg='red', bold=True)} {escaped(message)}", err=True)
     return typer.Exit(code)
 
 

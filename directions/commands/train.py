@@ -166,18 +166,22 @@ def edit(
     _checked(text, source, keep, model, guide, force)
 
     from directions.apply import files as editing
+    from directions.apply import outputs
     from directions.figures import strip
     from directions.photo.composite import Patch
     from directions.photo.reading import read_photo, to_images
+    from directions.photo.view import views
     from directions.photo.writing import save_image
     from directions.train import run
     from directions.train.task import Task
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
-    targets = [*editing.output_paths(files, output), *editing.output_paths(files, output, "-before-after")]
+    done, inputs = outputs.slug(text), outputs.Inputs(files)
+    figures = outputs.output_paths(files, output, f"{done}-before-after", png=True)
+    targets = [*outputs.output_paths(files, output, done), *figures]
     for target in targets:
-        editing.check_output(target, editing.resolved(files), overwrite)
+        outputs.check_output(target, inputs, overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
     read = editing.read_photos(files, loaded, align, terminal)
@@ -186,13 +190,14 @@ def edit(
         loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed, force=force
     )
     edited, effect = run.edit(task, strength, terminal)
-    (before,), (after,) = to_images(edited.before[None]), to_images(edited.after)
     if crop:
-        save_image(after, targets[0], overwrite)
+        pictures = [*to_images(edited.before[None]), *to_images(edited.after)]
+        save_image(pictures[1], targets[0], overwrite)
     else:
-        patches = [Patch(edited.difference(), read.places[0])]
-        editing.write_composite(files[0], read_photo(files[0]), patches, targets[0], overwrite)
-    save_image(strip([before, after], ["photo", text]), targets[1], overwrite)
+        original, patches = read_photo(files[0]), [Patch(edited.difference(), read.places[0])]
+        pictures = views(original.pixels, [[], patches])
+        editing.write_composite(files[0], original, patches, targets[0], overwrite)
+    save_image(strip(pictures, ["photo", text]), targets[1], overwrite)
     answer(
         as_json,
         {"files": targets, "effect": effect},

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from directions.apply.effects import Effects, measure
-from directions.apply.files import SHEET_COLUMNS
 from directions.apply.inversion import Inversion, invert_for
+from directions.apply.sheets import SHEET_COLUMNS
 from directions.figures import contact_sheet, strength_label
 from directions.file.direction import DirectionInfo
 from directions.photo.reading import to_images

@@ -1,16 +1,15 @@
 """Work in processes beside this one, for dlib: it uses one core, and lets no other thread of Python run meanwhile."""
 
+import ctypes
 import os
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
+from multiprocessing import get_context
 from typing import TypeVar
 
 from directions.photo import faces
@@ -18,6 +17,7 @@ from directions.photo.reading import Align
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+_PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when the thread that forked it ends
 _AHEAD = 2  # results that wait at most: photos at full size
 
 
@@ -32,8 +32,7 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
     if align == "never" or not faces.available() or not safe or len(os.sched_getaffinity(0)) < 2:
         yield None
         return
-    # It leaves Ctrl-C to this process, and ends when this one does, even if it is killed.
-    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=_follow_parent)
+    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=_follow, initargs=(os.getpid(),))
     try:
         executor.submit(faces.warm_up)
         yield executor
@@ -41,13 +40,15 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
         executor.shutdown(cancel_futures=True)  # photos that still wait are not prepared after an interruption
 
 
-def _follow_parent() -> None:
-    def end_with(parent: BaseProcess) -> None:
-        parent.join()
-        os._exit(1)
+def _follow(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end when it does, even if it is killed.
 
+    The kernel sees to that: a thread that waits for the parent would itself wait while dlib searches a photo.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command itself says that it was interrupted
-    threading.Thread(target=end_with, args=[parent_process()], daemon=True).start()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(1)
 
 
 def ahead(executor: Executor | None, work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[Callable[[], T]]:

@@ -88,3 +88,17 @@ def test_curves_are_drawn_without_a_display(tmp_path: Path) -> None:
         assert image.width > 1000
     with pytest.raises(UsageError, match="exists already"):
         curves(history, [0.5, 0.1], (0, 2), path)
+
+
+def test_pictures_that_are_no_squares_lie_close_together() -> None:
+    for size in ((200, 130), (130, 200)):
+        sheet = contact_sheet([Image.new("RGB", size, "red")] * 4, ["a"] * 4, columns=2)
+        assert sheet.size == (2 * size[0] + 38, 2 * size[1] + 78)
+        colours = {colour: count for count, colour in sheet.getcolors(1 << 20) or ()}
+        assert colours[(255, 0, 0)] == 4 * size[0] * size[1]
+
+
+def test_any_name_of_a_file_can_be_drawn() -> None:
+    for name in ("two\nlines.jpg", "caf\udce9.jpg", "\x1b[31mred.jpg", "\u202egpj.jpg"):
+        sheet = contact_sheet(squares(2), [name, name], title=name)
+        assert sheet.size == contact_sheet(squares(2), "ab", title="a").size

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowgrad.errors import FlowgradError
-from flowgrad.files import atomic_path
+from flowgrad.files import atomic_path, printable, remove_leftovers
 from tests.helpers.paths import ROOT
 
 WRITERS = {
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import save_file
 from flowgrad.errors import FlowgradError
-from flowgrad.files import atomic_path
+from flowgrad.files import atomic_path, printable, remove_leftovers
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # writes fail as on a full disk
 try:
@@ -53,3 +53,29 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
         with pytest.raises(type(error), match=str(error)), atomic_path(tmp_path / "a") as _:
             raise error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "ü" * 127, "[a]*?.safetensors"])
+def test_any_name_that_the_disk_takes_is_written_and_cleared_of_leftovers(tmp_path: Path, name: str) -> None:
+    path, other = tmp_path / name, tmp_path / ".other.png"
+    other.write_bytes(b"")
+    with atomic_path(path) as temporary:
+        assert temporary.suffix == path.suffix
+        temporary.write_bytes(b"whole")
+        left = temporary
+    left.write_bytes(b"left by a process that was killed")
+    remove_leftovers(path)
+    assert {file.name for file in tmp_path.iterdir()} == {name, ".other.png"} and path.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Zoë 日本 👩‍👩‍👧.jpg", "Zoë 日本 👩‍👩‍👧.jpg"),
+        ("\x1b]0;title\x07\n\x7f\x9b", r"\x1b]0;title\x07\x0a\x7f\x9b"),
+        ("caf\udce9", r"caf\xe9"),
+        ("\u202egpj.exe\u2028", r"\u202egpj.exe\u2028"),
+    ],
+)
+def test_names_are_shown_without_what_would_steer_a_terminal(name: str, shown: str) -> None:
+    assert printable(name) == shown

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from directions.apply import files
-from directions.apply.files import Wanted, apply_to_files, output_paths
+from directions.apply.files import Wanted, apply_to_files
+from directions.apply.outputs import output_paths
 from flowgrad.models import Model
 from flowgrad.ode import Control
 from tests.helpers.tiny import Tiny
@@ -49,9 +50,9 @@ def test_photos_that_fill_the_memory_are_edited_in_turn(
         return edit(model, control, jobs, wanted)
 
     monkeypatch.setattr(files, "_edit", counted)
-    for pixels, expected in ((files._PIXELS, [4]), (2 * 16 * 16, [2, 2]), (1, [1] * 4)):
+    for pixels, expected in ((files._PIXELS, [1, 3]), (2 * 16 * 16, [1, 2, 1]), (1, [1] * 4)):
         monkeypatch.setattr(files, "_PIXELS", pixels)
         sizes.clear()
-        outputs = output_paths(tiny.files, tmp_path / str(pixels))
+        outputs = output_paths(tiny.files, tmp_path / str(pixels), "edited")
         assert len(list(apply_to_files(model, control, tiny.files, outputs, Wanted()))) == 4
         assert sizes == expected

@@ -145,6 +145,7 @@ WRONG = {  # calls that are wrong, and what the message says of them
     "apply-direction smiling none.jpg": "'smiling'",
     "apply-direction smiling:much none.jpg": "smiling:0.8+old:0.3",
     "apply-direction smiling none.jpg --strengths a,b": "--strengths",
+    "apply-direction smiling none.jpg --strengths 0,1 --strength 0.5": "one of the two (got 0.5",
     "apply-direction smiling none.jpg --strengths 0,nan": "--strengths",
     "apply-direction smiling none.jpg --strengths ''": "--strengths takes numbers",
     "apply-direction smiling none.jpg --strengths ,": "--strengths takes numbers",

@@ -110,15 +110,16 @@ def test_a_finished_run_is_not_replaced_unless_told(tiny: Tiny, trained: Path) -
     failed(train(tiny, trained, "smiling"), 2, "exists already", "--overwrite")
 
 
-def test_applying_keeps_names_and_strength_0_keeps_photos(tiny: Tiny, trained: Path) -> None:
+def test_strength_0_keeps_photos(tiny: Tiny, trained: Path) -> None:
     result = apply(tiny, trained, "smiling", tiny.photos, "--strength", 0, "--output", "same")
     assert result.exit_code == 0 and "4 of 4 photos written" in result.output
     for photo in tiny.files:
-        assert difference(photo, f"same/{photo.name}") <= 1
+        assert difference(photo, f"same/{photo.stem}-smiling@0.png") <= 1
+    assert apply(tiny, trained, "smiling", tiny.files[0], "--output", "same").exit_code == 0
     failed(apply(tiny, trained, "smiling", tiny.files[0], "--output", "same"), 2, "exists already", "--overwrite")
     edited = apply(tiny, trained, "smiling", tiny.files[0], "--output", "same", "--overwrite")
-    assert edited.exit_code == 0 and edited.output.strip().endswith("photo-0.png")
-    assert difference(tiny.files[0], "same/photo-0.png") > 1
+    assert edited.exit_code == 0 and edited.output.strip().endswith("photo-0-smiling.png")
+    assert difference(tiny.files[0], "same/photo-0-smiling.png") > 1
 
 
 def test_mixtures_add(tiny: Tiny, trained: Path) -> None:
@@ -126,16 +127,17 @@ def test_mixtures_add(tiny: Tiny, trained: Path) -> None:
     for spec, folder in (("smiling:0.25+smiling:0.25", "sum"), (file, "half"), ("smiling:1+smiling:-1", "none")):
         strength = ("--strength", 0.5 if folder == "half" else 1)
         assert apply(tiny, trained, spec, tiny.files[0], "-o", folder, *strength).exit_code == 0
-    assert difference("sum/photo-0.png", "half/photo-0.png") <= 1
-    assert difference("none/photo-0.png", tiny.files[0]) <= 1
+    added, half = "sum/photo-0-smiling@0.25+smiling@0.25.png", "half/photo-0-smiling@0.5.png"
+    assert difference(added, half) <= 1
+    assert difference("none/photo-0-smiling+smiling@-1.png", tiny.files[0]) <= 1
 
 
 def test_strips_and_contact_sheets(tiny: Tiny, trained: Path) -> None:
     result = apply(tiny, trained, "smiling", tiny.photos, "--strengths", "-1,0,1", "--grid", "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
-    assert [Path(file["output"]).name for file in answer["files"]] == [f"photo-{i}-strip.png" for i in range(4)]
-    for path in ("edited/photo-3-strip.png", "edited/contact-sheet.png"):
+    assert [Path(file["output"]).name for file in answer["files"]] == [f"photo-{i}-smiling-strip.png" for i in range(4)]
+    for path in ("edited/photo-3-smiling-strip.png", "edited/contact-sheet-smiling-strip.png"):
         assert pixels(path).shape[1] > 3 * 128
 
 
@@ -144,22 +146,49 @@ def test_photos_of_one_name_do_not_replace_one_another(tiny: Tiny, trained: Path
     other.parent.mkdir()
     other.write_bytes(tiny.files[1].read_bytes())
     assert apply(tiny, trained, "smiling", tiny.files[0], other).exit_code == 0
-    assert {path.name for path in Path("edited").iterdir()} == {"photo-0.png", "other-photo-0.png"}
+    assert {path.name for path in Path("edited").iterdir()} == {
+        "photo-0-smiling.png",
+        "other-photo-0-smiling.png",
+    }
 
 
-def test_an_output_never_replaces_another_photo_that_is_edited(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "a" / "photo.png", tmp_path / "b" / "photo.png"
-    for path, source in zip((first, second), tiny.files, strict=False):
-        path.parent.mkdir()
+def test_an_output_never_replaces_a_photo_that_is_edited(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    first, second, sheet = (tmp_path / "a" / f"{name}.png" for name in ("photo", "photo-smiling", "contact-sheet-old"))
+    first.parent.mkdir()
+    for path, source in zip((first, second, sheet), tiny.files, strict=False):
         path.write_bytes(source.read_bytes())
-    alone = apply(tiny, trained, "smiling", first, "--output", first.parent, "--overwrite")
-    failed(alone, 2, "photos themselves")
-    result = apply(tiny, trained, "smiling", first, second, "--output", second.parent, "--overwrite")
-    assert result.exit_code == 1 and "would replace one of the photos themselves" in result.output
-    assert second.read_bytes() == tiny.files[1].read_bytes()
-    sheet = second.rename(second.with_name("contact-sheet.png"))
-    result = apply(tiny, trained, "smiling", first, sheet, "--output", sheet.parent, "--overwrite", "--grid")
-    failed(result, 2, "contact-sheet.png", "photos themselves")
+    for more in ("--overwrite", "--skip-existing"):
+        result = apply(tiny, trained, "smiling", first, second, "--output", first.parent, more)
+        assert result.exit_code == 1 and "would replace one of the photos themselves" in result.output
+    old = tmp_path / "old.safetensors"
+    old.write_bytes((trained / "bank/tiny/smiling.safetensors").read_bytes())
+    result = apply(tiny, trained, old, first, sheet, "--output", first.parent, "--overwrite", "--grid")
+    failed(result, 2, "contact-sheet-old.png", "photos themselves")
+    for path, source in zip((first, second, sheet), tiny.files, strict=False):
+        assert path.read_bytes() == source.read_bytes()
+
+
+def test_a_contact_sheet_never_replaces_a_photo_of_its_name(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "a" / "contact-sheet.png"
+    photo.parent.mkdir()
+    photo.write_bytes(tiny.files[0].read_bytes())
+    assert apply(tiny, trained, "smiling", photo).exit_code == 0
+    (edited,) = Path("edited").iterdir()
+    before = edited.read_bytes()
+    assert apply(tiny, trained, "smiling", photo, "--grid", "--skip-existing").exit_code == 0
+    names = {"a-contact-sheet-smiling.png", "contact-sheet-smiling.png"}
+    assert {path.name for path in Path("edited").iterdir()} == names
+    assert edited.name in names and edited.read_bytes() == before and pixels(edited).shape == (16, 16, 3)
+
+
+def test_two_directions_on_one_photo_are_two_files(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.safetensors"
+    old.write_bytes((trained / "bank/tiny/smiling.safetensors").read_bytes())
+    for spec in ("smiling", old, "smiling:0.5", "tiny/smiling:-0.5+smiling"):
+        for more in ((), ("--crop",), ("--strengths=0,1",), ("--crop", "--strengths=0,1")):
+            result = apply(tiny, trained, spec, tiny.files[0], "--grid", *more)
+            assert result.exit_code == 0, result.output
+    assert len(list(Path("edited").iterdir())) == 2 * 4 * 4
 
 
 def test_a_strength_beyond_the_safe_range_is_warned_of(tiny: Tiny, trained: Path) -> None:
@@ -172,13 +201,15 @@ def test_edit_is_put_back_into_the_one_photo_unless_a_crop_is_wanted(tiny: Tiny,
     Image.open(tiny.files[0]).resize((90, 60), Image.Resampling.BICUBIC).save(photo, dpi=(300, 300))
     common = ("edit", photo, "--text", "a smiling face", "--model", tiny.model, "--strength", 3, *RECIPE)
     assert "log-odds of a smiling face - a face" in passed(*common)
-    assert {path.name for path in Path("edited").iterdir()} == {"wide.png", "wide-before-after.png"}
+    assert {path.name for path in Path("edited").iterdir()} == {
+        "wide-a-smiling-face.png",
+        "wide-a-smiling-face-before-after.png",
+    }
     passed(*common, "--crop", "--output", "crop")
-    before, after = pixels(photo), pixels("edited/wide.png")
+    before, after = pixels(photo), pixels("edited/wide-a-smiling-face.png")
     changed = np.flatnonzero((before != after).any(axis=(0, 2)))
     assert before.shape == after.shape and 15 <= changed.min() < changed.max() < 75, "the central square alone"
-    assert pixels("crop/wide.png").shape == (16, 16, 3)
-    failed(call(*common, "--output", tmp_path, "--overwrite"), 2, "photos themselves")
+    assert pixels("crop/wide-a-smiling-face.png").shape == (16, 16, 3)
     failed(call("edit", tiny.photos, *common[2:]), 2, "one photo")
 
 

@@ -9,6 +9,9 @@ import sys
 import pytest
 
 from directions.apply.inversion import join, sample_images
+from directions.bank.card import is_safe
+from directions.bank.mixture import parse_mixture
+from directions.commands import apply
 from directions.photo.reading import to_images
 from flowgrad.models import load_model
 from tests.helpers.paths import ROOT
@@ -87,6 +90,22 @@ def test_every_command_exists():
         known = {option for parameter in group.params for option in parameter.opts}
         used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert used <= known, command
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param("README.md", marks=pytest.mark.xfail(reason="its strip goes to -1")), *PAGES[1:], "help"]
+)
+def test_examples_stay_within_what_is_measured_as_safe(page):
+    from directions.bank.bank import Bank
+
+    text = {**TEXTS, "help": str(apply.apply_direction.__doc__)}[page]
+    for line in re.findall(r"(apply-direction (?:smiling|old)[^#\n|`]*)", text):
+        spec, *options = shlex.split(line)[1:]
+        values = dict(re.findall(r"--(strengths?)[ =]([-\d.,]+)", " ".join(options)))
+        factors = [float(value) for value in (values.get("strengths") or values.get("strength", "1")).split(",")]
+        for name, strength in parse_mixture(spec):
+            calibration = Bank.default().get(name, "faces64").info.calibration
+            assert all(is_safe(calibration, factor * strength) for factor in factors), line
 
 
 @pytest.mark.parametrize("page", PAGES)

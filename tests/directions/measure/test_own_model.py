@@ -283,7 +283,7 @@ def test_from_pictures_to_an_edited_photo(tmp_path: Path) -> None:
     recipe = ("--iterations", 10, "--intervals", 6, "--augmentations", 2, "--calibration-photos", 4)
     passed("train-direction", *photos, "--text", "a red square", "--name", "red", "--model", "squares", *recipe)
     passed("apply-direction", "red", pictures / "040.png", "--strength", 1)
-    before, after = (np.asarray(Image.open(path)).astype(int) for path in (pictures / "040.png", "edited/040.png"))
+    before, after = (np.asarray(Image.open(path)).astype(int) for path in (pictures / "040.png", "edited/040-red.png"))
     assert after.shape == before.shape == (18, 18, 3)
     assert (after[5:9, 5:9, 0] - after[5:9, 5:9, 2]).mean() > (before[5:9, 5:9, 0] - before[5:9, 5:9, 2]).mean()
     assert "red" in passed("bank", "list", "--model", "squares")

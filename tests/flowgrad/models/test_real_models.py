@@ -88,7 +88,7 @@ def test_the_main_job(family: str, tmp_path: Path, guide: Path, request: pytest.
     assert json.loads(trained.stdout)["info"]["model"] == load_config(str(config)).name
     applied = call("apply-direction", "smiling", photos, "--model", config, "--strength", "0.5")
     assert applied.exit_code == 0, applied.output
-    with Image.open(tmp_path / "edited" / "photo-0.png") as edited:
+    with Image.open(tmp_path / "edited" / "photo-0-smiling@0.5.png") as edited:
         assert edited.size == (size, size)
     listed = call("bank", "list", "--json")
     assert [entry["name"] for entry in json.loads(listed.stdout)] == ["smiling"]
