@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import save_file
 from flowgrad.errors import FlowgradError
-from flowgrad.files import atomic_path, printable, remove_leftovers
+from flowgrad.files import atomic_path
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # writes fail as on a full disk
 try:

@@ -41,7 +41,7 @@ from flowgrad.training.loop.run import RunOptions, read_checkpoint
 from flowgrad.training.loop.trainer import Budget, Trainer, TrainStep
 from flowgrad.training.loop.workers import Workers
 from tests.helpers.flow_process import TINY
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import ROOT, killed_write
 from tests.helpers.tiny import make_guide
 
 T = TypeVar("T")
@@ -336,8 +336,10 @@ def test_resuming_removes_what_a_killed_save_left_and_compiles_as_told(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list(open_run(source, tmp_path, tiny()).steps())
-    leftover = tmp_path / "training" / ".checkpoint-abcdefgh.pt"
-    leftover.write_bytes(b"half")
+    checkpoint = tmp_path / "training" / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    leftover = killed_write(checkpoint)
+    checkpoint.write_bytes(whole)
     assert not open_run(source, tmp_path, tiny(), steps=10**6).run.compiled  # as it was
     assert not leftover.exists()
     monkeypatch.setattr("flowgrad.training.loop.run.shutil.which", lambda _: None)

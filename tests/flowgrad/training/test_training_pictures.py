@@ -24,6 +24,7 @@ from flowgrad.training.data.pictures import (
     read_splits,
     to_square,
 )
+from tests.helpers.paths import killed_write
 
 SIZE = 8
 
@@ -219,7 +220,7 @@ def test_a_full_disk_is_no_unreadable_picture(tmp_path: Path, monkeypatch: pytes
 def test_what_a_killed_preparation_left_is_removed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / ".images-abcdefgh.npy").write_bytes(b"half")
+    assert killed_write(out / "images.npy").exists()
     prepared(fill(tmp_path / "in"), out)
     assert sorted(path.name for path in out.iterdir()) == ["images.json", "images.npy"]
 
