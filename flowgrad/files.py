@@ -15,6 +15,7 @@ TORCH_WRITER = "inline_container"  # where torch's errors say that they come fro
 FINGERPRINT = 16  # hexadecimal digits of a SHA-256 that tell weights apart
 # Control characters, lone surrogates (bytes that are no UTF-8), and what turns the direction of writing.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+STEM_LIMIT = 100  # bytes of a file's name that its temporary name has too, so that it never becomes too long
 TRASH = ".trash"  # folder of what was removed, beside what is there
 
 
@@ -43,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _mark(path: Path) -> str:
     """How the names begin of what is written to become `path`."""
-    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+    return f".{os.fsencode(path.stem)[:STEM_LIMIT].decode('utf-8', 'ignore')}-"
 
 
 def _refusal(error: Exception) -> str | None:
@@ -58,7 +59,7 @@ def _refusal(error: Exception) -> str | None:
 def remove_leftovers(path: Path) -> None:
     """Remove what `atomic_path` left beside `path` when its process was killed; call it while nobody writes there."""
     path = Path(path)
-    for leftover in path.parent.glob(f"{_mark(path)}*{glob.escape(path.suffix)}"):
+    for leftover in path.parent.glob(f"{glob.escape(_mark(path))}*{glob.escape(path.suffix)}"):
         leftover.unlink(missing_ok=True)
 
 
