@@ -34,7 +34,8 @@ from directions.apply.inversion import join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank
 from directions.figures import before_after
-from directions.photo.reading import save_image, to_images
+from directions.photo.reading import to_images
+from directions.photo.writing import save_image
 from flowgrad.models import load_model
 
 model = load_model("faces64")
