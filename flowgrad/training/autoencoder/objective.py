@@ -126,7 +126,7 @@ class AutoencoderObjective:
 
 def to_images(pixels: np.ndarray, device: torch.device) -> Tensor:
     """Pixels (B, H, W, 3) uint8 as images (B, 3, H, W) in [-1, 1], channels-last."""
-    images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = torch.tensor(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -54,7 +54,7 @@ def prepare_latents(
 
 def _both(stage: FirstStage, pixels: np.ndarray, device: torch.device) -> np.ndarray:
     """(B, 2, *D) float16 states of pictures (B, H, W, 3) and of their mirror images."""
-    shown = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    shown = torch.tensor(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     states = torch.stack([stage.encode(shown), stage.encode(shown.flip(3))], 1)
     return states.half().cpu().numpy()
 
