@@ -155,7 +155,7 @@ def train_autoencoder(
             {"folder": output, "decibels": decibels},
             f"held-out images return with {decibels:.1f} dB",
             wrote(output / "README.md", output / "reconstructions.png", output),
-            f"next: flowgrad train-flow {images} --autoencoder {output}",
+            f"next: flowgrad train-flow {images}{f' --size {size}' if size else ''} --autoencoder {output}",
         )
 
 
