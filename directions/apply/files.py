@@ -215,7 +215,7 @@ def _target(path: Path, output: Path, inputs: Inputs, wanted: Wanted, drawn: boo
 def _outcomes(
     model: Model, control: Control, targets: Iterable[_Target], wanted: Wanted, beside: Executor | None
 ) -> Iterator[Outcome]:
-    read = partial(_read, size=model.config.size, align=alignment(model, wanted.align), face=wanted.face)
+    read = partial(read_faces, size=model.config.size, align=alignment(model, wanted.align), face=wanted.face)
     targets, same = tee(targets)
     waiting: list[_Job | Outcome] = []
     batch = 1  # so that the first result is soon there to be looked at
@@ -229,10 +229,6 @@ def _outcomes(
 
 def _to_read(target: _Target) -> Path | None:
     return None if target.settled else target.path
-
-
-def _read(path: Path | None, size: int, align: Align, face: int | None) -> Read | None:
-    return None if path is None else read_faces(path, size, align, face)
 
 
 def _job(target: _Target, awaited: Callable[[], Read | None], wanted: Wanted) -> _Job | Outcome:

@@ -51,21 +51,31 @@ def _follow(parent: int) -> None:
         os._exit(1)
 
 
-def ahead(executor: Executor | None, work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[Callable[[], T]]:
+def ahead(
+    executor: Executor | None, work: Callable[[Item], T], items: Iterable[Item | None]
+) -> Iterator[Callable[[], T | None]]:
     """For each item what returns `work(item)`, or raises what that raises; the next ones are begun meanwhile.
 
+    For None it returns None. `work` belongs to a module that needs no torch, since the other process loads it.
     Without an executor the work is done here, as it is if its process is killed: for its memory, most likely.
     """
-    waiting: deque[Callable[[], T]] = deque()
+    waiting: deque[Callable[[], T | None]] = deque()
     for item in items:
-        here = partial(work, item)
-        try:
-            waiting.append(partial(_result, executor.submit(here), here) if executor else here)
-        except BrokenExecutor:
-            waiting.append(here)
+        waiting.append(_nothing if item is None else _begun(executor, partial(work, item)))
         if len(waiting) > _AHEAD:
             yield waiting.popleft()
     yield from waiting
+
+
+def _begun(executor: Executor | None, here: Callable[[], T]) -> Callable[[], T]:
+    try:
+        return partial(_result, executor.submit(here), here) if executor else here
+    except BrokenExecutor:
+        return here
+
+
+def _nothing() -> None:
+    return None
 
 
 def _result(future: Future[T], here: Callable[[], T]) -> T:
