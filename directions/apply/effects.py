@@ -1,6 +1,6 @@
 """What a control does to images at each strength: to texts' scores, to a judge's answers, and to who the people are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,8 +19,6 @@ from flowgrad.models import Model
 from flowgrad.ode import Control
 
 JUDGED = 256  # images that a judge looks at together
-
-
 CONFIDENCE = NormalDist().inv_cdf(0.9)  # of one-sided bounds
 INTERVAL = NormalDist().inv_cdf(0.975)  # of two-sided intervals, 95 %
 
@@ -99,14 +97,12 @@ def measure(
 
     Returns the images (S, B, 3, H, W) too. Strength 0 is the images as they were, and is not computed.
     """
-    before = photos.images.clamp(-1, 1)
-    moved = [strength for strength in strengths if strength]
-    edited = iter(sweep(model, photos, control, moved) if moved else ())
-    images = torch.stack([next(edited) if strength else before for strength in strengths])
+    before, images = photos.images.clamp(-1, 1), sweep(model, photos, control, strengths)
     described = descriptors(before) if has_faces() and model.config.aligned_faces else None
-    first, odds, apart, answers = log_odds(guide, before, texts), [], [], []
+    odds, apart, answers = [], [], []
+    first = _odds(guide, before, texts, model.batch)
     for row in images:
-        odds.append(_in_parts(lambda part: log_odds(guide, part, texts), row, model.batch) - first)
+        odds.append(_odds(guide, row, texts, model.batch) - first)
         apart.append(row.new_zeros(0) if described is None else distances(descriptors(row), described))
         answers.append(judged(judge, row) if judge else {})
     return Effects(
@@ -117,8 +113,8 @@ def measure(
     ), images
 
 
-def _in_parts(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
-    return torch.cat([function(part) for part in images.split(size)])
+def _odds(guide: Guide, images: Tensor, texts: Sequence[Contrast], batch: int) -> Tensor:
+    return torch.cat([log_odds(guide, part, texts) for part in images.split(batch)])
 
 
 def _numbers(parts: Sequence[Tensor]) -> np.ndarray:

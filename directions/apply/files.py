@@ -1,4 +1,4 @@
-"""Directions applied to files: mixtures as they are written, photos a batch at a time, one failure never the end."""
+"""Directions applied to files: a few photos at a time, and the failure of one does not stop the others."""
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence

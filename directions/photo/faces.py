@@ -83,7 +83,7 @@ class Face:
 def read_faces(
     path: Path, size: int, align: Align = "auto", face: int | None = None
 ) -> tuple[Photo, tuple[Prepared, ...]]:
-    """Read a photo and prepare its  Raises FlowgradError, which names the file."""
+    """Read a photo and prepare its faces. Raises FlowgradError, which names the file."""
     photo = read_photo(path)
     try:
         return photo, prepare_faces(photo.rgb, size, align, face)

@@ -10,8 +10,9 @@ from torch import Tensor
 from flowgrad.errors import FlowgradError
 from flowgrad.files import FINGERPRINT
 from flowgrad.model_config import ModelConfig
-from flowgrad.models.schedule import Network
 from flowgrad.velocity import Velocity
+
+Network = Callable[[Tensor, Tensor], Tensor]  # states (B, *D), the network's own times (B,) -> its output (B, *D)
 
 
 class Parts(NamedTuple):

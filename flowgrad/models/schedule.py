@@ -8,7 +8,7 @@ s = b / (a + b). The clock t in [0, 1] is made so that s and the network's own t
 sampler's steps, at t = k / N: on that grid, Euler agrees with the sampler exactly, not only to first order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.models.diffusers_folder import read_json
+from flowgrad.models.parts import Network
 
 SCHEDULER = "scheduler_config.json"
-Network = Callable[[Tensor, Tensor], Tensor]  # states (B, *D), the network's own times (B,) -> its output (B, *D)
 TRAIN_TIMESTEPS = 1000
 PREDICTIONS = ("flow", "epsilon", "v_prediction", "sample")
 

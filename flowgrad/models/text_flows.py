@@ -15,8 +15,8 @@ from torch import Tensor
 from flowgrad.errors import FlowgradError, reason
 from flowgrad.model_config import ModelConfig
 from flowgrad.models.diffusers_folder import FAILURES, quiet
-from flowgrad.models.parts import Flow
-from flowgrad.models.schedule import TRAIN_TIMESTEPS, Network
+from flowgrad.models.parts import Flow, Network
+from flowgrad.models.schedule import TRAIN_TIMESTEPS
 
 PIPELINES = {  # of text-conditioned models, by the class of their network
     "UNet2DConditionModel": "StableDiffusionPipeline",

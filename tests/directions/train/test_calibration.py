@@ -105,7 +105,7 @@ def test_strength_1_is_the_strongest_safe_one_or_where_the_effect_saturates(foun
 
 def test_nothing_is_computed_for_strength_0(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     task, control, photos = found
-    monkeypatch.setattr("directions.apply.effects.sweep", lambda *_: pytest.fail("strength 0 is computed"))
+    monkeypatch.setattr("directions.apply.steer.steer", lambda *_: pytest.fail("strength 0 is computed"))
     measured, images = measure(task.model, task.guide, control, photos, [task.target], (0.0,))
     assert torch.equal(images[0], photos.images.clamp(-1, 1)) and not measured.odds.any()
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from flowgrad.models import Model, load_config, load_model
 from flowgrad.models.diffusers_unet import WEIGHTS, UNetVelocity, convert_unet, load_unet
 from flowgrad.resources import resource
 from flowgrad.velocity import checked
+from tests.helpers.paths import ROOT
 
 MINIMAL = "name: mine\nfamily: {family}\nweights: x\nsize: 8\n"
 
@@ -31,6 +34,14 @@ def test_the_shipped_model_meets_the_contract(faces64: Model):
     for t in (torch.tensor(0.3), torch.tensor([0.3, 0.3])):
         assert checked(faces64.velocity, x, t).isfinite().all()
     torch.testing.assert_close(faces64.velocity(x, torch.tensor(0.3)), faces64.velocity(x, torch.tensor([0.3, 0.3])))
+
+
+def test_loading_it_imports_of_diffusers_only_what_it_needs():
+    code = "import sys; from flowgrad.models import load_model; load_model(); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "diffusers.models.unets.unet_2d" in loaded
+    assert not {"scipy", "torchvision", "diffusers.schedulers.scheduling_ddim"} & loaded
 
 
 def test_the_velocity_is_the_one_that_the_card_states(faces64: Model):
