@@ -134,7 +134,7 @@ Strengths = Annotated[
 ]
 Strip = Annotated[
     str | None,
-    typer.Option("--strengths", help="A strip of several: --strengths -1,-0.5,0,0.5,1.", callback=_are_numbers),
+    typer.Option("--strengths", help="A strip of several: --strengths=-0.5,0,0.5,1.", callback=_are_numbers),
 ]
 Thresholds = Annotated[str, typer.Option("--thresholds", help="Values of xi.", callback=_are_numbers)]
 KeepIdentity = Annotated[
