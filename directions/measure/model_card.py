@@ -23,16 +23,21 @@ from flowgrad.models import Model, ModelConfig, build_model, load_config
 from flowgrad.ode import Grid, require_finite
 from flowgrad.resources import FOLDER_CONFIG
 from flowgrad.training.data.images import to_model_range
+from flowgrad.training.data.latents import LatentPairs
 from flowgrad.training.data.pictures import UnusableImageError, list_images, read_splits, read_square, side_of
 from flowgrad.training.flow.config import FlowTraining
-from flowgrad.training.flow.objective import ImagePairs, held_out_loss
+from flowgrad.training.flow.objective import held_out_loss
 from flowgrad.training.flow.reflow import curvature, sample
 from flowgrad.training.loop.pictures import write_curve, write_sheet
 
 STEPS = 25  # Euler steps of the paths whose curvature is measured, and of a sample where no other number is given
 BATCH = 25  # samples drawn at once
-STRAIGHT = ("diffusers-unet", "rf-ncsnpp")  # families that are trained on straight lines from noise to pixels
+STRAIGHT = (
+    "diffusers-unet",
+    "rf-ncsnpp",
+)  # families trained on straight lines from noise to data
 SHEET = 64  # samples on a sheet
+TRAINED_ON = 1000  # photos of the training, to say how far photos are from photos
 SEED = 1000
 
 
@@ -40,11 +45,13 @@ SEED = 1000
 class Portrait:
     """Figures of a set of images; None where they do not apply.
 
-    held_out: loss over fixed noise and times; curvature: 0 for straight paths; faces: share in which dlib finds a face;
-    distance: Frechet's, of the judge's features, to the photos; answers: the judge's mean probabilities.
+    held_out: loss over fixed noise and times; returned: decibels with which the autoencoder returns photos;
+    curvature: 0 for straight paths; faces: share in which dlib finds a face; distance: Frechet's, of the judge's
+    features, to the photos; answers: the judge's mean probabilities.
     """
 
     held_out: float | None
+    returned: float | None
     curvature: float | None
     faces: float | None
     distance: float | None
@@ -55,12 +62,13 @@ class Portrait:
 class Material:
     """What a model is measured with: the model before it, photos (N, 3, H, W) in [-1, 1], records of its training.
 
-    folder: where its card and pictures are written.
+    trained_on: photos likewise, of those that it was trained on; folder: where its card and pictures are written.
     """
 
     folder: Path
     before: Model | None
     photos: Tensor | None
+    trained_on: Tensor | None
     log: list[dict[str, Any]]
 
 
@@ -76,8 +84,9 @@ def gather(
     """Read all that the model of `config` is to be measured with, so that what is wrong shows before it is replaced.
 
     before: another model (name, folder, or a bare diffusers folder of the same sizes), if any; photos: a folder or
-    archive of photos that neither was trained on, or whose test rows in the table `splits` are such; log: records of
-    its training as JSON lines with `seen`, `loss` and `held_out`.
+    archive of photos that neither was trained on, or whose test rows in the table `splits` are such (some of its train
+    rows are compared with them as the samples are); log: records of its training as JSON lines with `seen`, `loss` and
+    `held_out`.
     Raises UsageError for a model without a folder for its card, or one to compare with that is unknown or of another
     size; FlowgradError for damaged weights, and for photos or a log that cannot be read.
     """
@@ -86,9 +95,10 @@ def gather(
     if splits and not photos:
         raise UsageError("--splits says which of --photos to take: give both")
     records = read_log(log) if log else []
-    images = _read_photos(photos, splits, config.size, reporter) if photos else None
+    sides = ("test", "train") if splits else ("test",)
+    read = [_read_photos(photos, splits, side, config.size, reporter) if photos else None for side in sides]
     other = _open_before(before, config, device) if before else None
-    return Material(config.card_folder, other, images, records)
+    return Material(config.card_folder, other, read[0], read[1] if splits else None, records)
 
 
 def _open_before(name: str, like: ModelConfig, device: str) -> Model:
@@ -102,16 +112,21 @@ def _open_before(name: str, like: ModelConfig, device: str) -> Model:
     return build_model(config, device)
 
 
-def _read_photos(source: Path, table: Path | None, size: int, reporter: Reporter) -> Tensor:
-    """(N, 3, size, size) in [-1, 1], prepared as for training; what cannot be used is left out with a warning."""
+def _read_photos(source: Path, table: Path | None, side: str, size: int, reporter: Reporter) -> Tensor:
+    """(N, 3, size, size) in [-1, 1], prepared as for training; what cannot be used is left out with a warning.
+
+    All that the table calls test, or without a table all there are; of those it calls train, TRAINED_ON at random.
+    """
     splits = read_splits(table) if table else None
-    entries = [(name, read) for name, read in list_images(source) if splits is None or side_of(name, splits) == "test"]
+    entries = [(name, read) for name, read in list_images(source) if splits is None or side_of(name, splits) == side]
+    if side == "train":
+        entries = [entries[i] for i in np.random.default_rng(0).permutation(len(entries))[:TRAINED_ON]]
     squares: list[Tensor] = []
     for _, read in reporter.track(entries, "reading photos", len(entries)):
         with suppress(UnusableImageError):
             squares.append(torch.from_numpy(read_square(read, size).copy()).permute(2, 0, 1))
     if not squares:
-        raise UsageError(f"there are no photos to measure with in {source}: give some, or a table with test rows")
+        raise UsageError(f"there are no photos to measure with in {source}: give some, or a table with {side} rows")
     if len(squares) < len(entries):
         reporter.warn(f"{len(entries) - len(squares)} of {len(entries)} photos in {source} cannot be used: left out")
     return to_model_range(torch.stack(squares))
@@ -156,9 +171,12 @@ def portray(
             sheet = "samples.jpg" if name == "now" else f"samples-{name}.jpg"
             write_sheet(material.folder / sheet, images[:SHEET], 8)
             pictures.append(picture(sheet, f"{len(images[:SHEET])} samples, uncurated: {name}"))
+    if material.trained_on is not None:
+        heads.append(f"{len(material.trained_on):,} photos of the training")
+        columns["trained_on"] = _measure(None, material.trained_on.to(model.device), photos, judge, reporter)
     if photos is not None:
         heads.append(f"{len(photos):,} test photos")
-        columns["photos"] = _measure(None, photos, photos, judge, reporter)
+        columns["photos"] = _measure(None, photos, None, judge, reporter)
     if material.log:
         write_curve(material.folder / "curve.png", material.log)
         seen = f"Loss over the images seen in this training ({material.log[-1]['seen']:,})"
@@ -179,11 +197,12 @@ def portrait_rows(columns: Mapping[str, Portrait]) -> list[list[str]]:
     """One row for each figure that any of the columns has."""
     portraits = columns.values()
 
-    def row(title: str, values: Sequence[float | None], form: str) -> list[str]:
-        return [title, *("" if value is None else format(value, form) for value in values)]
+    def row(title: str, values: Sequence[float | None], form: str, unit: str = "") -> list[str]:
+        return [title, *("" if value is None else format(value, form) + unit for value in values)]
 
     rows = [
         row("held-out loss", [p.held_out for p in portraits], ".5f"),
+        row("autoencoder returns test photos with", [p.returned for p in portraits], ".1f", " dB"),
         row("curvature", [p.curvature for p in portraits], ".4f"),
         row("dlib finds a face", [p.faces for p in portraits], ".1%"),
         row("Frechet distance to the test photos, judge's features", [p.distance for p in portraits], ".2f"),
@@ -205,14 +224,16 @@ def _draw(model: Model, count: int, steps: int, reporter: Reporter, name: str) -
 def _measure(
     model: Model | None, images: Tensor, photos: Tensor | None, judge: Judge | None, reporter: Reporter
 ) -> Portrait:
-    """The figures of `images`; of the model that drew them too, if one did."""
-    held_out = distance = None
+    """The figures of `images`, against `photos` if there are any; of the model that drew them too, if one did."""
+    held_out = returned = distance = None
     if model and photos is not None:
         held_out = _held_out(model, photos) if model.config.family in STRAIGHT else None
-        several = min(len(images), len(photos)) > 1
-        distance = frechet(_features(judge, images), _features(judge, photos)) if judge and several else None
+        returned = _returned(model, photos)
+    if judge and photos is not None and min(len(images), len(photos)) > 1:
+        distance = frechet(_features(judge, images), _features(judge, photos))
     return Portrait(
         held_out,
+        returned,
         curvature=curvature(model.velocity, model.noise(16, 0), STEPS) if model else None,
         faces=_share_of_faces(images, reporter) if judge and faces.available() else None,
         distance=distance,
@@ -220,9 +241,18 @@ def _measure(
     )
 
 
+@torch.no_grad()
 def _held_out(model: Model, photos: Tensor) -> float:
-    pixels = ((photos + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return held_out_loss(model.velocity, ImagePairs(pixels, np.arange(len(pixels))), FlowTraining(), model.device)
+    states = torch.cat([model.encode(part) for part in photos.split(model.batch)]).unsqueeze(1).cpu().numpy()
+    return held_out_loss(model.velocity, LatentPairs(states, np.arange(len(states))), FlowTraining(), model.device)
+
+
+@torch.no_grad()
+def _returned(model: Model, photos: Tensor) -> float | None:
+    """The mean over photos of PSNR in decibels, of what decoding their states returns; None for a model in pixels."""
+    parts = [(model.decode(model.encode(part)).clamp(-1, 1) - part).square() for part in photos.split(model.batch)]
+    errors = torch.cat(parts).flatten(1).mean(1) / 4
+    return float(-10 * errors.log10().mean()) if errors.any() else None
 
 
 def _share_of_faces(images: Tensor, reporter: Reporter) -> float:

@@ -32,6 +32,7 @@ class FirstStage:
     def __init__(self, network: Any, dtype: torch.dtype, gain: float = 1.0) -> None:
         self.network, self.dtype, self.gain, self.factor = network, dtype, gain, 1
         self.means, self.scales = [0.0], [1.0]
+        self._sent: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         if network is not None:
             self._read(network.config)
 
@@ -77,9 +78,12 @@ class FirstStage:
             return self.network.decode(states / scale + mean).sample.to(states)
 
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and scales of the channels, (C or 1, 1, 1) each."""
-        mean, scale = (like.new_tensor(numbers).view(-1, 1, 1) for numbers in (self.means, self.scales))
-        return mean, scale * self.gain
+        """Means and scales of the channels, (C or 1, 1, 1) each; sent to a device once."""
+        key = (like.device, like.dtype)
+        if key not in self._sent:
+            mean, scale = (like.new_tensor(numbers).view(-1, 1, 1) for numbers in (self.means, self.scales))
+            self._sent[key] = mean, scale * self.gain
+        return self._sent[key]
 
     def _precision(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
@@ -96,7 +100,8 @@ def load_first_stage(folder: Path | None, device: torch.device, dtype: torch.dty
     if kind not in CLASSES:
         raise FlowgradError(f"{folder} holds {kind}: only {' and '.join(CLASSES)} can be read")
     network = network_classes().autoencoder if kind == "AutoencoderKL" else _vq_class()
-    return FirstStage(load_component(network, folder).to(device), dtype)
+    placed = load_component(network, folder).to(device)
+    return FirstStage(placed.to(memory_format=torch.channels_last), dtype)  # in which convolutions are faster
 
 
 def _vq_class() -> Any:

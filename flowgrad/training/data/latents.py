@@ -18,9 +18,12 @@ TOGETHER = 16  # pictures that are encoded at once
 
 @dataclass(frozen=True)
 class LatentPairs:
-    """States (N, 2, *D) float16, of each picture and of its mirror image, with fresh noise; `rows` are used."""
+    """States (N, 2, *D), of each picture and of its mirror image, with fresh noise; `rows` are used.
 
-    states: Shards
+    Without flips, (N, 1, *D) of the pictures alone is enough.
+    """
+
+    states: Shards | np.ndarray
     rows: np.ndarray
     flips: bool = False
 

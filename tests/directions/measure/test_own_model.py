@@ -19,6 +19,7 @@ from flowgrad.training.flow import run as flow_run
 from flowgrad.training.loop.run import Run
 from tests.helpers.command_line import call, failed, passed
 from tests.helpers.flow_process import TINY
+from tests.helpers.pipelines import make_autoencoder, make_unet
 from tests.helpers.tiny import Tiny, guide_recipe, make_guide, make_model
 
 SIZES = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items() if key != "precision"}
@@ -192,6 +193,30 @@ def test_models_are_measured_into_their_cards(tiny: Tiny, tmp_path: Path) -> Non
     assert "3 samples of 1 Euler step, seed" in (model / "README.md").read_text()
 
 
+def test_a_flow_in_latents_is_measured_with_its_autoencoder(tiny: Tiny, tmp_path: Path) -> None:
+    """Against test photos, as photos of the training are; its loss is that of the latents."""
+    torch.manual_seed(0)
+    make_autoencoder(4).save_pretrained(tmp_path / "latent" / "vae")
+    make_unet(4, 8).save_pretrained(tmp_path / "latent" / "unet")
+    keys = {"name": "latent", "family": "diffusers-unet", "weights": ".", "size": 16, "judge": "faces64-judge"}
+    (tmp_path / "latent" / "flowgrad.yaml").write_text(yaml.safe_dump(keys))
+    names = [path.name for path in tiny.files]
+    rows = [f"{name},{side}" for name, side in zip(names, ("test", "test", "train", "train"), strict=True)]
+    Path("splits.csv").write_text("\n".join(["file,split", *rows]))
+    options = ("--photos", tiny.photos, "--splits", "splits.csv", "--count", 3, "--device", "cpu", "--steps", 3)
+    found = json.loads(passed("models", "measure", "latent", *options, "--json"))
+    assert set(found) == {"now", "trained_on", "photos"}
+    model = load_model("latent", "cpu", "fp32")
+    photos = torch.stack([torch.from_numpy(np.array(Image.open(tiny.photos / name))) for name in names[:2]])
+    photos = photos.permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        error = (model.decode(model.encode(photos)).clamp(-1, 1) - photos).square().flatten(1).mean(1)
+    assert found["now"]["returned"] == pytest.approx(float(-10 * (error / 4).log10().mean()), abs=0.02)
+    assert 0.5 < found["now"]["held_out"] < 10
+    assert found["photos"]["distance"] is None and found["trained_on"]["distance"] > 0
+    assert "2 photos of the training | 2 test photos" in (tmp_path / "latent" / "README.md").read_text()
+
+
 def test_conversion_measures_what_it_replaces(tiny: Tiny, tmp_path: Path) -> None:
     target = make_model(tmp_path / "target", tiny.guide)
     new = make_model(tmp_path / "new", tiny.guide, seed=1)
@@ -264,16 +289,28 @@ def test_frechet_distance_of_known_normals() -> None:
 # from end to end
 
 
+LATENTS = {
+    "network": {"size": 16, "channels": [16, 32], "latent_channels": 4, "groups": 4},
+    "training": {"batch": 16, "crop": 16, "precision": "fp32", "warmup": 10, "held_out": 0.05},
+}
+
+
 @pytest.mark.slow
-def test_from_pictures_to_an_edited_photo(tmp_path: Path) -> None:
-    """A short train-flow on two hundred pictures, then the main job on what it made."""
+@pytest.mark.parametrize(("space", "step_size"), [("pixels", 0.03), ("latents", 0.3)])
+def test_from_pictures_to_an_edited_photo(space: str, step_size: float, tmp_path: Path) -> None:
+    """A short training on two hundred pictures, then the main job on what it made."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     fill(pictures, 200)
     (tmp_path / "guide.yaml").write_text(guide_recipe("colour", ("red", "blue"), "a {colour} square"))
+    (tmp_path / "latents.yaml").write_text(yaml.safe_dump(LATENTS))
     rows = [f"{i:03d}.png,{('blue', 'red')[i % 2]}" for i in range(200)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,colour", *rows]))
     trained = ("--recipe", "tiny.yaml", "--set", "learning_rate=0.003", "--steps", 1000, "--device", "cpu")
+    if space == "latents":
+        made = passed("train-autoencoder", pictures, "--recipe", "latents.yaml", "--steps", 300, "--output", "latents")
+        assert float(made[made.index("held-out") :].split()[4]) > 20, "decibels"
+        trained = (*trained, "--autoencoder", "latents", "--set", "patch=1")
     said = passed("train-flow", pictures, *trained, "--output", "flow")
     start, end = (float(part) for part in said[said.index("held-out loss") :].split()[2:5:2])
     assert end < 0.5 * start
@@ -281,7 +318,8 @@ def test_from_pictures_to_an_edited_photo(tmp_path: Path) -> None:
     passed("models", "add", "squares", "flow", "--guide", "guide/model.safetensors", "--subject", "a blue square")
     photos = [pictures / f"{i:03d}.png" for i in range(0, 20, 2)]
     recipe = ("--iterations", 10, "--intervals", 6, "--augmentations", 2, "--calibration-photos", 4)
-    passed("train-direction", *photos, "--text", "a red square", "--name", "red", "--model", "squares", *recipe)
+    text = ("--text", "a red square", "--name", "red", "--step-size", step_size)
+    passed("train-direction", *photos, *text, "--model", "squares", *recipe)
     passed("apply-direction", "red", pictures / "040.png", "--strength", 1)
     before, after = (np.asarray(Image.open(path)).astype(int) for path in (pictures / "040.png", "edited/040-red.png"))
     assert after.shape == before.shape == (18, 18, 3)
