@@ -69,9 +69,9 @@ def _are_numbers(context: typer.Context, option: typer.CallbackParam, written: s
     return written
 
 
-def _is_seed(option: typer.CallbackParam, value: int) -> int:
+def _is_seed(option: typer.CallbackParam, value: int | None) -> int | None:
     """The callback of an option that takes what random numbers are drawn from."""
-    if not 0 <= value < INTEGER_LIMIT:
+    if value is not None and not 0 <= value < INTEGER_LIMIT:
         raise UsageError(f"{option.opts[0]} must lie in 0 to {INTEGER_LIMIT - 1}; got {value}")
     return value
 
@@ -120,6 +120,10 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto takes the fastest that is precise enough.")
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=_is_seed)]
+RecipeSeed = Annotated[
+    int | None,
+    typer.Option("--seed", help="The same seed gives the same result; default: 0.", callback=_is_seed),
+]
 Align = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(help="auto aligns faces where it is needed; always fails where there is no face."),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from directions.commands.options import Device, Json, Setting, changed
+from directions.commands.options import Device, Json, RecipeSeed, Setting, changed
 from directions.commands.terminal import Terminal, answer, wrote
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ Steps = Annotated[int | None, typer.Option(help="Or for so many steps, which is 
 Resume = Annotated[bool, typer.Option(help="Go on with the folder's run; else it goes to the folder's trash.")]
 Compiled = Annotated[bool | None, typer.Option("--compile/--no-compile", help="The default is to, if it is long.")]
 EvaluateEvery = Annotated[int, typer.Option(help="Steps between held-out losses and sheets.")]
-RecipeSeed = Annotated[int | None, typer.Option(help="The same seed gives the same result; the recipe's is 0.", min=0)]
 
 
 def _run(output: Path, steps: int | None, minutes: float | None, **how: object) -> "RunOptions":

@@ -169,6 +169,7 @@ WRONG = {  # calls that are wrong, and what the message says of them
     "benchmark --guide nobody": "faces64-guide",
     "ui --model faces46": "faces64",
     "train-guide none none.csv --output x --config faces46": "faces64",
+    "train-flow none --seed 99999999999999999999": "18446744073709551615",
     "train-flow": "either pictures",
     **{
         f"bank {words} --model faces46": "no model called 'faces46', nor a direction for one; there is faces64"
