@@ -142,16 +142,20 @@ def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Ca
     )
 
 
-def saturation(effects: Effects) -> float:
-    """The smallest positive strength at which the effect has SATURATED of the most that any strength has."""
-    strengths = np.linspace(0, effects.strengths[-1], FINE)[1:]
-    effect = np.interp(strengths, effects.strengths, effects.effect[:, 0])
-    return float(strengths[np.argmax(effect >= SATURATED * effect.max())])
+def saturation(effects: Effects, sign: int = 1) -> float:
+    """How far one has to go in this direction until the effect has SATURATED of the most that any strength has."""
+    far = np.linspace(0, max(sign * effects.strengths[0], sign * effects.strengths[-1]), FINE)[1:]
+    effect = sign * np.interp(sign * far, effects.strengths, effects.effect[:, 0])
+    return float(far[np.argmax(effect >= SATURATED * effect.max())])
 
 
 def safe_range(effects: Effects) -> tuple[float, float]:
-    """The strengths around 0 through which the effect keeps growing and faces stay the same people; (0, 0) if none."""
-    return -_last_safe(effects, -1), _last_safe(effects, 1)
+    """The strengths around 0 through which the effect keeps growing and faces stay the same people; (0, 0) if none.
+
+    Images that lack a text can lose little of it: below 0 the range ends where there is no more to lose, since more
+    strength would only deform them.
+    """
+    return -min(_last_safe(effects, -1), saturation(effects, -1)), _last_safe(effects, 1)
 
 
 def _last_safe(effects: Effects, sign: int) -> float:

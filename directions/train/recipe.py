@@ -17,7 +17,7 @@ class Recipe(Section):
 
     inversion: Literal["euler", "fixed-point", "rk45"] = "euler"
     anchored: bool = True
-    intervals: int = Field(default=10, ge=0)
+    intervals: int = Field(default=6, ge=0)
     xi: float = Field(default=5e-3, ge=0)
     forward: Literal["grid", "fine"] = "grid"
     eta: float = Field(default=0.7, ge=0, le=1)

@@ -32,7 +32,6 @@ from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 from flowgrad.straightness import pooled, straightness
 
-SHOWN_STRENGTHS = (1.0, -1.0)
 PREVIEW_SAMPLES = 4
 
 
@@ -128,13 +127,21 @@ def warn_of_weakness(direction: Direction, reporter: Reporter) -> None:
 
 
 def _draw(task: Task, direction: Direction, training: Training, folder: Path) -> None:
-    edited = sweep(task.model, task.photos, to_control(direction, task.model), SHOWN_STRENGTHS)
+    shown = _shown_strengths(direction)
+    edited = sweep(task.model, task.photos, to_control(direction, task.model), shown)
     rows = {"photo": to_images(task.photos.images)}
-    rows |= {strength_label(s): to_images(images) for s, images in zip(SHOWN_STRENGTHS, edited, strict=True)}
+    rows |= {strength_label(s): to_images(images) for s, images in zip(shown, edited, strict=True)}
     figure = before_after(rows, f"{direction.info.title}: the photos it was trained on")
     save_image(figure, folder / FIGURE, overwrite=True)
     bends = pooled(straightness(task.photos.trajectory.velocities)).tolist()
     curves(training.history, bends, task.grid().knots, folder / CURVES, overwrite=True)
+
+
+def _shown_strengths(direction: Direction) -> tuple[float, ...]:
+    """Strength 1, and -1 or the lowest that is safe."""
+    calibration = direction.info.calibration
+    lowest = max(-1.0, calibration.safe[0]) if calibration else -1.0
+    return (1.0, lowest) if lowest < 0 else (1.0,)
 
 
 def add_illustrated(

@@ -13,6 +13,7 @@ from directions.bank.bank import Bank, Entry
 from directions.bank.card import to_card
 from directions.file.direction import Direction, DirectionInfo, write_direction
 from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.resources import DEFAULT_MODEL
 from tests.helpers.paths import ROOT
 
 
@@ -78,6 +79,13 @@ def test_a_name_of_several_models_must_say_which(bank: Bank) -> None:
         bank.get("smiling")
     assert bank.get("ffhq/smiling").model == "ffhq"
     assert bank.get("smiling", model="faces64").model == "faces64"
+
+
+def test_a_name_alone_is_the_default_models_if_it_has_one(bank: Bank) -> None:
+    bank.add(make_direction(model=DEFAULT_MODEL), "smiling")
+    assert bank.get("smiling").model == DEFAULT_MODEL
+    assert bank.get("faces64/smiling").model == bank.get("smiling", "faces64").model == "faces64"
+    assert bank.remove("smiling").model == DEFAULT_MODEL and bank.get("smiling").model == "faces64"
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "/etc/passwd", "..", "A b", "", "x" * 65, "nul"])

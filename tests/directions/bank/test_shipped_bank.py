@@ -1,4 +1,4 @@
-"""The bank that ships: every file fits the shipped model and guide, and does on a sample what its card says."""
+"""The bank that ships: every file fits its shipped model and guide, and does on a sample what its card says."""
 
 import pytest
 
@@ -11,7 +11,12 @@ from flowgrad.guidance.text import log_odds
 from flowgrad.models import load_model
 from flowgrad.resources import resource
 
-NAMES = ("angry", "baby-faced", "feminine", "masculine", "old", "serious", "smiling", "surprised")
+NAMES = {
+    "faces64": ("angry", "baby-faced", "feminine", "masculine", "old", "serious", "smiling", "surprised"),
+    "faces128": (
+        *("angry", "baby-faced", "feminine", "masculine", "old", "sad", "serious", "smiling", "surprised", "young"),
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -19,36 +24,37 @@ def bank():
     return Bank(resource("direction_bank"))
 
 
-@pytest.fixture(scope="module")
-def faces():
-    model = load_model("faces64")
+@pytest.fixture(scope="module", params=NAMES)
+def faces(request):
+    model = load_model(request.param)
     return model, join(sample_images(model, 6, seed=3000))
 
 
-def test_everything_that_ships_is_whole(bank):
-    entries = bank.list()
-    assert tuple(entry.name for entry in entries) == NAMES
+@pytest.mark.parametrize("model", NAMES)
+def test_everything_that_ships_is_whole(bank, model):
+    entries = bank.list(model)
+    assert tuple(entry.name for entry in entries) == NAMES[model]
     assert not [entry.error for entry in entries if entry.error]
     assert all(entry.preview and entry.info.calibration and entry.info.thumbnail for entry in entries)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_direction_raises_the_score_of_its_text(bank, faces, name):
+def test_a_shipped_direction_raises_the_score_of_its_text(bank, faces):
     model, samples = faces
-    direction = bank.get(name).load()
-    guide = load_guide("faces64-guide")
-    assert direction.info.guide_fingerprint == guide.fingerprint
-    target = Contrast(direction.info.text, direction.info.source_text)
-    lacking = samples.select(log_odds(guide, samples.images, [target])[:, 0].argsort()[:2].tolist())
-    edited = steer(model, lacking, to_control(direction, model))
-    rise = (log_odds(guide, edited, [target]) - log_odds(guide, lacking.images, [target])).mean()
-    assert rise > 0.25 * direction.info.calibration.level
+    guide = load_guide(model.config.guide)
+    for entry in bank.list(model.name):
+        direction = entry.load()
+        assert direction.info.guide_fingerprint == guide.fingerprint
+        target = Contrast(direction.info.text, direction.info.source_text)
+        lacking = samples.select(log_odds(guide, samples.images, [target])[:, 0].argsort()[:2].tolist())
+        edited = steer(model, lacking, to_control(direction, model))
+        rise = (log_odds(guide, edited, [target]) - log_odds(guide, lacking.images, [target])).mean()
+        assert rise > 0.25 * direction.info.calibration.level, entry.name
 
 
 def test_strength_zero_returns_every_kind_of_photo(faces):
     """PSNR above 45 dB: the anchored trajectory has the photo at its end."""
     model, samples = faces
-    control = to_control(Bank(resource("direction_bank")).get("smiling").load(), model) * 0.0
+    control = to_control(Bank(resource("direction_bank")).get("smiling", model.name).load(), model) * 0.0
     error = (steer(model, samples, control) - samples.images.clamp(-1, 1)).square().flatten(1).mean(1) / 4
     assert error.max() < 10 ** (-4.5)
 
@@ -72,7 +78,7 @@ def test_strength_zero_returns_test_photos(faces, shared):
     with zipfile.ZipFile(shared / "faces" / "utkface_aligned.zip") as archive:
         photos = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
     images = to_tensor([prepare(photo, model.config.size, "never").image for photo in photos])
-    control = to_control(Bank(resource("direction_bank")).get("smiling").load(), model) * 0.0
+    control = to_control(Bank(resource("direction_bank")).get("smiling", model.name).load(), model) * 0.0
     for batch in invert_for(model, images, control):
         error = (steer(model, batch, control) - batch.images).square().flatten(1).mean(1) / 4
         assert error.max() < 10 ** (-4.5)

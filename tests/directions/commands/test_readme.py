@@ -14,6 +14,7 @@ from directions.bank.mixture import parse_mixture
 from directions.commands import apply
 from directions.photo.reading import to_images
 from flowgrad.models import load_model
+from flowgrad.resources import DEFAULT_MODEL
 from tests.helpers.paths import ROOT
 from tests.helpers.tiny import guide_recipe
 
@@ -102,7 +103,7 @@ def test_examples_stay_within_what_is_measured_as_safe(page):
         values = dict(re.findall(r"--(strengths?)[ =]([-\d.,]+)", " ".join(options)))
         factors = [float(value) for value in (values.get("strengths") or values.get("strength", "1")).split(",")]
         for name, strength in parse_mixture(spec):
-            calibration = Bank.default().get(name, "faces64").info.calibration
+            calibration = Bank.default().get(name, DEFAULT_MODEL).info.calibration
             assert all(is_safe(calibration, factor * strength) for factor in factors), line
 
 

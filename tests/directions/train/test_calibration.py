@@ -38,14 +38,15 @@ def effects(effect: list[float], distance: list[float] = (), faces: int = 50, de
 @pytest.mark.parametrize(
     ("effect", "distance", "expected"),
     [
-        ([-2, -1, 0, 1, 2], [], (-2, 2)),
-        ([-1, -1.5, 0, 1, 0.5], [], (-1, 1)),
+        ([-2, -1, 0, 1, 2], [], (-1.9, 2)),
+        ([-1, -1.5, 0, 1, 0.5], [], (-0.95, 1)),
+        ([-1.1, -1, 0, 1, 2], [], (-1.45, 2)),
         ([1, 1, 0, -1, -2], [], (0, 0)),
         ([-2, 1, 0, 1, 2], [], (0, 2)),
-        ([-2, -1, 0, 1, 2], [0.1, 0.1, 0, 0.1, 0.1], (-2, 2)),
+        ([-2, -1, 0, 1, 2], [0.1, 0.1, 0, 0.1, 0.1], (-1.9, 2)),
     ],
 )
-def test_the_safe_range_ends_where_the_effect_turns(
+def test_the_safe_range_ends_where_the_effect_turns_and_below_0_where_it_saturates(
     effect: list[float], distance: list[float], expected: tuple[float, float]
 ) -> None:
     assert safe_range(effects(effect, distance)) == pytest.approx(expected, abs=0.011)

@@ -34,7 +34,8 @@ def test_a_killed_trainings_name_is_its_own_again(home: Path) -> None:
     process = start(hold_a_claim, Bank.default().folder, "smiling", ready)
     try:
         assert ready.wait(60)
-        train = ("train-direction", "--samples", 2, "--text", "a smiling face", "--name", "smiling", "--device", "none")
+        train = ("train-direction", "--model", MODEL, "--samples", 2, "--text", "a smiling face", "--device", "none")
+        train = (*train, "--name", "smiling")
         failed(call(*train), 2, "faces64/smiling is being trained by another process", "another name")
     finally:
         kill(process)
