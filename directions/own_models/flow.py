@@ -108,9 +108,10 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
     if job.images is not None:
         refuse_among(job.images, options.output)
     config = job.config
-    model = model_config(options.output, config, job.origin, job.name, job.title, job.licence, job.subject)
-    workers.share(config.training.batch)
     place = latents_of(job.autoencoder, job.origin)
+    named = (job.name, job.title, job.licence, job.subject)
+    model = model_config(options.output, config, job.origin, *named, in_pixels=place is None)
+    workers.share(config.training.batch)
     options.begin()
     saved = options.saved(**run_identity(config, job.origin, place))
     data = _data(job, config, place, saved["data"] if saved else "", reporter, workers)

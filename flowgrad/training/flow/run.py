@@ -170,12 +170,14 @@ def model_config(
     title: str = "",
     licence: str = "",
     subject: str = "",
+    in_pixels: bool = True,
 ) -> ModelConfig:
     """The model's configuration, before it is trained, so that a wrong name shows at once.
 
     A model that continues another keeps its guide, words and alignment, unless `subject` is another than its
     own, and its licence, unless `licence` says another; the ranges of its gate were measured on the other's weights.
-    Trained with flips, it knows no left and right. Raises UsageError for a name that models cannot have.
+    Trained with flips, a model in pixels knows no left and right; the mirror image's latent is not the latent's mirror
+    image. Raises UsageError for a name that models cannot have.
     """
     slug = name or re.sub(r"[^a-z0-9._-]+", "-", Path(output).resolve().name.lower()).strip("-._") or "flow"
     check_model_name(slug)
@@ -196,7 +198,7 @@ def model_config(
         "patch": network.patch,
         "time_scale": network.time_scale,
         **({"subject": subject} if subject else {}),
-        **({"mirror": True} if config.training.flips else {}),
+        **({"mirror": True} if config.training.flips and in_pixels else {}),
     }
     return ModelConfig(**{**inherited, **own})
 

@@ -246,6 +246,7 @@ def test_wrong_names_show_before_training(tmp_path: Path) -> None:
         model_config(tmp_path, tiny(), None, name="My Model")
     assert model_config(tmp_path / "Überschuhe 64", tiny(), None).name == "berschuhe-64"
     assert model_config(tmp_path, tiny(flips=True), None).mirror and not model_config(tmp_path, tiny(), None).mirror
+    assert not model_config(tmp_path, tiny(flips=True), None, in_pixels=False).mirror  # latents know left and right
     onward = model_config(tmp_path, tiny(), "faces64")
     assert onward.mirror and onward.aligned_faces and onward.guide == "faces64-guide"
     assert onward.licence == load_config("faces64").licence
