@@ -21,7 +21,7 @@ from flowgrad.ode import Control, Grid
 HELD_OUT = 48  # samples that the strength is calibrated on
 HELD_OUT_SEED = 1_000_000  # their latents: far from those that people train on
 KEPT = 0.98  # share of faces that must stay the same person, by its lower bound
-SATURATED = 0.95  # share of the greatest effect at which more strength is not worth its price
+SATURATED = 0.98  # share of the greatest effect at which more strength is not worth its price
 TRIED = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)  # multiples of the trained control, close where faces change
 WEAKEST = 0.25  # multiple that strength 1 is where none is safe
 FINE = 401  # points of a fine scale of strengths

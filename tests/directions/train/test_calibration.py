@@ -38,12 +38,12 @@ def effects(effect: list[float], distance: list[float] = (), faces: int = 50, de
 @pytest.mark.parametrize(
     ("effect", "distance", "expected"),
     [
-        ([-2, -1, 0, 1, 2], [], (-1.9, 2)),
-        ([-1, -1.5, 0, 1, 0.5], [], (-0.95, 1)),
-        ([-1.1, -1, 0, 1, 2], [], (-1.45, 2)),
+        ([-2, -1, 0, 1, 2], [], (-1.96, 2)),
+        ([-1, -1.5, 0, 1, 0.5], [], (-0.98, 1)),
+        ([-1.1, -1, 0, 1, 2], [], (-1.78, 2)),
         ([1, 1, 0, -1, -2], [], (0, 0)),
         ([-2, 1, 0, 1, 2], [], (0, 2)),
-        ([-2, -1, 0, 1, 2], [0.1, 0.1, 0, 0.1, 0.1], (-1.9, 2)),
+        ([-2, -1, 0, 1, 2], [0.1, 0.1, 0, 0.1, 0.1], (-1.96, 2)),
     ],
 )
 def test_the_safe_range_ends_where_the_effect_turns_and_below_0_where_it_saturates(
@@ -70,7 +70,7 @@ def test_the_bound_of_the_share_covers_the_truth_nine_times_in_ten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("effect", "expected"), [([0, 0, 0, 1, 2], 1.9), ([0, 0, 0, 2, 2], 0.95), ([0, 0, 0, 2, 1], 0.95)]
+    ("effect", "expected"), [([0, 0, 0, 1, 2], 1.96), ([0, 0, 0, 2, 2], 0.98), ([0, 0, 0, 2, 1], 0.98)]
 )
 def test_the_effect_saturates_near_its_most(effect: list[float], expected: float) -> None:
     assert saturation(effects(effect)) == pytest.approx(expected, abs=0.006)
