@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains every direction that ships, on samples of the model: bash direction_bank/build.sh [FOLDER OF RUNS]
-# About two minutes for each on two cores. What is there already is replaced.
+# Trains every direction of the default model, on samples of it: bash direction_bank/build.sh [FOLDER OF RUNS]
+# About a minute for each on two cores. What is there already is replaced.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-runs/bank}
@@ -20,7 +20,9 @@ train smiling "a smiling face" "a serious face" expression,smile 8 15 "$sex" "$a
 train serious "a serious face" "a smiling face" expression 8 15 "$sex" "$age"
 train surprised "a surprised face" "a face" expression 12 5 "$sex" "$age"
 train angry "an angry face" "a face" expression 10 5 "$sex" "$age"
+train sad "a sad face" "a face" expression 10 5 "$sex" "$age"
 train old "an old face" "a young adult face" age 8 15 "$sex" "$smile"
+train young "a young adult face" "an old face" age,young 8 15 "$sex" "$smile"
 train baby-faced "a baby" "a face" age,young 12 2 "$sex" "$smile"
 train feminine "a woman" "a man" gender 8 15 "$smile" "$age"
 train masculine "a man" "a woman" gender 8 15 "$smile" "$age"
@@ -38,10 +40,10 @@ from directions.photo.reading import to_images
 from directions.photo.writing import save_image
 from flowgrad.models import load_model
 
-model = load_model("faces64")
+model = load_model()
 faces = join(sample_images(model, 9, seed=2000))
 rows = {"sample": to_images(faces.images)}
-for entry in Bank(Path("direction_bank")).list():
+for entry in Bank(Path("direction_bank")).list(model.name):
     rows[entry.name] = to_images(steer(model, faces, to_control(entry.load(), model)))
 save_image(before_after(rows), Path(sys.argv[1]), overwrite=True)
 PYTHON

@@ -10,6 +10,7 @@ from typing import Any
 
 from flowgrad.errors import UsageError, reason
 
+DEFAULT_MODEL = "faces128"  # the embedded model that is used where none is named
 FOLDER_CONFIG = "flowgrad.yaml"  # of a model that has a folder of its own
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model on the Hugging Face hub
 _PACKAGE = Path(__file__).resolve().parent

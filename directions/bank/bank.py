@@ -19,7 +19,7 @@ from directions.file.direction import Direction, read_direction, write_direction
 from directions.file.header import check_name
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import TRASH
-from flowgrad.resources import resource, user_folder
+from flowgrad.resources import DEFAULT_MODEL, resource, user_folder
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ class Bank:
         return tuple(dict.fromkeys(model for model, _ in self._files()))
 
     def get(self, name: str, model: str | None = None) -> Entry:
-        """Return the entry called `name` ("smiling", or "faces64/smiling" if several models have one).
+        """Return the entry called `name`: "smiling", or "faces64/smiling" if several models have one.
 
-        Raises UsageError for an unknown name (with the nearest ones) and for one that several models have.
+        Of several models that have one, the default model's is meant. Raises UsageError for an unknown name (with the
+        nearest ones), and for one that several other models have.
         """
         model, name = _split(name, model)
         places = self._files().items()
         found = {key[0]: place for key, place in places if key[1] == name and model in (None, key[0])}
+        found = {DEFAULT_MODEL: found[DEFAULT_MODEL]} if DEFAULT_MODEL in found else found
         if len(found) > 1:
             remedy = f"Write {next(iter(found))}/{name}, for example."
             raise UsageError(f"{name!r} is in the bank for several models: {', '.join(found)}. {remedy}")

@@ -31,6 +31,7 @@ from directions.commands.options import (
 from directions.commands.terminal import Listing, Terminal, answer, wrote
 from flowgrad.errors import UsageError
 from flowgrad.files import printable, refuse_existing
+from flowgrad.resources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from directions.apply.files import Outcome
@@ -198,7 +199,7 @@ def sample(
     from directions.photo.writing import save_image
     from flowgrad.models import load_model
 
-    loaded = load_model(model or (parts[0][0].info.model if parts else "faces64"), device, precision)
+    loaded = load_model(model or (parts[0][0].info.model if parts else DEFAULT_MODEL), device, precision)
     control = editing.mixture(loaded, parts, terminal, force) if parts else None
     samples = editing.sample_to_files(loaded, count, seed, control, output, overwrite)
     files, images = map(list, zip(*terminal.track(samples, "sampling", count), strict=True))

@@ -25,6 +25,7 @@ from directions.commands.options import (
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
+from flowgrad.resources import DEFAULT_MODEL
 
 app = typer.Typer(no_args_is_help=True, help="Browse and keep directions: yours, and those that ship.")
 
@@ -171,7 +172,7 @@ def bank_gallery(
 @app.command("matrix")
 def bank_matrix(
     names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all of the model.")] = None,
-    model: ModelName = "faces64",
+    model: ModelName = DEFAULT_MODEL,
     count: Annotated[int, typer.Option(help="Samples to measure on.", min=1)] = 16,
     guide: GuideName = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("interference"),

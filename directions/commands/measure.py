@@ -9,6 +9,7 @@ from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.files import refuse_existing
+from flowgrad.resources import DEFAULT_MODEL
 
 app = typer.Typer()
 
@@ -69,7 +70,7 @@ def benchmark(
     thresholds: options.Thresholds = "0.001,0.005,0.01",
     count: Annotated[int, typer.Option(help="Samples in the editing.", min=1)] = 4,
     repeats: Annotated[int, typer.Option(help="Timed rounds after a warm-up.", min=1)] = 3,
-    model: options.ModelName = "faces64",
+    model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",

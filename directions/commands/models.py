@@ -9,6 +9,7 @@ from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.files import refuse_existing
+from flowgrad.resources import DEFAULT_MODEL
 
 app = typer.Typer(no_args_is_help=True, help="The generative models that directions steer.")
 
@@ -84,7 +85,7 @@ def models_remove(
 
 
 @app.command("show")
-def models_show(name: options.KnownModel = "faces64", as_json: options.Json = False) -> None:
+def models_show(name: options.KnownModel = DEFAULT_MODEL, as_json: options.Json = False) -> None:
     """Show a model's configuration, checked, and where its weights are."""
     from directions.commands import tables
     from flowgrad.models import load_config
@@ -102,7 +103,7 @@ def models_gate(
     table: Annotated[Path | None, typer.Option(help="CSV file with columns file and split; default: all.")] = None,
     split: Annotated[str, typer.Option(help="Rows of the table to measure on.")] = "test",
     count: Annotated[int | None, typer.Option(help="So many of them, drawn at random.", min=1)] = None,
-    model: options.ModelName = "faces64",
+    model: options.ModelName = DEFAULT_MODEL,
     bank: options.BankFolder = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -128,7 +129,7 @@ def models_gate(
 
 @app.command("check")
 def models_check(
-    name: options.KnownModel = "faces64",
+    name: options.KnownModel = DEFAULT_MODEL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture of four samples to write.")] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -138,7 +139,7 @@ def models_check(
 ) -> None:
     """Load a model, draw four samples, invert and return one, and say whether it is fit for directions.
 
-    flowgrad models check faces64 --output samples.png
+    flowgrad models check faces128 --output samples.png
 
     Exit code 1 if it is not.
     """

@@ -13,7 +13,7 @@ from directions.bank.bank import Bank
 from directions.file.rules import INTEGER_LIMIT
 from flowgrad.errors import UsageError
 from flowgrad.guidance.names import is_downloaded, weights_file
-from flowgrad.resources import find_config, model_files, read_config
+from flowgrad.resources import find_config, like, model_files, read_config
 
 if TYPE_CHECKING:
     pass
@@ -44,11 +44,11 @@ def find_weights(kind: str, name: str) -> None:
 def find_directions_model(bank: Bank, name: str | None) -> str | None:
     """Return the name of a model (None: any) that directions may be for: one of yours, of ours, or with a direction.
 
-    Raises UsageError for another, with the known ones.
+    Raises UsageError for another, with the nearest ones.
     """
     if name is None or name in (there := sorted({*bank.models(), *model_files()})):
         return name
-    raise UsageError(f"no model called {name!r}, nor a direction for one; there is {', '.join(there)}")
+    raise UsageError(f"no model called {name!r}, nor a direction for one; there is {like(name, there)}")
 
 
 def numbers(written: str, option: str) -> tuple[float, ...]:

@@ -7,13 +7,14 @@ import typer
 from directions.bank.bank import Bank
 from directions.commands.options import BankFolder, Device, ModelName, Precision
 from directions.commands.terminal import Terminal
+from flowgrad.resources import DEFAULT_MODEL
 
 app = typer.Typer()
 
 
 @app.command()
 def ui(
-    model: ModelName = "faces64",
+    model: ModelName = DEFAULT_MODEL,
     bank: BankFolder = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; the default is for this machine alone.")
@@ -33,7 +34,7 @@ def ui(
     from flowgrad.models import load_model
 
     server.require()
-    options = (*(("--model", model) if model != "faces64" else ()), *(("--bank", str(bank)) if bank else ()))
+    options = (*(("--model", model) if model != DEFAULT_MODEL else ()), *(("--bank", str(bank)) if bank else ()))
     studio = Studio(load_model(model, device, precision), Bank.default(bank), options)
     if not guard.is_local(host):
         Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")

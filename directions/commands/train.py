@@ -9,6 +9,7 @@ from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import UsageError
+from flowgrad.resources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from directions.train.recipe import Recipe
@@ -26,7 +27,7 @@ def train_direction(
     images: Annotated[list[Path] | None, typer.Argument(help="About ten photos, or folders of them.")] = None,
     source: options.Source = None,
     keep: options.Keep = None,
-    model: options.ModelName = "faces64",
+    model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
     samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.", min=0)] = 0,
     calibrate_on: Annotated[
@@ -137,7 +138,7 @@ def edit(
     source: options.Source = None,
     keep: options.Keep = None,
     strength: Annotated[float, typer.Option("--strength", "-s", help="Multiple of what was found.")] = 1.0,
-    model: options.ModelName = "faces64",
+    model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
     crop: options.Crop = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),

@@ -12,6 +12,7 @@ from flowgrad.memory import Batched
 from flowgrad.model_config import ModelConfig, load_config
 from flowgrad.models.parts import Parts
 from flowgrad.ode import IN_PLACE, Store
+from flowgrad.resources import DEFAULT_MODEL
 from flowgrad.seeds import generator
 
 __all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model"]
@@ -65,7 +66,7 @@ class Model:
         return torch.stack(rows).to(self.device)
 
 
-def load_model(name: str = "faces64", device: str = "auto", precision: str = "auto") -> Model:
+def load_model(name: str = DEFAULT_MODEL, device: str = "auto", precision: str = "auto") -> Model:
     """Load a model by its name, its YAML file, or a folder with a flowgrad.yaml.
 
     device: "auto" (CUDA, else the CPU) or any torch device. precision: "fp32", "bf16", "fp16", or "auto", which is
