@@ -16,6 +16,7 @@ from torch import Tensor
 
 from directions.apply.inversion import Inverted, invert_images, quarter_grid
 from directions.bank.bank import Bank
+from directions.photo.faces import Prepared
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
 from flowgrad.ode import Grid
@@ -72,6 +73,11 @@ def _reconstructed(model: Model, inverted: Inverted) -> Tensor:
 def judge_familiarity(model: Model, inverted: Inverted) -> list[str | None]:
     """A `verdict` on every image of a batch; only what the model's `gate` has a range for is computed."""
     return [verdict(fit, model.config.gate) for fit in fits(model, inverted, model.config.gate)]
+
+
+def is_face(model: Model, crop: Prepared, verdict: str | None) -> bool:
+    """Whether a crop is a face: one was found in it, or it has the model's size, and the model knows such images."""
+    return not crop.unconfirmed or (bool(model.config.gate) and verdict is None)
 
 
 def verdict(fit: Fit, ranges: dict[str, tuple[float, float]]) -> str | None:
