@@ -23,7 +23,9 @@ _MARGIN = 0.2  # of the side, around a face that fills the photo
 
 _WEAKEST = -0.2  # the detector's score of what is looked at once more; it calls a face what has more than 0
 _SURE = 0.7  # the score from which on a single look is enough
-_CLOSE = 110  # pixels that a face has in the second look
+_UNSEEN = -0.5  # the score of what a second look does not see
+_CLOSE = (90, 110)  # pixels that a face has in the second looks
+_CONFIRMED = 0.05  # mean score from which on a doubtful face is one: those of wheels, folds and flags are below
 _SHARED = 0.4  # of the smaller of two boxes: more is one face
 _SAME = 0.4  # intersection over union of a box and what the second look sees there
 
@@ -52,12 +54,12 @@ def _seen(photo: Image.Image) -> Iterator[_Seen]:
             yield from _look(photo, side / longest)
 
 
-def _look(photo: Image.Image, scale: float, margin: float = 0.0) -> Iterator[_Seen]:
-    """What the detector sees of a photo at `scale`, with a margin (fraction of the side)."""
+def _look(photo: Image.Image, scale: float, margin: float = 0.0, weakest: float = _WEAKEST) -> Iterator[_Seen]:
+    """What the detector sees of a photo at `scale`, with a margin (fraction of the side), scored `weakest` or more."""
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     pad = round(margin * max(size))
     pixels = np.asarray(photo.resize(size, Image.Resampling.BICUBIC))
-    squares, scores, _ = detector().run(np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge"), 0, _WEAKEST)
+    squares, scores, _ = detector().run(np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge"), 0, weakest)
     for square, score in zip(squares, scores, strict=True):
         edges = (square.left(), square.top(), square.right() + 1, square.bottom() + 1)
         yield _Seen(tuple((edge - pad) / scale for edge in edges), score)
@@ -73,15 +75,17 @@ def _apart(faces: Iterable[_Seen]) -> list[_Seen]:
 
 
 def _confirmed(photo: Image.Image, face: _Seen) -> bool:
-    """Whether the detector sees a face again at its own best size, in the mirror."""
+    """Whether the detector sees a face again, at its own best sizes and in the mirror, surely enough on the whole."""
     left, top, right, bottom = face.box
     side = right - left
     near = photo.crop((round(left - side), round(top - side), round(right + side), round(bottom + side)))
-    mirrored = near.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     there = (near.width - side) / 2
-    box = (there, there, there + side, there + side)
-    again = (seen for seen in _look(mirrored, _CLOSE / side) if seen.score > 0)
-    return any(overlap(box, seen.box) > _SAME for seen in again)
+    box, scores = (there, there, there + side, there + side), [face.score]
+    for picture in (near, near.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
+        for close in _CLOSE:
+            seen = _look(picture, close / side, weakest=_UNSEEN)
+            scores.append(max((again.score for again in seen if overlap(box, again.box) > _SAME), default=_UNSEEN))
+    return sum(scores) / len(scores) > _CONFIRMED
 
 
 def overlap(a: Box, b: Box) -> float:

@@ -30,7 +30,9 @@ _ALIGNED_BOX = (0.041, 0.034, 0.957, 0.950)
 _ALIGNED_OVERLAP = 0.5  # intersection over union of a found box with that one
 _ALIGNED_WITHIN = 0.05  # of the side: 98 of 100 aligned photos stay below, every one shifted by 0.06 is above
 
-_SMALLEST = 0.5  # of the model's size: a face that has fewer pixels across is not edited
+# Of the model's size: a face that has fewer pixels across is not edited. Of 24 test photos reduced to 48, 32 and 24
+# pixels and enlarged to the 64 of `faces64`, the model knows 88 %, 54 % and 21 %.
+_SMALLEST = 0.5
 NO_FACE_REMEDY = "Use a photo with a larger, frontal face, or --align never."
 _MISSING_EXTRA = "finding faces needs dlib, which is not installed. Run: pip install 'flowgrad[faces]'"
 
