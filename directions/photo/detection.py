@@ -14,8 +14,8 @@ from PIL import Image
 
 Box = tuple[float, ...]  # left, top, right, bottom of a face in its photo
 
-# The longer side, in pixels, of the copies that are looked at. Looks cost time by their pixels: 0.01 s, 0.05 s, 0.2 s
-# and 0.7 s for a square photo on one core. That is all a photo gets, so that no result depends on a clock.
+# The longer side, in pixels, of the copies that are looked at. A look at a square photo takes 0.01 s, 0.03 s, 0.1 s and
+# half a second of one core. There are no more, so that a photo's time is bounded, and no result depends on a clock.
 _SIDES = (320, 640, 1280, 2560)
 FINEST = _SIDES[-1]  # a photo's longer side of which more pixels show no other face
 _ENLARGED = 2.5  # at most, after the first look: further on there is nothing new to see

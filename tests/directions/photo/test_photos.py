@@ -8,14 +8,16 @@ import socket
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, features
 
 from directions.photo import faces
 from directions.photo.beside import ahead
@@ -137,6 +139,43 @@ def test_random_damage_never_escapes(tmp_path: Path) -> None:
                 read_photo(path)
             except FlowgradError as error:
                 assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("kind", [AssertionError, zlib.error, RuntimeError, KeyError])
+def test_whatever_a_decoder_raises_is_the_photos_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    class Broken(ImageFile.ImageFile):
+        format = "BMP"
+
+        def _open(self) -> None:
+            self._size, self._mode = (4, 4), "RGB"
+
+        def load(self) -> NoReturn:
+            raise kind("wrong inside")
+
+    gradient().save(tmp_path / "x.bmp")
+    monkeypatch.setitem(Image.OPEN, "BMP", (Broken, None))
+    with pytest.raises(FlowgradError, match=r"x.bmp is a damaged or truncated image \(.*wrong inside"):
+        read_photo(tmp_path / "x.bmp")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_refused(tmp_path: Path) -> None:
+    """Pillow raises a RuntimeError for some."""
+    path, draw, kinds = tmp_path / "x.avif", np.random.default_rng(0), set()
+    gradient().save(path)
+    raw = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(raw)
+        damaged[draw.integers(len(raw))] = draw.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_photo(path)
+        except FlowgradError as error:
+            assert str(path) in str(error)
+            kinds.add(type(error.__cause__))
+    assert RuntimeError in kinds
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x00" * 100])
@@ -322,6 +361,7 @@ def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) 
     script = f"""
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 from directions.photo.faces import read_faces
 os.sched_getaffinity = lambda process: {{0, 1}}
 beside.faces.available, beside.faces.warm_up = (lambda: True), (lambda: None)
