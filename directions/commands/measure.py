@@ -57,9 +57,9 @@ def evaluate(
     control = editing.mixture(loaded, parts, terminal, force, steps)
     read = editing.read_photos(files, loaded, align, terminal)
     measured, images = evaluation.evaluate_photos(loaded, control, read.images, info, steps, guide, judge, terminal)
-    data = evaluation.save_evaluation(measured, images, read.files, sheet, figures, direction)
+    data = evaluation.save_evaluation(measured, images, read, sheet, figures, direction)
     table = tables.plain_table(*evaluation.evaluation_rows(measured), numbers=True)
-    answer(as_json, {**data, "unedited": read.unedited}, table, wrote(sheet, figures))
+    answer(as_json, data, table, wrote(sheet, figures))
 
 
 @app.command()

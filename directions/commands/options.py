@@ -122,7 +122,9 @@ Precision = Annotated[
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=_is_seed)]
 Align = Annotated[
     Literal["auto", "always", "never"],
-    typer.Option(help="auto aligns faces where it is needed; always fails where there is no face."),
+    typer.Option(
+        help="auto aligns faces where it is needed; always fails where there is no face; never takes photos as they are."
+    ),
 ]
 Crop = Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-Box = tuple[float, ...]  # left, top, right, bottom of a face in its photo
+from directions.photo.landmarks import Box, wandering
 
 # The longer side, in pixels, of the copies that are looked at. A look at a square photo takes 0.01 s, 0.03 s, 0.1 s and
 # half a second of one core. There are no more, so that a photo's time is bounded, and no result depends on a clock.
@@ -25,7 +25,8 @@ _WEAKEST = -0.2  # the detector's score of what is looked at once more; it calls
 _SURE = 0.7  # the score from which on a single look is enough
 _UNSEEN = -0.5  # the score of what a second look does not see
 _CLOSE = (90, 110)  # pixels that a face has in the second looks
-_CONFIRMED = 0.05  # mean score from which on a doubtful face is one: those of wheels, folds and flags are below
+# The mean score from which on a doubtful face is one; the one that is enough if its landmarks wander less than _STEADY.
+_CONFIRMED, _LIKELY, _STEADY = 0.25, 0.05, 0.055
 _SHARED = 0.4  # of the smaller of two boxes: more is one face
 _SAME = 0.4  # intersection over union of a box and what the second look sees there
 
@@ -75,7 +76,7 @@ def _apart(faces: Iterable[_Seen]) -> list[_Seen]:
 
 
 def _confirmed(photo: Image.Image, face: _Seen) -> bool:
-    """Whether the detector sees a face again, at its own best sizes and in the mirror, surely enough on the whole."""
+    """Whether the detector sees a face again, at its own best sizes and in the mirror, or half so and landmarks too."""
     left, top, right, bottom = face.box
     side = right - left
     near = photo.crop((round(left - side), round(top - side), round(right + side), round(bottom + side)))
@@ -85,7 +86,8 @@ def _confirmed(photo: Image.Image, face: _Seen) -> bool:
         for close in _CLOSE:
             seen = _look(picture, close / side, weakest=_UNSEEN)
             scores.append(max((again.score for again in seen if overlap(box, again.box) > _SAME), default=_UNSEEN))
-    return sum(scores) / len(scores) > _CONFIRMED
+    mean = sum(scores) / len(scores)
+    return mean > _CONFIRMED or (mean > _LIKELY and wandering(photo, face.box) < _STEADY)
 
 
 def overlap(a: Box, b: Box) -> float:

@@ -4,26 +4,21 @@ Faces are found by dlib, of the extra `faces`, which is imported when first used
 alone: nothing but `align="never"` takes it as it is.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from directions.photo.crop import Place
-from directions.photo.detection import Box, detector, find_faces, overlap
+from directions.photo.detection import detector, find_faces, overlap
+from directions.photo.landmarks import CHIP_PADDING, CHIP_SIZE, Box, Face, look, predictor
 from directions.photo.reading import Align, Photo, read_photo
 from flowgrad.errors import FlowgradError, UsageError
 
-CHIP_SIZE, CHIP_PADDING = 200, 0.2  # get_face_chip(size=200, padding=0.2), as the model's photos were cut
-
 _TURNED = 0.5  # of `turn`
-_FACE_SIDE = 200  # pixels a face should have when its landmarks are placed, since these are whole pixels
 
 # Where the detector sees the face of an aligned photo, in fractions of the side: the mean over UTKFace's test photos.
 _ALIGNED_BOX = (0.041, 0.034, 0.957, 0.950)
@@ -68,43 +63,6 @@ class Faces:
         if not self.too_small:
             return "no face was found in it"
         return "its face is too small" if self.too_small == 1 else f"its {self.too_small} faces are too small"
-
-
-@dataclass(frozen=True, eq=False)
-class Face:
-    """The surroundings of a face at a good size, (h, w, 3) uint8, and `shape`: dlib's 68 landmarks in them.
-
-    What is (x, y) there is origin + (x, y) / scale in the photo.
-    """
-
-    pixels: np.ndarray
-    shape: Any
-    origin: tuple[int, int]
-    scale: float
-
-    @property
-    def corners(self) -> np.ndarray:
-        """(4, 2): the corners of the chip that would be cut out, in the photo, clockwise from the upper left."""
-        import dlib
-
-        chip = dlib.get_face_chip_details(self.shape, CHIP_SIZE, CHIP_PADDING)
-        half = np.array([chip.rect.width(), chip.rect.height()]) / 2
-        cos, sin = math.cos(chip.angle), math.sin(chip.angle)
-        signs, centre = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]), chip.rect.dcenter()
-        corners = (signs * half) @ np.array([(cos, sin), (-sin, cos)]) + (centre.x, centre.y)
-        return corners / self.scale + self.origin
-
-    @property
-    def side(self) -> float:
-        """Pixels of the photo along the chip's upper edge."""
-        return float(np.linalg.norm(self.corners[1] - self.corners[0]))
-
-    @property
-    def turn(self) -> float:
-        """How far it is turned, by its landmarks: 0 frontal, -1 and 1 the nose at an end of the jaw."""
-        jaw_left, jaw_right, nose = (np.array([point.x, point.y]) for point in map(self.shape.part, (0, 16, 30)))
-        across = jaw_right - jaw_left
-        return float(2 * np.dot(nose - jaw_left, across) / max(np.dot(across, across), 1e-9) - 1)
 
 
 def read_faces(
@@ -220,15 +178,7 @@ def require() -> None:
 
 def warm_up() -> None:
     """Load dlib's models, which takes a second, before the first photo is there."""
-    detector(), _predictor()
-
-
-@lru_cache(maxsize=1)
-def _predictor() -> Any:
-    import dlib
-    import face_recognition_models
-
-    return dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
+    detector(), predictor()
 
 
 def is_aligned(photo: Image.Image, box: Box) -> bool:
@@ -242,22 +192,6 @@ def is_aligned(photo: Image.Image, box: Box) -> bool:
         return False
     wanted = np.array([(0, 0), (side, 0), (side, side), (0, side)])
     return bool(np.linalg.norm(look(photo, aligned).corners - wanted, axis=1).mean() < _ALIGNED_WITHIN * side)
-
-
-def look(photo: Image.Image, box: Box) -> Face:
-    """Look closely at the face in a box of an RGB photo."""
-    import dlib
-
-    width, height = box[2] - box[0], box[3] - box[1]
-    left, top = max(0, round(box[0] - width)), max(0, round(box[1] - height))
-    right, bottom = min(photo.width, round(box[2] + width)), min(photo.height, round(box[3] + height))
-    near = photo.crop((left, top, right, bottom))
-    scale = max(1.0, _FACE_SIDE / max(width, height))
-    if scale > 1:
-        near = near.resize((round(near.width * scale), round(near.height * scale)), Image.Resampling.BICUBIC)
-    edges = [round((edge - origin) * scale) for edge, origin in zip(box, (left, top, left, top), strict=True)]
-    pixels = np.asarray(near)
-    return Face(pixels, _predictor()(pixels, dlib.rectangle(*edges)), (left, top), scale)
 
 
 def cut_out(face: Face, size: int = CHIP_SIZE) -> tuple[Image.Image, Place]:

@@ -31,7 +31,9 @@ def models(tiny: Tiny) -> dict[str, Path]:
         folder = folders[name] = make_model(Path(name).absolute(), tiny.guide, aligned=True)
         with (folder / "flowgrad.yaml").open("a") as file:
             file.write(gate)
-    info = DirectionInfo("Smile", "tiny", load_model(str(folders["none"]), "cpu", "fp32").fingerprint, 6, text="a smiling face")
+    info = DirectionInfo(
+        "Smile", "tiny", load_model(str(folders["none"]), "cpu", "fp32").fingerprint, 6, text="a smiling face"
+    )
     Bank.default().add(Direction.create(np.full((2, 3, 16, 16), 0.3), np.array([0, 3]), info), "smiling")
     picture("RGB", 200, 120).save("wall.jpg")
     return folders

@@ -68,6 +68,16 @@ def test_nothing_is_taken_for_a_face(seed: int) -> None:
     assert find_faces(Image.fromarray(total.astype(np.uint8))) == []
 
 
+@pytest.mark.parametrize("quality", [30, 70, 90])
+def test_a_portrait_has_one_face(quality: int) -> None:
+    """In the badge of the suit the detector sees another, and not surely enough."""
+    data = pytest.importorskip("skimage.data", reason="needs scikit-image")
+    buffer = io.BytesIO()
+    Image.fromarray(data.astronaut()).save(buffer, "JPEG", quality=quality)
+    (box,) = find_faces(Image.open(buffer).convert("RGB"))
+    assert overlap(box, (175, 80, 270, 175)) > 0.7
+
+
 @pytest.mark.slow
 def test_the_command_edits_all_of_them_and_leaves_photos_without_one(
     group: tuple[Image.Image, list[Box]], home: Path, monkeypatch: pytest.MonkeyPatch
