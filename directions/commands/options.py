@@ -123,7 +123,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", 
 Align = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(
-        help="auto aligns faces where it is needed; always fails where there is no face; never takes photos as they are."
+        help="auto aligns faces where it is needed; always fails where there is no face; never takes a photo as it is."
     ),
 ]
 Crop = Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")]
