@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.inversion import Inverted, invert_images, quarter_grid
+from directions.apply.inversion import Inverted, invert_images, join, quarter_grid
+from directions.apply.looks import are_grey, looks, tinted
 from directions.bank.bank import Bank
+from directions.photo.faces import Prepared
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
 from flowgrad.ode import Grid
@@ -25,12 +27,14 @@ from flowgrad.training.data.pictures import find_source, list_images, read_split
 SHARE = 0.005  # of the test photos lie below a range, and as many above
 
 Fit = dict[str, float]  # what each measure says of an image
+Ranges = dict[str, tuple[float, float]]  # of each measure, over the model's test photos
 
 
+# Of each measure: what lies outside its range, in figures, and what it means where it is below and where it is above.
 _REASONS = {
-    "norm": "its latent has size {:.3f}",
-    "correlation": "its latent still shows the picture (neighbours agree by {:.3f})",
-    "reconstruction": "the model misses it by {:.3f}",
+    "norm": ("its latent has size {:.3f}", "smoother than they are", "rougher than they are"),
+    "correlation": ("neighbours in its latent agree by {:.3f}", "put together unlike them", "put together unlike them"),
+    "reconstruction": ("the model misses it by {:.3f}", "unlike them", "hard to draw for the model"),
 }
 
 
@@ -70,18 +74,48 @@ def _reconstructed(model: Model, inverted: Inverted) -> Tensor:
 
 
 def judge_familiarity(model: Model, inverted: Inverted) -> list[str | None]:
-    """A `verdict` on every image of a batch; only what the model's `gate` has a range for is computed."""
-    return [verdict(fit, model.config.gate) for fit in fits(model, inverted, model.config.gate)]
+    """A `verdict` on every image of a batch; only what the model's `gate` has a range for is computed.
+
+    A photo that is odd and grey is judged in sepia: a model of colour photos finds all grey ones odd, and edits them no
+    worse.
+    """
+    gate = model.config.gate
+    measured = fits(model, inverted, gate)
+    odd = [i for i, fit in enumerate(measured) if _outside(fit, gate)]
+    grey = [i for i, is_grey in zip(odd, are_grey(inverted.images[odd]), strict=True) if is_grey] if odd else []
+    if grey:
+        sepia = join(list(invert_images(model, tinted(inverted.images[grey]), grid=inverted.trajectory.grid)))
+        for i, fit in zip(grey, fits(model, sepia, gate), strict=True):
+            measured[i] = fit
+    return [verdict(fit, gate, image) for fit, image in zip(measured, inverted.images, strict=True)]
 
 
-def verdict(fit: Fit, ranges: dict[str, tuple[float, float]]) -> str | None:
-    """Say plainly what is unusual about an image, against the ranges of the model's test photos; None: nothing."""
-    odd = []
-    for name, value in fit.items():
-        low, high = ranges.get(name, (value, value))
-        if not low <= value <= high:
-            odd.append(f"{_REASONS[name].format(value)}, test photos {low:g} to {high:g}")
-    return f"the model does not know such an image ({'; '.join(odd)}): the edit may not fit" if odd else None
+def is_face(model: Model, crop: Prepared, verdict: str | None) -> bool:
+    """Whether a crop is a face: one was found in it, or it has the model's size, and the model knows such images."""
+    return not crop.unconfirmed or (bool(model.config.gate) and verdict is None)
+
+
+def verdict(fit: Fit, ranges: Ranges, image: Tensor) -> str | None:
+    """Say what is unusual about an image (3, H, W) in [-1, 1], in words, and then in figures; None: nothing is.
+
+    ranges: of the model's test photos.
+    """
+    outside = _outside(fit, ranges)
+    if not outside:
+        return None
+    figures = [f"{_REASONS[name][0].format(fit[name])}, test photos {low:g} to {high:g}" for name, low, high in outside]
+    name, low, _ = outside[0]
+    words = looks(image) or _REASONS[name][1 if fit[name] < low else 2]
+    return f"this photo is unlike those the model knows: it looks {words} ({'; '.join(figures)}); the edit may not fit"
+
+
+def _outside(fit: Fit, ranges: Ranges) -> list[tuple[str, float, float]]:
+    """The measures that lie outside their ranges, with these."""
+    return [(name, *ranges[name]) for name, value in fit.items() if not _within(value, ranges.get(name))]
+
+
+def _within(value: float, bounds: tuple[float, float] | None) -> bool:
+    return bounds is None or bounds[0] <= value <= bounds[1]
 
 
 def photo_files(images: Path, table: Path | None = None, split: str = "test", count: int | None = None) -> list[str]:

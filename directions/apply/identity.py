@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from directions.photo.faces import CHIP_PADDING
+from directions.photo.landmarks import CHIP_PADDING
 from flowgrad.guidance.recognizer import available, load_recognizer
 
 # dlib's own threshold on the distance of two descriptors. Measured on 24 UTKFace test photos: 200 against 64 pixels

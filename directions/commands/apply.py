@@ -62,6 +62,9 @@ def apply_direction(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave photos whose output exists, and go on with the others.")
     ] = False,
+    copy_unedited: Annotated[
+        bool, typer.Option("--copy-unedited", help="Write a copy of each photo in which no face is found.")
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -76,8 +79,8 @@ def apply_direction(
     Photos keep their sizes and details: what the edit changes in a face (all of them, or --face 2) is put back
     into the photo, and the rest stays as it was. A strip shows the photo around its faces. Results are named after the
     photo and what was done: photo-smiling.jpg, photo-smiling@0.8+old@0.3.jpg, photo-smiling-strip.png.
-    One that cannot be edited is reported, and the others go on; if the command is interrupted, the same one with
-    --skip-existing does the rest.
+    A photo without a face is left as it is. One that cannot be edited is reported, and the others go on; if the command
+    is interrupted, the same one with --skip-existing does the rest.
     """
     from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.beside import process_beside
@@ -102,7 +105,7 @@ def apply_direction(
         inversion = common_inversion([part for part, _ in parts])
         done, title = outputs.done_by(named), outputs.done_by(asked)
         wanted = editing.Wanted(
-            steps, crop, face, align, overwrite, keep_identity, inversion, skip_existing, title=title
+            steps, crop, face, align, overwrite, keep_identity, inversion, skip_existing, title, copy_unedited
         )
         kind = ("-crop" if crop else "") + ("-strip" if steps else "")
         sheets = Sheets(len(files), steps, title, output, done + kind)
@@ -119,8 +122,11 @@ def apply_direction(
 def _report(
     outcomes: "Iterable[Outcome]", count: int, folder: Path, sheets: "Sheets", terminal: Terminal, as_json: bool
 ) -> None:
-    """Say at once what became of each photo; exit with 1 if any failed, and raise the error of a single one."""
-    counted = Counter[str]()
+    """Say at once what became of each photo; exit with 1 if any failed, or if none has a face: nothing was done.
+
+    The error of a single photo is raised.
+    """
+    counted, unedited = Counter[str](), []
     with Listing(as_json, "files") as listing:
         for outcome in outcomes:
             if outcome.error and count == 1:
@@ -129,22 +135,52 @@ def _report(
                 terminal.warn(f"{printable(outcome.photo.name)}: {outcome.warning}")
             if outcome.error:
                 failed(printable(str(outcome.error)))
-            counted["failed" if outcome.error else "skipped" if outcome.skipped else "written"] += 1
-            listing.add(_as_json(outcome), _kept(outcome), _wrote(outcome))
+            if outcome.unedited:
+                unedited.append(outcome.photo)
+            counted[_fate(outcome)] += 1
+            listing.add(_as_json(outcome), _left(outcome), _faces(outcome), _kept(outcome), _wrote(outcome))
         listing.end(
-            {"contact_sheets": sheets.written},
+            {"unedited": unedited, "contact_sheets": sheets.written},
             wrote(*sheets.written),
             _count(counted, count, folder) if count > 1 else "",
         )
+    if counted["left"] == count:
+        from directions.photo.faces import NO_FACE_REMEDY
+
+        raise failed(f"no photo was edited. {NO_FACE_REMEDY}")
     if counted["failed"]:
         raise typer.Exit(1)
 
 
+def _fate(outcome: "Outcome") -> str:
+    if outcome.error:
+        return "failed"
+    return "skipped" if outcome.skipped else "written" if outcome.output else "left"
+
+
 def _as_json(outcome: "Outcome") -> dict[str, object]:
     error = outcome.error and str(outcome.error)
-    identity = [{"share": share, "distance": distance} for share, distance in outcome.kept]
-    result = {"photo": outcome.photo, "output": outcome.output, "error": error, "warning": outcome.warning}
-    return {**result, "skipped": outcome.skipped, **({"identity": identity} if identity else {})}
+    result: dict[str, object] = {"photo": outcome.photo, "output": outcome.output, "error": error}
+    result |= {"warning": outcome.warning, "skipped": outcome.skipped, "unedited": outcome.unedited}
+    if outcome.faces:
+        result["faces"] = dict(zip(("edited", "too_small"), outcome.faces, strict=True))
+    if outcome.kept:
+        result["identity"] = [{"share": share, "distance": distance} for share, distance in outcome.kept]
+    return result
+
+
+def _left(outcome: "Outcome") -> str:
+    """That a photo was left as it is, and why."""
+    return f"{printable(outcome.photo.name)}: {outcome.unedited}, so it stays as it is" if outcome.unedited else ""
+
+
+def _faces(outcome: "Outcome") -> str:
+    """How many faces were edited, unless it is the only one: "3 faces edited, 1 too small"."""
+    edited, too_small = outcome.faces or (0, 0)
+    if not edited or edited + too_small == 1:
+        return ""
+    small = f", {too_small} too small" if too_small else ""
+    return f"{printable(outcome.photo.name)}: {edited} {'face' if edited == 1 else 'faces'} edited{small}"
 
 
 def _kept(outcome: "Outcome") -> str:
@@ -160,7 +196,8 @@ def _wrote(outcome: "Outcome") -> str:
 
 
 def _count(counted: "Counter[str]", count: int, folder: Path) -> str:
-    others = "".join(f", {counted[what]} {what}" for what in ("skipped", "failed") if counted[what])
+    words = {"skipped": "skipped", "left": "left as they are", "failed": "failed"}
+    others = "".join(f", {counted[what]} {told}" for what, told in words.items() if counted[what])
     return f"{counted['written']} of {count} photos written to {folder}{others}"
 
 

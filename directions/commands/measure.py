@@ -35,7 +35,7 @@ def evaluate(
 
     flowgrad evaluate smiling --photos faces/ --strengths -1,0.5,1
 
-    Writes a contact sheet and evaluation.json.
+    Writes a contact sheet and evaluation.json. Photos without a face are left out.
     """
     from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.reading import find_photos
@@ -56,9 +56,9 @@ def evaluate(
     common_inversion([part for part, _ in parts])
     loaded = load_model(model or info.model, device, precision)
     control = editing.mixture(loaded, parts, terminal, force, steps)
-    read = editing.read_photos(files, loaded, align, terminal).images
-    measured, images = evaluation.evaluate_photos(loaded, control, read, info, steps, guide, judge, terminal)
-    data = evaluation.save_evaluation(measured, images, files, sheet, figures, direction)
+    read = editing.read_photos(files, loaded, align, terminal)
+    measured, images = evaluation.evaluate_photos(loaded, control, read.images, info, steps, guide, judge, terminal)
+    data = evaluation.save_evaluation(measured, images, read, sheet, figures, direction)
     table = tables.plain_table(*evaluation.evaluation_rows(measured), numbers=True)
     answer(as_json, data, table, wrote(sheet, figures))
 

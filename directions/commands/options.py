@@ -126,7 +126,9 @@ RecipeSeed = Annotated[
 ]
 Align = Annotated[
     Literal["auto", "always", "never"],
-    typer.Option(help="auto aligns faces where it is needed; always fails where there is no face."),
+    typer.Option(
+        help="auto aligns faces where it is needed; always fails where there is no face; never takes a photo as it is."
+    ),
 ]
 Crop = Annotated[bool, typer.Option("--crop", help="Write the aligned face at the model's size.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]

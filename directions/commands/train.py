@@ -52,8 +52,9 @@ def train_direction(
 
     flowgrad train-direction photos/ --text "a smiling face" --source "a serious face" --name smiling
 
-    Afterwards `flowgrad apply-direction smiling photo.jpg` needs no training. The run's folder gets a figure of
-    your photos before and after, the curves of the training, and a summary. Interrupted, it goes on where it was.
+    Afterwards `flowgrad apply-direction smiling photo.jpg` needs no training. Photos without a face are left out. The
+    run's folder gets a figure of your photos before and after, the curves of the training, and a summary. Interrupted,
+    it goes on where it was.
     """
     from directions.photo.reading import find_photos
     from directions.train.checks import check_described, title_of
@@ -80,11 +81,15 @@ def train_direction(
         terminal, loaded = Terminal(as_json), load_model(model, device, precision)
         network = load_guide(guide or loaded.config.guide, loaded.device)
         hashes: tuple[str, ...] = ()
+        unedited: list[Path] = []
         if samples:
             photos = timed(terminal, "sampling", lambda: samples_without(loaded, network, target, samples, seed))
         else:
             read = read_photos(files, loaded, align, terminal)
             photos, hashes = run.invert_photos(loaded, read.images, recipe, terminal), read.hashes
+            unedited += read.unedited
+        held_out = read_photos(others, loaded, align, terminal) if others else None
+        unedited += held_out.unedited if held_out else ()
         entry, summary = run.train_into_bank(
             Task.create(
                 loaded,
@@ -100,13 +105,13 @@ def train_direction(
             place,
             Labels(title, description, tags, hashes),
             terminal,
-            calibrate_on=read_photos(others, loaded, align, terminal).images if others else None,
+            calibrate_on=held_out.images if held_out else None,
             calibration_photos=calibration_photos,
             precision=precision,
         )
     answer(
         as_json,
-        summary,
+        {**summary, "unedited": unedited},
         tables.direction_card(entry),
         f"seconds: {', '.join(f'{stage} {s:.0f}' for stage, s in summary['seconds'].items())}",
         wrote(entry.path, *summary["files"]),
@@ -185,7 +190,7 @@ def edit(
         outputs.check_output(target, inputs, overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
-    read = editing.read_photos(files, loaded, align, terminal)
+    read = editing.read_photos(files, loaded, align, terminal, whole=not crop)
     photos = run.invert_photos(loaded, read.images, recipe, terminal)
     task = Task.create(
         loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed, force=force

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from directions.apply.effects import JUDGED, judged
-from directions.photo import faces
+from directions.photo.detection import find_faces
+from directions.photo.faces import available
 from directions.photo.reading import to_images
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError
@@ -235,7 +236,7 @@ def _measure(
         held_out,
         returned,
         curvature=curvature(model.velocity, model.noise(16, 0), STEPS) if model else None,
-        faces=_share_of_faces(images, reporter) if judge and faces.available() else None,
+        faces=_share_of_faces(images, reporter) if judge and available() else None,
         distance=distance,
         answers={name: float(p.mean()) for name, p in judged(judge, images).items()} if judge else {},
     )
@@ -257,7 +258,7 @@ def _returned(model: Model, photos: Tensor) -> float | None:
 
 def _share_of_faces(images: Tensor, reporter: Reporter) -> float:
     pictures = reporter.track(to_images(images), "looking for faces", len(images))
-    return sum(bool(faces.find_faces(picture)) for picture in pictures) / len(images)
+    return sum(bool(find_faces(picture)) for picture in pictures) / len(images)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from threading import Lock
 from PIL import Image
 
 from directions.apply.edit import Edit, edit_images, keep_identity
-from directions.apply.familiarity import judge_familiarity, usual_grid
+from directions.apply.familiarity import is_face, judge_familiarity, usual_grid
 from directions.apply.files import alignment
 from directions.apply.identity import has_faces
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
@@ -26,8 +26,9 @@ from directions.file.header import check_name
 from directions.page.shelf import Shelf, Subject
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place
-from directions.photo.faces import prepare, prepare_faces
-from directions.photo.reading import Photo, read_photo, to_images, to_tensor
+from directions.photo.detection import FINEST
+from directions.photo.faces import Faces, from_left, largest_of, prepare_faces
+from directions.photo.reading import Align, Photo, read_photo, to_images, to_tensor
 from directions.photo.writing import to_bytes
 from directions.train.calibration import finish, held_out
 from directions.train.recipe import load_recipe
@@ -35,7 +36,6 @@ from directions.train.run import add_illustrated
 from directions.train.task import Task
 from directions.train.training import train
 from flowgrad.errors import UsageError
-from flowgrad.files import refuse_existing
 from flowgrad.models import Model
 from flowgrad.ode import Control, total
 
@@ -123,22 +123,38 @@ class Studio:
 
     def receive(self, name: str, content: bytes) -> str:
         """Decode, align and invert a photo that was sent; its token. Raises FlowgradError for what is no photo."""
+        return self._receive(name, content, "auto")
+
+    def _receive(self, name: str, content: bytes, align: Align) -> str:
         with self.decoding:
             rgb = _decoded(name, content).rgb
-            faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, "auto"))
+            faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, align))
             size = rgb.size
             rgb.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-        places = tuple(face.place.scaled(rgb.width / size[0], rgb.height / size[1]) for face in faces)
-        images = to_tensor([face.image for face in faces])
+        faces, inverted, verdicts = self._inverted(faces)
+        places = tuple(crop.place.scaled(rgb.width / size[0], rgb.height / size[1]) for crop in faces.crops)
+        notes = _notes([crop.warning for crop in faces.crops], verdicts, from_left(places))
+        if faces.crops and faces.too_small:
+            notes = (*notes, f"{faces.too_small} more {'is' if faces.too_small == 1 else 'are'} too small to be edited")
+        if not faces.crops:
+            notes = (f"{faces.lack}, so it stays as it is",)
+        return self.subjects.add(Subject(_base(name), content, rgb, faces.crops, places, inverted, size, notes))
+
+    def _inverted(self, faces: Faces) -> tuple[Faces, Inverted | None, list[str | None]]:
+        """Faces without what the model does not take for one, inverted, with what is unusual about each."""
+        if not faces.crops:
+            return faces, None, []
+        images = to_tensor([crop.image for crop in faces.crops])
         inverted = join(invert_images(self.model, images, grid=usual_grid(self.model, self.bank)))
         verdicts = judge_familiarity(self.model, inverted)
-        notes = _notes([face.warning for face in faces], verdicts, _from_left(places))
-        return self.subjects.add(Subject(_base(name), content, rgb, faces, places, inverted, size, notes))
+        if all(is_face(self.model, crop, said) for crop, said in zip(faces.crops, verdicts, strict=True)):
+            return faces, inverted, verdicts
+        return Faces(), None, []
 
     def sample(self, seed: int) -> str:
         """A new image of the model, as a photo; its token."""
         (image,) = to_images(join(sample_images(self.model, 1, seed)).images)
-        return self.receive(f"sample-{seed}.png", to_bytes(image, Photo(image), ".png"))
+        return self._receive(f"sample-{seed}.png", to_bytes(image, Photo(image), ".png"), "never")
 
     def edit(self, token: str, mixture: Mapping[str, float], limit: float | None = None) -> View:
         """A photo with directions at strengths, as it is shown: one forward pass, or a few within an identity budget.
@@ -148,7 +164,7 @@ class Studio:
         subject = self.subjects.get(token)
         edits = self._edits(subject, mixture, limit)
         patches = _patches(edits, subject.places)
-        measured = [(edits[i].share, edits[i].distance) for i in _from_left(subject.places)] if edits else []
+        measured = [(edits[i].share, edits[i].distance) for i in from_left(subject.places)] if edits else []
         kept = tuple((share, distance) for share, distance in measured if distance is not None)
         return View(composite(subject.small, patches), sum(not patch.is_empty for patch in patches), kept)
 
@@ -166,19 +182,20 @@ class Studio:
 
     def strip(self, token: str, mixture: Mapping[str, float]) -> list[Image.Image]:
         """The largest face at multiples STRIP of a mixture."""
-        inverted = self.subjects.get(token).inverted
+        if (inverted := self.subjects.get(token).inverted) is None:
+            raise UsageError("no face was found in the photo, so there is nothing to show. Choose another.")
         (edit,) = edit_images(self.model, self._mixed(inverted, mixture), inverted.select([0]), STRIP)
         return to_images(edit.after)
 
     def _edits(self, subject: Subject, mixture: Mapping[str, float], limit: float | None) -> list[Edit]:
-        """An edit of each face, the last ones again if nothing else is asked for; none where nothing is.
+        """An edit of each face, the last ones again if nothing else is asked for; none where nothing is, or no face.
 
         Raises UsageError for more than CHOSEN directions.
         """
         if len(mixture) > CHOSEN:
             raise UsageError(f"{len(mixture)} directions are too many: at most {CHOSEN} are mixed")
         moved = {name: strength for name, strength in mixture.items() if strength}
-        if not moved:
+        if not moved or subject.inverted is None:
             return []
         wanted = (limit, *((name, strength, self._file(name)) for name, strength in moved.items()))
         if (edits := subject.edits.get(wanted)) is not None:
@@ -217,12 +234,15 @@ class Studio:
     def keep(self, name: str, content: bytes) -> tuple[str, str]:
         """Decode and align a photo to train on; its token, and what its user may want to know.
 
-        Raises FlowgradError for what is no photo, or too large.
+        Raises FlowgradError for what is no photo, or too large, or has no face.
         """
         with self.decoding:
-            rgb = _decoded(name, content).rgb
-            prepared = prepare(rgb, self.model.config.size, alignment(self.model, "auto"))
-        return self.uploads.add(prepared.image), prepared.warning or ""
+            rgb = _decoded(name, content, FINEST).rgb
+            faces = prepare_faces(rgb, self.model.config.size, alignment(self.model, "auto"))
+        if any(crop.unconfirmed for crop in faces.crops):
+            faces, _, _ = self._inverted(faces)
+        crop = largest_of(faces)
+        return self.uploads.add(crop.image), crop.warning or ""
 
     def train(self, tokens: Sequence[str], text: str, name: str, source: str, iterations: int) -> Iterator[Progress]:
         """Train a direction on photos and put it into the bank; yields every evaluation, at the end with the entry.
@@ -235,11 +255,17 @@ class Studio:
             raise UsageError("drop about ten photos to train on")
         if len(tokens) > TRAINING_PHOTOS:
             raise UsageError(f"{len(tokens)} photos are too many: at most {TRAINING_PHOTOS}. Ten are usually enough.")
-        refuse_existing(self.bank.path_for(name, self.model.name), overwrite=False)
+        with self.bank.claim(name, self.model.name):
+            yield from self._train(tokens, text.strip(), name, source.strip() or None, iterations)
+
+    def _train(
+        self, tokens: Sequence[str], text: str, name: str, source: str | None, iterations: int
+    ) -> Iterator[Progress]:
+        """Train under a name that was claimed; see `train`."""
         recipe = load_recipe("default", iterations=iterations)
         images = to_tensor([self.uploads.get(token) for token in tokens])
         photos = join(invert_images(self.model, images, recipe.way))
-        task = Task.create(self.model, photos, text.strip(), source=source.strip() or None, recipe=recipe)
+        task = Task.create(self.model, photos, text, source=source, recipe=recipe)
         shown = photos.select(range(min(SHOWN_PHOTOS, len(photos))))
 
         def progress(control: Control, losses: tuple[float, ...], entry: Entry | None = None) -> Progress:
@@ -250,12 +276,13 @@ class Studio:
             yield progress(training.control, training.losses)
         samples = held_out(task, training.control)
         direction = finish(task, training.control, training.losses, samples)
-        entry = add_illustrated(self.model, direction, name, self.bank, samples.select(range(SHOWN_PHOTOS)))
+        illustrations = samples.select(range(SHOWN_PHOTOS))
+        entry = add_illustrated(self.model, direction, name, self.bank, illustrations, claimed=True)
         yield progress(to_control(entry.load(), self.model), training.losses, entry)
 
 
-def _decoded(name: str, content: bytes) -> Photo:
-    return read_photo(Path(_base(name)), io.BytesIO(content))
+def _decoded(name: str, content: bytes, enough: int | None = None) -> Photo:
+    return read_photo(Path(_base(name)), io.BytesIO(content), enough)
 
 
 def _base(name: str) -> str:
@@ -263,11 +290,6 @@ def _base(name: str) -> str:
     last = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*').strip(". ").lstrip("-")
     return kept[-80:] or "photo.png"
-
-
-def _from_left(places: Sequence[Place]) -> list[int]:
-    """The places' numbers, those further left first, as `--face` counts them."""
-    return sorted(range(len(places)), key=lambda i: sum(x for x, _ in places[i].corners))
 
 
 def _notes(warnings: Sequence[str | None], verdicts: Sequence[str | None], order: Sequence[int]) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ class Shelf(Generic[T]):
 class Subject:
     """A photo that was inverted: its file as it was sent, a small copy in RGB, its faces, and their trajectories.
 
-    places: where the faces lie in the small copy; size: of the photo; notes: what its user may want to know of it.
+    faces: none where none was found, and then `inverted` is None, and nothing is edited. places: where the faces lie in
+    the small copy; size: of the photo; notes: what its user may want to know of it.
     edits: the last ones of its faces, by what was asked for.
     """
 
@@ -57,7 +58,7 @@ class Subject:
     small: Image.Image
     faces: tuple[Prepared, ...]
     places: tuple[Place, ...]
-    inverted: Inverted
+    inverted: Inverted | None
     size: tuple[int, int]
     notes: tuple[str, ...]
     edits: dict[object, list[Edit]] = field(default_factory=dict)
@@ -70,4 +71,4 @@ class Subject:
     @property
     def has_faces(self) -> bool:
         """Whether faces were cut out of it, not the photo taken as one image."""
-        return self.places[0].edge == "face"
+        return any(place.edge == "face" for place in self.places)

@@ -1,6 +1,7 @@
 """Photos: found, read whatever way they are stored with all that their files say of them, and turned into tensors."""
 
 import re
+import stat
 import struct
 import warnings
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from directions.photo.png16 import open_lower
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.images import to_rgb
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "H
 PIXEL_LIMIT = 120_000_000  # what a large camera makes; a file that unpacks to more is an accident or an attack
 KEPT_MODES = ("RGB", "RGBA", "L", "LA", "CMYK", "I;16")
 
-# What Pillow raises on damaged files and on values of another type than their tag's, beside errors of its own.
-_PILLOW_ERRORS: tuple[type[Exception], ...] = (OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError)
-_PILLOW_ERRORS += (LookupError, ArithmeticError, RuntimeError, struct.error)
+# What Pillow raises on values of another type than their tag's.
+_TAG_ERRORS: tuple[type[Exception], ...] = (OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError)
+_TAG_ERRORS += (LookupError, ArithmeticError, RuntimeError, struct.error)
 XMP_TAG, XMP_TEXT = 700, "XML:com.adobe.xmp"  # where a TIFF and a PNG hold it
 _ORIENTATION = 0x0112  # EXIF's tag
 _TURNS = {
@@ -49,6 +50,12 @@ _INTEROP = 0xA005  # a directory within a directory, by its offset, which is ano
 _DPI_LIMIT = 65_535  # what a JPEG can say
 _ALPHA_MODES = ("PA", "La", "RGBa")
 _PHOTOMETRIC, _YCBCR = 0x0106, 6  # TIFF's tag of what the numbers of a pixel mean, and one of its values
+_NO_FILES = (
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _MISSING_HEIC = "Run: pip install 'flowgrad[heic]', or convert it to JPEG."
 
 Align = Literal["auto", "always", "never"]
@@ -100,6 +107,7 @@ def find_photos(paths: Iterable[Path]) -> list[Path]:
 
 def _photos_at(path: Path) -> list[Path]:
     if not path.is_dir():
+        check_file(path)
         return [path]
     try:
         photos = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES and file.is_file()]
@@ -111,19 +119,23 @@ def _photos_at(path: Path) -> list[Path]:
     return photos
 
 
-def read_photo(path: Path, content: BinaryIO | None = None) -> Photo:
+def read_photo(path: Path, content: BinaryIO | None = None, enough: int | None = None) -> Photo:
     """Read a photo, from `content`, if given, under the name `path`.
 
+    enough: pixels of the longer side that will do. A JPEG that has twice as many, or more, is decoded at a reduced
+    scale, which takes a fraction of the memory; photos of other formats are of their own size always.
     Raises FlowgradError for a file that is missing, no image, damaged, over PIXEL_LIMIT, or of pixels whose range is
-    unknown (floating-point, or a TIFF's of 32 bits).
+    unknown (floating-point, or a TIFF's of 32 bits), and UsageError for what is no file, as a pipe.
     """
     source = content or path
+    if content is None:
+        check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; the limit of pixels below is our own
             with _open(source) as image:
                 _check_pixels(path, image)
-                return _decoded(image, source)
+                return _decoded(_reduced(image, enough), source)
     except UnidentifiedImageError as error:
         remedy = _MISSING_HEIC if path.suffix.lower() in (".heic", ".heif") else "Convert it to JPEG or PNG."
         raise FlowgradError(f"{path} is not an image of a kind that can be read. {remedy}") from error
@@ -131,9 +143,27 @@ def read_photo(path: Path, content: BinaryIO | None = None) -> Photo:
         raise FlowgradError(_too_large(path)) from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise FlowgradError(f"cannot read {path}: {error.strerror}. Check the name and its permissions.") from error
-    except _PILLOW_ERRORS as error:
+    except (FlowgradError, MemoryError):  # a lack of memory is no fault of the photo's
+        raise
+    except Exception as error:  # there are many decoders, and what they raise on damaged files is not told anywhere
         remedy = "Copy it again from where it came from."
-        raise FlowgradError(f"{path} is a damaged or truncated image ({error}). {remedy}") from error
+        raise FlowgradError(f"{path} is a damaged or truncated image ({reason(error)}). {remedy}") from error
+
+
+def check_file(path: Path) -> None:
+    """Raise UsageError for a path at which there is neither a file nor a folder: a pipe, say, would be waited for."""
+    with suppress(OSError):  # of what is not there, reading says so
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            kind = next((name for check, name in _NO_FILES if check(mode)), "something else")
+            raise UsageError(f"{path} is {kind}, not a file. Save the photo to a file, and name that.")
+
+
+def _reduced(image: Image.Image, enough: int | None) -> Image.Image:
+    """A JPEG set to be decoded with at least `enough` pixels along its longer side, and no more than need be."""
+    if enough and image.format in ("JPEG", "MPO") and (share := enough / max(image.size)) <= 1:
+        image.draft(None, (max(1, int(image.width * share)), max(1, int(image.height * share))))
+    return image
 
 
 def _open(source: Path | BinaryIO) -> Image.Image:
@@ -228,7 +258,7 @@ def _can_write(tag: int, value: object) -> bool:
     alone[tag] = value
     try:
         alone.tobytes()
-    except _PILLOW_ERRORS:
+    except _TAG_ERRORS:
         return False
     return True
 

@@ -1,13 +1,18 @@
 """The inversion gate, the identity budget and the interference matrix, on a model too small to mean anything."""
 
 import csv
+import io
 import json
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
+from torch.nn.functional import avg_pool2d
 from typer.testing import CliRunner, Result
 
 import directions.apply.edit
@@ -16,9 +21,11 @@ from cli import app
 from directions.apply.edit import check_budget, edit_images, keep_identity
 from directions.apply.familiarity import fits, judge_familiarity, ranges_of, usual_grid, verdict
 from directions.apply.inversion import Inversion, invert_for, invert_images, join
+from directions.apply.looks import looks
 from directions.bank.bank import Bank
 from directions.file.direction import Direction, DirectionInfo
 from directions.measure.interference import Interference
+from directions.photo.reading import to_tensor
 from flowgrad.errors import UsageError
 from flowgrad.models import Model, load_config, load_model
 from flowgrad.ode import Control
@@ -57,12 +64,62 @@ def test_what_the_solver_misses_shrinks_with_its_step(model: Model, images: torc
         assert 0 <= fine["reconstruction"] < 1 and rough["reconstruction"] > 0
 
 
-def test_the_verdict_names_what_is_unusual() -> None:
-    assert verdict({"norm": 1.0, "correlation": 0.0, "reconstruction": 0.01}, RANGES) is None
-    assert verdict({"norm": 9.0, "correlation": 9.0}, {}) is None
-    text = verdict({"norm": 1.3, "correlation": 0.0, "reconstruction": 0.5}, RANGES)
-    assert text and "does not know such an image" in text
+def test_the_verdict_says_in_words_and_in_figures_what_is_unusual() -> None:
+    plain = soft_picture()
+    assert verdict({"norm": 1.0, "correlation": 0.0, "reconstruction": 0.01}, RANGES, plain) is None
+    assert verdict({"norm": 9.0, "correlation": 9.0}, {}, plain) is None
+    text = verdict({"norm": 1.3, "correlation": 0.0, "reconstruction": 0.5}, RANGES, plain)
+    assert text and "unlike those the model knows" in text and "it looks rougher than they are (" in text
     assert "size 1.300, test photos 0.9 to 1.1" in text and "misses it by 0.500" in text and "neighbours" not in text
+    text = verdict({"norm": 0.3}, RANGES, plain * 0.1 - 0.8)
+    assert text and "dark and pale (" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x: x, ""),
+        (lambda x: avg_pool2d(x[None], 9, 1, 4)[0], "blurred"),
+        (lambda x: x + 0.3 * torch.randn(3, 64, 64, generator=seeded()), "noisy"),
+        (lambda x: x * 0.4 - 0.7, "dark"),
+        (lambda x: x * 0.4 + 0.8, "overexposed"),
+        (lambda x: x * 0.1, "pale"),
+        (lambda x: torch.sign(x), "harsh"),
+        (lambda x: x + x.new_tensor([0.8, -0.6, -0.8]).view(3, 1, 1), "strongly coloured"),
+    ],
+)
+def test_what_is_to_be_seen_in_a_picture_has_a_word(change: Callable[[torch.Tensor], torch.Tensor], word: str) -> None:
+    said = looks(change(soft_picture()).clamp(-1, 1)).split(" and ")
+    assert word in said
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def soft_picture() -> torch.Tensor:
+    """(3, 64, 64): grey, of the contrast and the detail that photos of faces have."""
+    noise = torch.randn(1, 1, 74, 74, generator=seeded())
+    smooth = avg_pool2d(avg_pool2d(noise, 7, 1), 5, 1)[0].expand(3, 64, 64)
+    return smooth / smooth.std() * 0.4
+
+
+@pytest.mark.slow
+def test_a_photo_is_not_odd_for_being_grey(shared: Path) -> None:
+    """Of grey test photos the model knows as many as of those in colour; and what is odd is called by its name."""
+    with zipfile.ZipFile(shared / "faces" / "utkface_aligned.zip") as archive:
+        with (shared / "faces" / "labels.csv").open() as table:
+            names = [row["file"] for row in csv.DictReader(table) if row["split"] == "test"][:40]
+        photos = [Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((64, 64)) for name in names]
+    model = load_model("faces64", "cpu")
+
+    def verdicts(pictures: list[Image.Image]) -> list[str]:
+        batches = invert_images(model, to_tensor(pictures), grid=usual_grid(model, Bank.default()))
+        return [text for batch in batches for text in judge_familiarity(model, batch) if text]
+
+    assert len(verdicts([photo.convert("L").convert("RGB") for photo in photos])) <= 4 >= len(verdicts(photos))
+    blurred = verdicts([photo.filter(ImageFilter.GaussianBlur(1)) for photo in photos])
+    assert len(blurred) > 20 < sum("looks blurred" in text for text in blurred)
 
 
 def test_ranges_leave_out_the_extremes() -> None:
@@ -93,7 +150,7 @@ def test_an_unusual_photo_is_warned_of(tiny: Tiny, tmp_path: Path) -> None:
     info = DirectionInfo("Smile", "tiny", model.fingerprint, 6, text="a smiling face")
     bank.add(Direction.create(np.ones((2, 3, 16, 16)), np.array([0, 3]), info), "smiling")
     result = call("apply-direction", "smiling", tiny.files[0], "--model", folder)
-    assert result.exit_code == 0 and "does not know such an image" in result.output
+    assert result.exit_code == 0 and "unlike those the model knows" in result.output
 
 
 def test_a_damaged_direction_does_not_keep_photos_from_being_inverted(model: Model, tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def test_no_face_where_one_is_demanded(tiny: Tiny, trained: Path, tmp_path: Path
     pytest.importorskip("dlib")
     model = make_model(tmp_path / "aligned", tiny.guide, aligned=True)
     arguments = ("--model", model, "--bank", trained / "bank", "--align", "always")
-    failed(call("apply-direction", "smiling", tiny.files[0], *arguments), 1, "photo-0.png", "no face found")
+    failed(call("apply-direction", "smiling", tiny.files[0], *arguments), 1, "photo-0.png", "no face was found")
 
 
 def test_another_models_direction_needs_force(tiny: Tiny, trained: Path, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from directions.bank.bank import Bank
 from directions.bank.gallery import write_gallery
 from directions.file.direction import Direction, DirectionInfo
 from directions.page import session as studio_module
-from directions.page.page import _edited, _labelled
+from directions.page.page import _edited, _labelled, _said
 from directions.page.session import Studio
 from directions.page.shelf import Shelf
 from directions.photo.crop import Place
-from directions.photo.faces import Prepared, available
+from directions.photo.faces import Faces, Prepared, available
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model
 from tests.helpers.page import EVIL, fill, photo, text_alone
@@ -74,11 +74,12 @@ def test_what_was_computed_for_a_slider_is_not_computed_again(studio: Studio, mo
     assert studio.edit(token, mixture).image.tobytes() != shown.image.tobytes()  # another one under this name
 
 
-def two_faces(rgb: Image.Image, *_: object) -> tuple[Prepared, ...]:
+def two_faces(rgb: Image.Image, *_: object) -> Faces:
     """The right and the left half of a photo of 80 x 40 pixels as its faces; the left one is odd."""
     right, left = (Place(((x, 0), (x + 40, 0), (x + 40, 40), (x, 40)), "face") for x in (40, 0))
     small = rgb.resize((16, 16))
-    return Prepared(small, right), Prepared(small, left, "its face is small (9 pixels, the model has 16): beware")
+    odd = Prepared(small, left, "its face is small (9 pixels, the model has 16): beware")
+    return Faces((Prepared(small, right), odd), too_small=1)
 
 
 def test_how_many_faces_were_edited_and_what_is_odd_about_them_is_said(
@@ -92,7 +93,7 @@ def test_how_many_faces_were_edited_and_what_is_odd_about_them_is_said(
     token = studio.receive("couple.png", photo(80, 40))
     assert "0 of 2 faces edited." in _edited(studio, token, {})[0]
     html, _ = _edited(studio, token, {"smiling": 1.0})
-    assert "2 of 2 faces edited." in html and html.count("<details>") == 2
+    assert "2 of 2 faces edited." in html and html.count("<details>") == 2 and "1 more is too small" in html
     assert "Face 1 from the left: its face is small: beware." in html
     assert "Face 2 from the left: the model does not know &lt;it&gt;." in html and "norm 3, correlation (2)<" in html
 
@@ -115,6 +116,35 @@ def test_an_identity_budget_is_kept_face_by_face_and_told(
     with Image.open(io.BytesIO(studio.download(token, {"smiling": 1.0}, 0.5).content)) as made:
         changed = np.asarray(made).astype(int) != np.asarray(Image.open(io.BytesIO(photo(80, 40))))
     assert changed[:, :40].any() and not changed[:, 40:].any()
+
+
+@pytest.mark.skipif(not available(), reason="the extra `faces` is not installed")
+@pytest.mark.parametrize("size", [(60, 40), (16, 16)])
+def test_a_photo_without_a_face_stays_as_it_is(faces: Model, tmp_path: Path, size: tuple[int, int]) -> None:
+    bank, content = Bank(tmp_path / "bank"), photo(*size, "JPEG")
+    fill(bank, faces)
+    studio = Studio(faces, bank)
+    token = studio.receive("wall.jpg", content)
+    view, subject = studio.edit(token, {"smiling": 1.0}), studio.subjects.get(token)
+    assert view.changed == 0 and view.image.tobytes() == subject.small.tobytes()
+    assert _said(subject, view) == "Nothing was edited." and "no face was found" in subject.notes[0]
+    assert studio.download(token, {"smiling": 1.0}).content == content
+    with pytest.raises(UsageError, match="no face was found"):
+        studio.strip(token, {"smiling": 1.0})
+    with pytest.raises(FlowgradError, match="no face was found"):
+        studio.keep("wall.jpg", content)
+    assert studio.edit(studio.sample(0), {"smiling": 1.0}).changed == 1
+
+
+def test_a_name_is_claimed_before_it_is_trained(studio: Studio, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio_module, "load_recipe", text_alone)
+    tokens = [studio.keep(path.name, path.read_bytes())[0] for path in tiny.files]
+    first = studio.train(tokens, "a smiling face", "wide", "a serious face", 1)
+    next(first)
+    with pytest.raises(UsageError, match="being trained by another"):
+        next(studio.train(tokens, "a smiling face", "wide", "a serious face", 1))
+    first.close()  # whoever trained it went away
+    assert list(studio.train(tokens, "a smiling face", "wide", "a serious face", 1))[-1].entry
 
 
 def test_sliders_keep_the_strengths_of_what_stays_chosen(studio: Studio) -> None:

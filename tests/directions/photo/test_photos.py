@@ -2,22 +2,27 @@
 
 import io
 import math
+import os
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, features
 
 from directions.photo import faces
 from directions.photo.beside import ahead
-from directions.photo.faces import prepare
+from directions.photo.detection import find_faces
+from directions.photo.faces import Faces, prepare, prepare_faces
 from directions.photo.reading import PIXEL_LIMIT, find_photos, read_photo, to_images, to_tensor
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers.paths import ROOT, SHARED
@@ -136,6 +141,43 @@ def test_random_damage_never_escapes(tmp_path: Path) -> None:
                 assert str(path) in str(error)
 
 
+@pytest.mark.parametrize("kind", [AssertionError, zlib.error, RuntimeError, KeyError])
+def test_whatever_a_decoder_raises_is_the_photos_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    class Broken(ImageFile.ImageFile):
+        format = "BMP"
+
+        def _open(self) -> None:
+            self._size, self._mode = (4, 4), "RGB"
+
+        def load(self) -> NoReturn:
+            raise kind("wrong inside")
+
+    gradient().save(tmp_path / "x.bmp")
+    monkeypatch.setitem(Image.OPEN, "BMP", (Broken, None))
+    with pytest.raises(FlowgradError, match=r"x.bmp is a damaged or truncated image \(.*wrong inside"):
+        read_photo(tmp_path / "x.bmp")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_refused(tmp_path: Path) -> None:
+    """Pillow raises a RuntimeError for some."""
+    path, draw, kinds = tmp_path / "x.avif", np.random.default_rng(0), set()
+    gradient().save(path)
+    raw = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(raw)
+        damaged[draw.integers(len(raw))] = draw.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_photo(path)
+        except FlowgradError as error:
+            assert str(path) in str(error)
+            kinds.add(type(error.__cause__))
+    assert RuntimeError in kinds
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x00" * 100])
 def test_no_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "drawing.jpg"
@@ -158,6 +200,38 @@ def test_decompression_bomb(tmp_path: Path, side: int) -> None:
         read_photo(tmp_path / "bomb.png")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+    for path, kind in (
+        (tmp_path / "pipe.jpg", "a pipe"),
+        (tmp_path / "socket.png", "a socket"),
+        ("/dev/zero", "a dev"),
+    ):
+        for refuse in (read_photo, lambda path: find_photos([path])):
+            with pytest.raises(UsageError, match=rf"is {kind}.*not a file"):
+                refuse(Path(path))
+    with pytest.raises(UsageError, match="holds no image"):
+        find_photos([tmp_path])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_the_scale_that_is_enough(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path, turned = tmp_path / "large.jpg", orientation == 6
+    gradient(803, 401).save(path, exif=exif)
+    for enough, (long, short) in ((803, (803, 401)), (402, (803, 401)), (401, (402, 201)), (200, (201, 101))):
+        pixels = read_photo(path, enough=enough).pixels
+        assert pixels.size == ((short, long) if turned else (long, short))
+        assert apart(pixels, rgb(path).resize(pixels.size, Image.Resampling.BOX)) < 2
+    gradient(803, 401).save(tmp_path / "large.png")
+    assert read_photo(tmp_path / "large.png", enough=10).pixels.size == (803, 401)
+
+
 # --- preparing without faces ------------------------------------------------------------------------------------
 
 
@@ -175,11 +249,10 @@ def test_a_photo_of_the_right_size_is_left_alone() -> None:
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faces, "available", lambda: False)
-    assert prepare(gradient(64, 64), 32).warning is None
-    wide = prepare(gradient(), 32)
-    assert wide.place.edge == "left and right" and "pip install 'flowgrad[faces]'" in str(wide.warning)
-    with pytest.raises(FlowgradError, match=r"dlib, which is not installed. Run: pip install 'flowgrad\[faces\]'"):
-        prepare(gradient(), 32, "always")
+    assert prepare(gradient(32, 32), 32).unconfirmed and not prepare(gradient(), 32, "never").unconfirmed
+    for photo, align in ((gradient(64, 64), "auto"), (gradient(), "auto"), (gradient(32, 32), "always")):
+        with pytest.raises(FlowgradError, match=r"dlib, which is not installed. Run: pip install 'flowgrad\[faces\]'"):
+            prepare(photo, 32, align)
 
 
 # --- tensors --------------------------------------------------------------------------------------------------
@@ -198,12 +271,14 @@ def test_tensors_round_trip_exactly() -> None:
 # --- faces ------------------------------------------------------------------------------------------------------
 
 
-def test_no_face() -> None:
+def test_a_photo_without_a_face_is_nothing_to_edit() -> None:
     pytest.importorskip("dlib", reason="needs the extra `faces`")
-    with pytest.raises(FlowgradError, match=r"no face found.*--align never"):
-        prepare(gradient(64, 48), 32, "always")
-    prepared = prepare(gradient(64, 48), 32)
-    assert prepared.place.edge == "left and right" and "no face found" in str(prepared.warning)
+    for align in ("auto", "always"):
+        with pytest.raises(FlowgradError, match=r"no face was found.*--align never"):
+            prepare(gradient(64, 48), 32, align)
+    assert prepare_faces(gradient(64, 64), 32) == Faces()
+    assert prepare(gradient(32, 32), 32).unconfirmed
+    assert prepare_faces(gradient(64, 48), 32, "never").searched is False
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +322,7 @@ def test_alignment_is_dlibs_chip(crops: list[Image.Image]) -> None:
     import dlib
 
     photo = on_canvas(crops[0], 250)
-    box = faces.find_faces(photo)[0]
+    box = find_faces(photo)[0]
     face = faces.look(photo, box)
     points = [(np.array([point.x, point.y]) / face.scale + face.origin).round() for point in face.shape.parts()]
     around = dlib.rectangle(*(round(edge) for edge in box))
@@ -286,6 +361,7 @@ def test_a_process_beside_prepares_photos_before_torch_is_there(tmp_path: Path) 
     script = f"""
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 from directions.photo.faces import read_faces
 os.sched_getaffinity = lambda process: {{0, 1}}
 beside.faces.available, beside.faces.warm_up = (lambda: True), (lambda: None)
@@ -293,8 +369,8 @@ with beside.process_beside("never") as none, beside.process_beside("auto") as ex
     assert none is None and executor is not None
     paths = [Path({str(tmp_path)!r}, "photo.png")]
     (awaited,) = beside.ahead(executor, partial(read_faces, size=16, align="never"), paths)
-    photo, (face,) = awaited()
-    print("torch" in sys.modules, photo.pixels.size, face.image.size)
+    photo, faces = awaited()
+    print("torch" in sys.modules, photo.pixels.size, faces.crops[0].image.size)
 import torch
 with beside.process_beside("auto") as none:
     print(none)
