@@ -13,19 +13,19 @@ from PIL import Image
 from torch import Tensor
 
 from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
-from directions.apply.familiarity import is_face, judge_familiarity
+from directions.apply.familiarity import is_face, judge_familiarity, usual_grid
 from directions.apply.inversion import (
     ANCHORED_EULER,
     Inversion,
     invert_for,
     invert_images,
     join,
-    quarter_grid,
     sample_images,
 )
 from directions.apply.outputs import Inputs, check_output
 from directions.apply.sheets import Sheets
 from directions.apply.steer import steer, to_control
+from directions.bank.bank import Bank
 from directions.bank.card import is_safe
 from directions.figures import strength_label, strip
 from directions.file.direction import Direction
@@ -133,7 +133,7 @@ def _unknown(model: Model, faces: Mapping[Path, Prepared]) -> list[Path]:
     asked = [path for path, face in faces.items() if face.unconfirmed]
     if not asked:
         return []
-    images, grid = to_tensor([faces[path].image for path in asked]), quarter_grid(model.config.steps)
+    images, grid = to_tensor([faces[path].image for path in asked]), usual_grid(model, Bank.default())
     verdicts = judge_familiarity(model, join(invert_images(model, images, grid=grid)))
     return [path for path, said in zip(asked, verdicts, strict=True) if not is_face(model, faces[path], said)]
 

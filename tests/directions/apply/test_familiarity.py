@@ -29,6 +29,7 @@ from directions.photo.reading import to_tensor
 from flowgrad.errors import UsageError
 from flowgrad.models import Model, load_config, load_model
 from flowgrad.ode import Control
+from tests.helpers.paths import ROOT
 from tests.helpers.tiny import Tiny, make_model
 
 RANGES = {"norm": (0.9, 1.1), "correlation": (-0.1, 0.2), "reconstruction": (0.0, 0.05)}
@@ -109,17 +110,17 @@ def test_a_photo_is_not_odd_for_being_grey(shared: Path) -> None:
     """Of grey test photos the model knows as many as of those in colour; and what is odd is called by its name."""
     with zipfile.ZipFile(shared / "faces" / "utkface_aligned.zip") as archive:
         with (shared / "faces" / "labels.csv").open() as table:
-            names = [row["file"] for row in csv.DictReader(table) if row["split"] == "test"][:40]
+            names = [row["file"] for row in csv.DictReader(table) if row["split"] == "test"][:24]
         photos = [Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((64, 64)) for name in names]
     model = load_model("faces64", "cpu")
 
     def verdicts(pictures: list[Image.Image]) -> list[str]:
-        batches = invert_images(model, to_tensor(pictures), grid=usual_grid(model, Bank.default()))
+        batches = invert_images(model, to_tensor(pictures), grid=usual_grid(model, Bank(ROOT / "direction_bank")))
         return [text for batch in batches for text in judge_familiarity(model, batch) if text]
 
-    assert len(verdicts([photo.convert("L").convert("RGB") for photo in photos])) <= 4 >= len(verdicts(photos))
+    assert len(verdicts([photo.convert("L").convert("RGB") for photo in photos])) <= 3 >= len(verdicts(photos))
     blurred = verdicts([photo.filter(ImageFilter.GaussianBlur(1)) for photo in photos])
-    assert len(blurred) > 20 < sum("looks blurred" in text for text in blurred)
+    assert len(blurred) > 12 < sum("looks blurred" in text for text in blurred)
 
 
 def test_ranges_leave_out_the_extremes() -> None:
