@@ -66,6 +66,11 @@ class Grid:
             raise UsageError(f"grids of N = {self.steps} and N = {other.steps} steps cannot be joined: use one N")
         return Grid(tuple(sorted({*self.starts, *other.starts})), self.steps)
 
+    def onto(self, other: "Grid") -> "Grid":
+        """This grid with every knot moved to the nearest of another's; knots that meet are one."""
+        nearest = {min(other.starts, key=lambda start: abs(start - own)) for own in self.starts}
+        return Grid(tuple(sorted(nearest)), self.steps)
+
     def split(self, longest: int) -> "Grid":
         """Every interval of more than `longest` steps divided into equal ones of `longest` at most."""
         parts = [-(-length // longest) for length in self.lengths]

@@ -40,8 +40,9 @@ class Inversion:
         """The grid on which photos are inverted for a control.
 
         Anchored Euler needs the photo's path at the control's knots alone, and starts from it exactly: the control's
-        grid, and N / 4 equal steps. What all N steps would add changes the edit by 2.5 % of its size on `faces64`,
-        for 2.5 times the evaluations. The other ways are only as good as their steps are small: all N.
+        grid, and N / 4 equal steps, among which the control's are. What all N steps would add changes the edit by
+        2.5 % of its size on `faces64`, for 3.8 times the evaluations. The other ways are only as good as their
+        steps are small: all N.
         """
         steps = control.grid.steps
         return control.grid | quarter_grid(steps) if self == ANCHORED_EULER else Grid.full(steps)
@@ -81,9 +82,15 @@ class Inverted:
         return anchor(Trajectory(coarse.states.to(self.images), coarse.velocities.to(self.images), grid))
 
     def grid(self, intervals: int, xi: float) -> Grid:
-        """The shared grid of these images: `intervals` intervals at most, or by the threshold `xi` if that is 0."""
+        """The shared grid of these images: `intervals` intervals at most, or by the threshold `xi` if that is 0.
+
+        Few intervals begin at some of N / 4 equal steps, so that photos are inverted alike for all.
+        """
         s = pooled(straightness(self.trajectory.velocities))
-        return grid_of_size(s, intervals) if intervals else bounded_grid(s, xi)
+        if not intervals:
+            return bounded_grid(s, xi)
+        grid, usual = grid_of_size(s, intervals), quarter_grid(len(s))
+        return grid.onto(usual) if intervals < len(usual) else grid
 
     def select(self, chosen: Sequence[int]) -> "Inverted":
         """Some of the images, in the order given."""

@@ -25,9 +25,8 @@ _ALIGNED_BOX = (0.041, 0.034, 0.957, 0.950)
 _ALIGNED_OVERLAP = 0.5  # intersection over union of a found box with that one
 _ALIGNED_WITHIN = 0.05  # of the side: 98 of 100 aligned photos stay below, every one shifted by 0.06 is above
 
-# Of the model's size: a face that has fewer pixels across is not edited. Of 24 test photos reduced to 48, 32 and 24
-# pixels and enlarged to the 64 of `faces64`, the model knows 88 %, 54 % and 21 %.
-_SMALLEST = 0.5
+_SMALLEST = 32  # pixels: a face that has fewer across is not edited
+_SMALL = 0.75  # of the model's size: of a face that has fewer pixels, the edit may show
 NO_FACE_REMEDY = "Use a photo with a larger, frontal face, or --align never."
 _MISSING_EXTRA = "finding faces needs dlib, which is not installed. Run: pip install 'flowgrad[faces]'"
 
@@ -131,7 +130,7 @@ def _searched(photo: Image.Image, size: int, as_it_is: bool) -> Faces:
     if as_it_is and boxes and is_aligned(photo, boxes[0]):
         return Faces((_fit(photo, size, oddity(look(photo, boxes[0]), photo.width, size)),))
     seen = [look(photo, box) for box in boxes]
-    large = [face for face in seen if face.side >= _SMALLEST * size]
+    large = [face for face in seen if face.side >= _SMALLEST]
     if as_it_is and own_size and not large:
         return whole
     return Faces(tuple(_aligned(face, size) for face in large), len(seen) - len(large))
@@ -212,7 +211,7 @@ def cut_out(face: Face, size: int = CHIP_SIZE) -> tuple[Image.Image, Place]:
 def oddity(face: Face, side: float, size: int) -> str | None:
     """What may go wrong with a face `side` pixels wide, as it is cut out, in a model of `size` pixels; or None."""
     reasons = []
-    if side < size:
+    if side < _SMALL * size:
         reasons.append(f"its face is small ({side:.0f} pixels, the model has {size})")
     if abs(face.turn) > _TURNED:
         reasons.append("its face is turned away")

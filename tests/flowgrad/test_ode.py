@@ -152,3 +152,8 @@ def test_what_does_not_fit_together_is_refused(field, x0):
 
 def test_times_are_fractions_not_sums():
     assert Grid.full(10).times(torch.zeros(1, dtype=torch.float64)).tolist() == [k / 10 for k in range(11)]
+
+
+def test_a_grid_is_moved_onto_another() -> None:
+    assert Grid((0, 3, 9, 11), 20).onto(Grid.uniform(20, 5)) == Grid((0, 4, 8, 12), 20)
+    assert Grid((0, 1, 2, 10), 20).onto(Grid.uniform(20, 5)) == Grid((0, 8), 20), "knots that meet are one"

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from directions.apply.effects import measure
-from directions.apply.inversion import ANCHORED_EULER, Inversion, invert_for, invert_images, join, sample_images
+from directions.apply.inversion import (
+    ANCHORED_EULER,
+    Inversion,
+    invert_for,
+    invert_images,
+    join,
+    quarter_grid,
+    sample_images,
+)
 from directions.apply.steer import apply_direction, steer, sweep, to_control
 from directions.measure.benchmark import compare_gradients
 from directions.train.calibration import finish, held_out
@@ -85,6 +93,13 @@ def test_a_coarse_inversion_edits_as_the_fine_one_does(model, images, direction)
     fine = steer(model, join(invert_images(model, images)), control)
     effect = (fine - images).square().mean()
     assert (apply_direction(model, images, (direction, 1.0)) - fine).square().mean() < 0.1 * effect
+
+
+def test_few_intervals_begin_where_photos_are_inverted_anyway(model, images):
+    (inverted,) = invert_images(model, images, grid=Grid.full(40))
+    few, many = inverted.grid(4, 0.005), inverted.grid(30, 0.005)
+    assert 1 < len(few) <= 4 and set(few.starts) <= set(quarter_grid(40).starts)
+    assert len(many) > len(quarter_grid(40)), "as many as were asked for"
 
 
 @pytest.mark.parametrize("written", ["anchored euler", "euler", "fixed-point", "anchored fixed-point", "rk45"])
