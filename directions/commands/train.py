@@ -171,8 +171,15 @@ def edit(
         raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
     _checked(text, source, keep, model, guide, force)
 
-    from directions.apply import files as editing
     from directions.apply import outputs
+
+    done, inputs = outputs.slug(text), outputs.Inputs(files)
+    figures = outputs.output_paths(files, output, f"{done}-before-after", png=True)
+    targets = [*outputs.output_paths(files, output, done), *figures]
+    for target in targets:
+        outputs.check_output(target, inputs, overwrite)
+
+    from directions.apply import files as editing
     from directions.figures import strip
     from directions.photo.composite import Patch
     from directions.photo.reading import read_photo, to_images
@@ -183,11 +190,6 @@ def edit(
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
-    done, inputs = outputs.slug(text), outputs.Inputs(files)
-    figures = outputs.output_paths(files, output, f"{done}-before-after", png=True)
-    targets = [*outputs.output_paths(files, output, done), *figures]
-    for target in targets:
-        outputs.check_output(target, inputs, overwrite)
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
     read = editing.read_photos(files, loaded, align, terminal, whole=not crop)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer
+from PIL import Image
 
 from cli import app
 from flowgrad.errors import FlowgradError, UsageError
@@ -140,6 +141,7 @@ WRONG = {  # calls that are wrong, and what the message says of them
     f"{EDIT} --set intervals=999": "at most N = 50",
     f"{EDIT} --model faces46": "faces64",
     f"{EDIT} --guide nobody": "faces64-guide",
+    "edit photo.png --text 'a smiling face'": "edited/photo-a-smiling-face.png exists already",
     "edit splits.csv --text 'xyzzy'": "knows no word",
     "edit splits.csv --text 'a face'": "is its own source",
     "apply-direction smiling none.jpg": "'smiling'",
@@ -214,17 +216,25 @@ OWN_MODELS = {  # the calls whose mistake is seen by what trains or reads models
 }
 
 
+def prepare() -> None:
+    """The files that some of these calls name."""
+    Path("splits.csv").write_text("file,split\n")
+    Image.new("RGB", (8, 8)).save("photo.png")
+    Path("edited").mkdir()
+    Path("edited/photo-a-smiling-face.png").touch()
+
+
 @pytest.mark.parametrize("line", WRONG)
 def test_wrong_calls_are_noticed_before_a_model_is_loaded(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowgrad.models.import_module", lambda family: pytest.fail("a model is loaded"))
-    Path("splits.csv").write_text("file,split\n")
+    prepare()
     failed(call(*shlex.split(line)), 2, WRONG[line])
 
 
 def test_wrong_calls_are_noticed_before_torch_is_loaded() -> None:
     """All but those of own models, which ask what loads them: at once, that is, and not after seconds of imports."""
     lines = [line for line in WRONG if line not in OWN_MODELS]
-    Path("splits.csv").write_text("file,split\n")
+    prepare()
     code = f"""
 import shlex, sys
 from typer.testing import CliRunner
