@@ -15,13 +15,14 @@ from threading import Lock
 
 from PIL import Image
 
-from directions.apply.edit import Edit, edit_images, keep_identity
+from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
 from directions.apply.familiarity import is_face, judge_familiarity, usual_grid
 from directions.apply.files import alignment
 from directions.apply.identity import has_faces
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank, Entry
+from directions.bank.mixture import check_strength
 from directions.file.header import check_name
 from directions.page.shelf import Shelf, Subject
 from directions.photo.composite import Patch, composite
@@ -190,14 +191,16 @@ class Studio:
     def _edits(self, subject: Subject, mixture: Mapping[str, float], limit: float | None) -> list[Edit]:
         """An edit of each face, the last ones again if nothing else is asked for; none where nothing is, or no face.
 
-        Raises UsageError for more than CHOSEN directions.
+        Raises UsageError for more than CHOSEN directions, unknown ones, and what is no strength and no budget.
         """
         if len(mixture) > CHOSEN:
             raise UsageError(f"{len(mixture)} directions are too many: at most {CHOSEN} are mixed")
-        moved = {name: strength for name, strength in mixture.items() if strength}
+        if limit is not None:
+            check_budget(self.model, limit)
+        moved = {name: check_strength(strength) for name, strength in mixture.items() if strength}
+        wanted = (limit, *((name, strength, self._file(name)) for name, strength in moved.items()))
         if not moved or subject.inverted is None:
             return []
-        wanted = (limit, *((name, strength, self._file(name)) for name, strength in moved.items()))
         if (edits := subject.edits.get(wanted)) is not None:
             return edits
         control, inverted = self._mixed(subject.inverted, moved), subject.inverted
