@@ -18,9 +18,9 @@ train() { # NAME TEXT SOURCE TAGS(comma separated) ITERATIONS KEEP_WEIGHT KEEP..
 
 train smiling "a smiling face" "a serious face" expression,smile 8 15 "$sex" "$age"
 train serious "a serious face" "a smiling face" expression 8 15 "$sex" "$age"
-train surprised "a surprised face" "a face" expression 12 5 "$sex" "$age"
-train angry "an angry face" "a face" expression 10 5 "$sex" "$age"
-train sad "a sad face" "a face" expression 10 5 "$sex" "$age"
+train surprised "a surprised face" "a face" expression 14 3 "$sex" "$age" "$smile"
+train angry "an angry face" "a face" expression 14 3 "$sex" "$age"
+train sad "a sad face" "a face" expression 14 3 "$sex" "$age"
 train old "an old face" "a young adult face" age 8 15 "$sex" "$smile"
 train young "a young adult face" "an old face" age,young 8 15 "$sex" "$smile"
 train baby-faced "a baby" "a face" age,young 12 2 "$sex" "$smile"
