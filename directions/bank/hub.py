@@ -16,7 +16,7 @@ from directions.bank.card import target, to_card
 from directions.bank.entry import PREVIEW, SUFFIX, Entry
 from directions.bank.pictures import read_picture, to_png
 from directions.file.direction import read_direction
-from directions.file.header import check_name
+from directions.file.metadata import check_name
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.markdown import plain, table
 

@@ -24,6 +24,11 @@ def complete_name(incomplete: str) -> list[str]:
     return [entry.name for entry in Bank.default().list() if entry.name.startswith(incomplete)]
 
 
+def complete_sampler(incomplete: str) -> list[str]:
+    """Names of samplers that begin so, for the shell."""
+    return [entry.name for entry in Bank.default().list(kind="sampler") if entry.name.startswith(incomplete)]
+
+
 def known(find: Callable[[str], object]) -> Callable[[str | None], str | None]:
     """The callback of an option that takes a name: `find` raises UsageError for a wrong one, before any work begins."""
 
@@ -87,6 +92,9 @@ known_model = known(find_config)
 known_guide, known_judge = (known(partial(find_weights, kind)) for kind in ("guide", "judge"))
 
 Name = Annotated[str, typer.Argument(help="Name in the bank.", autocompletion=complete_name, show_default=False)]
+SamplerOption = Annotated[
+    str, typer.Option("--sampler", help="Draw from a sampler of the bank.", autocompletion=complete_sampler)
+]
 Mixture = Annotated[
     str,
     typer.Argument(

@@ -22,7 +22,7 @@ from directions.apply.identity import has_faces
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank, Entry
-from directions.file.header import check_name
+from directions.file.metadata import check_name
 from directions.page.shelf import Shelf, Subject
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place

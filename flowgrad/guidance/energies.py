@@ -4,9 +4,8 @@
 -log p(y | x) makes that the posterior of y. Every energy is bounded below, and says by what: rejection needs it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Protocol
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, softplus
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.guidance.classes import Classes, question_of
+from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
+from flowgrad.guidance.questions import check_answers, question_of
 from flowgrad.guidance.text import contrast_vectors
 
 
@@ -41,12 +41,7 @@ class ClassEnergy:
     lowest: float = 0.0
 
     def __post_init__(self) -> None:
-        asked = [question_of(self.classes.questions, answer) for answer in self.answers]
-        if not asked:
-            raise UsageError("a class energy needs one class or more: name them")
-        if twice := [question for question in dict.fromkeys(asked) if asked.count(question) > 1]:
-            rule = f"classes must answer different questions; {', '.join(self.answers)} share {twice[0]}"
-            raise UsageError(f"{rule}: name one of them")
+        check_answers(self.classes.questions, self.answers)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B,) energies."""
@@ -149,23 +144,3 @@ def require_finite(energies: Tensor) -> Tensor:
             f"the energy of {bad} of {len(energies)} images is not finite: lower its weight, or use float32"
         )
     return energies
-
-
-def target_moments(questions: Mapping[str, Sequence[str]], targets: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
-    """(C,) what the means of phi shall be: the shares of each question's answers, side by side.
-
-    A question without a target is to be evenly spread. Raises UsageError for a target of another length, a share
-    that is not above 0, or shares that do not sum to 1.
-    """
-    return tuple(chain.from_iterable(_target(name, questions[name], targets.get(name)) for name in questions))
-
-
-def _target(name: str, answers: Sequence[str], shares: Sequence[float] | None) -> Sequence[float]:
-    if shares is None:
-        return [1 / len(answers)] * len(answers)
-    if len(shares) != len(answers):
-        raise UsageError(f"{name} has {len(answers)} answers ({', '.join(answers)}); got {len(shares)} shares")
-    if not all(0 < share < 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        written = ", ".join(f"{share:g}" for share in shares)
-        raise UsageError(f"shares of {name} must lie between 0 and 1 and sum to 1; got {written} ({sum(shares):g})")
-    return shares

@@ -12,9 +12,9 @@ from flowgrad.guidance.energies import (
     IdentityEnergy,
     MomentEnergy,
     TextEnergy,
-    target_moments,
 )
 from flowgrad.guidance.guide_files import load_guide
+from flowgrad.guidance.questions import target_shares
 from flowgrad.guidance.text import log_odds
 
 QUESTIONS = {
@@ -134,11 +134,11 @@ def test_beta_has_a_number_for_each_answer(classes):
 
 
 def test_a_target_is_uniform_unless_it_is_given():
-    assert target_moments(QUESTIONS, {}) == (0.5, 0.5, 1 / 3, 1 / 3, 1 / 3)
-    assert target_moments(QUESTIONS, {"mood": (0.9, 0.1)})[:2] == (0.9, 0.1)
+    assert target_shares(("young", "adult", "old"), None, "age") == (1 / 3, 1 / 3, 1 / 3)
+    assert target_shares(("smiling", "serious"), (0.9, 0.1), "mood") == (0.9, 0.1)
 
 
 @pytest.mark.parametrize("shares", [(1.0,), (0.6, 0.6), (1.0, 0.0), (1.5, -0.5)])
 def test_a_target_that_is_no_distribution_is_refused(shares):
     with pytest.raises(UsageError, match="mood"):
-        target_moments(QUESTIONS, {"mood": shares})
+        target_shares(("smiling", "serious"), shares, "mood")

@@ -41,6 +41,14 @@ def test_soft_classes_reach_uniform_in_a_few_steps(sharpness):
     assert 1 <= found.effective <= 2000
 
 
+def test_rounding_errors_of_probabilities_do_not_move_beta():
+    """In float32 they sum to 1 but for 1e-7: along their sum nothing varies, and beta stays 0."""
+    logits = 3 * torch.randn(1000, 5, generator=torch.Generator().manual_seed(3))
+    found = solve_moments(logits.softmax(1), torch.tensor([0.1, 0.15, 0.2, 0.25, 0.3], dtype=torch.float64))
+    assert abs(float(found.beta.sum())) < 1e-3
+    assert found.residual < 1e-6 and found.iterations < 20
+
+
 def test_the_dual_has_no_lower_value_nearby():
     from flowgrad.sampling.moments import dual
 
