@@ -18,8 +18,9 @@ from directions.bank.entry import CARD, PREVIEW, SUFFIX, Entry, read_entry
 from directions.bank.sampler_card import asked, to_sampler_card
 from directions.file.container import open_named, read_header
 from directions.file.direction import Direction, read_direction, write_direction
+from directions.file.header import DirectionInfo
 from directions.file.metadata import check_name
-from directions.file.sampler import SamplerFile, read_sampler, write_sampler
+from directions.file.sampler import SamplerFile, SamplerInfo, read_sampler, write_sampler
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import TRASH
 from flowgrad.resources import resource, user_folder
@@ -181,8 +182,8 @@ class Bank:
             new = change.put(target)
             for path in family(entry.path):
                 shutil.copyfile(path, new.with_suffix(path.suffix))
-            if entry.card and (card := card_of(new_name, entry)):
-                new.with_suffix(CARD).write_text(card, encoding="utf-8")
+            if entry.card and (info := entry.info or entry.sampler):
+                new.with_suffix(CARD).write_text(card_of(new_name, info), encoding="utf-8")
             change.drop(entry.path)
             change.commit()
             return _present(target)
@@ -222,11 +223,9 @@ class Bank:
         raise UsageError(f"no removed direction is called {name!r}. The trash holds: {known}.")
 
 
-def card_of(name: str, entry: Entry) -> str | None:
-    """The Markdown card of an entry under a name; None for a damaged one."""
-    if entry.sampler:
-        return to_sampler_card(name, entry.sampler)
-    return to_card(name, entry.info) if entry.info else None
+def card_of(name: str, info: DirectionInfo | SamplerInfo) -> str:
+    """The Markdown card of a direction or a sampler under a name."""
+    return to_sampler_card(name, info) if isinstance(info, SamplerInfo) else to_card(name, info)
 
 
 def _load(entry: Entry) -> Direction | SamplerFile:

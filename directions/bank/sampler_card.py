@@ -1,5 +1,7 @@
 """What a sampler's file says, as rows for tables and as a Markdown card; needs the standard library alone."""
 
+from math import prod
+
 from directions.file.sampler import MEASURES, SamplerInfo
 from flowgrad.markdown import plain, table
 
@@ -12,10 +14,9 @@ def asked(info: SamplerInfo) -> str:
 def sampler_facts(info: SamplerInfo) -> list[tuple[str, str]]:
     """What there is to know of a sampler beside its measurements, as (label, text) in reading order."""
     intervals = f"N = {info.steps}, {len(info.starts)} intervals"
-    rate = f"{info.acceptance:.1%} of proposals accepted" if info.acceptance else ""
     found = [
         ("asks for", asked(info)),
-        ("method", f"{info.method}{f', {rate}' if rate else ''}"),
+        ("method", _method(info)),
         ("model", f"{info.model} ({info.fingerprint}), {intervals}"),
         ("guide", f"{info.guide} ({info.guide_fingerprint})" if info.guide else ""),
         ("judge", info.judge),
@@ -27,6 +28,14 @@ def sampler_facts(info: SamplerInfo) -> list[tuple[str, str]]:
         ("description", info.description),
     ]
     return [(label, text) for label, text in found if text]
+
+
+def _method(info: SamplerInfo) -> str:
+    if info.method == "network":
+        dimensions = f"on {info.shapes['basis'][0]} of {prod(info.shapes['basis'][1:])} numbers of a latent"
+        explains = f"they explain {info.explained:.0%} of the energy's variance"
+        return f"a network of {info.layers} layers, {info.updates} updates, {dimensions}; {explains}"
+    return f"{info.method}, {info.acceptance:.1%} of proposals accepted"
 
 
 HEADS = {
@@ -58,5 +67,7 @@ def to_sampler_card(name: str, info: SamplerInfo) -> str:
     if info.measured:
         head, rows = measured_table(info)
         where = f"On {info.pool} samples, weighted by the energy for the sampler's shares."
+        if info.method == "network":
+            where = f"Of {info.pool} samples, and of draws from the network."
         parts += ["## Measured", where, table(head, [[plain(row[0]), *row[1:]] for row in rows], numbers=True)]
     return "\n\n".join(parts) + "\n"

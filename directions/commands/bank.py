@@ -231,11 +231,12 @@ def bank_push(
     bank: BankFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Share directions in a Hugging Face repository, with a README. Log in first: `hf auth login`."""
+    """Share directions and samplers in a Hugging Face repository, with a README. Log in first: `hf auth login`."""
     from directions.bank.hub import push
 
     found = _bank(bank, model)
-    entries = [found.get(name, model) for name in names] if names else [e for e in found.list(model) if not e.shipped]
+    own = [entry for entry in found.list(model, kind=None) if not entry.shipped]
+    entries = [found.get(name, model, kind=None) for name in names] if names else own
     url = push(entries, repository, private=private)
     answer(as_json, {"url": url, "names": [e.name for e in entries]}, f"{len(entries)} directions pushed to {url}")
 
@@ -249,7 +250,7 @@ def bank_pull(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch directions from a Hugging Face repository, check them, and put them into your bank."""
+    """Fetch directions and samplers from a Hugging Face repository, check them, and put them into your bank."""
     from directions.bank.hub import pull
 
     results = pull(repository, Bank.default(bank), names or (), overwrite=overwrite, revision=revision)

@@ -1,7 +1,7 @@
 """Commands of `flowgrad sampler`: make samplers, which draw what you describe, and measure them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -22,10 +22,28 @@ SamplerName = Annotated[str, typer.Argument(help="A sampler of the bank.", show_
 Pool = Annotated[int, typer.Option(help="Samples to solve and measure with.", min=8)]
 Intervals = Annotated[int, typer.Option(help="Euler steps of the images that the energy sees.", min=1)]
 On = Annotated[str, typer.Option("--on", help="A sampler to draw on, for a second stage.")]
+Method = Annotated[
+    Literal["rejection", "network"],
+    typer.Option(help="rejection draws exactly; a network, trained for longer, in one pass and nearly so."),
+]
+Dimensions = Annotated[int, typer.Option(help="Of the part of a latent that a network moves.", min=2)]
+Updates = Annotated[int, typer.Option(help="Of a network.", min=1)]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the figures; default runs/NAME.")]
 Title = Annotated[str, typer.Option(help="One line for the bank; default: what it asks for.")]
 Description = Annotated[str, typer.Option(help="A few sentences for the bank.")]
 Tag = Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")]
+
+
+class Network(NamedTuple):
+    """What the commands say of a network; half as many gradients again as dimensions span its subspace."""
+
+    dimensions: int
+    updates: int
+
+    @property
+    def gradients(self) -> int:
+        return self.dimensions + self.dimensions // 2
+
 
 SHEET, CHART = "before-after.png", "shares.png"
 
@@ -42,6 +60,9 @@ def sampler_train(
     guide: options.GuideName = None,
     pool: Pool = 512,
     intervals: Intervals = 12,
+    method: Method = "rejection",
+    dimensions: Dimensions = 64,
+    updates: Updates = 80,
     title: Title = "",
     description: Description = "",
     tag: Tag = None,
@@ -59,7 +80,7 @@ def sampler_train(
 
     flowgrad sampler train --class happy,female --name happy-women
 
-    Afterwards `flowgrad sample --sampler smilers` draws from it, exactly: by rejection.
+    Afterwards `flowgrad sample --sampler smilers` draws from it: exactly, by rejection, or by a network in one pass.
     """
     from directions.sampler.request import class_term, text_term
     from flowgrad.guidance.names import vocabulary_of
@@ -73,8 +94,9 @@ def sampler_train(
         terms.append(class_term([part.strip() for part in classes.split(",") if part.strip()], config, weight))
     if not terms:
         raise UsageError("say what the samples shall be like: with --text, with --class, or with both")
+    network = Network(dimensions, updates) if method == "network" else None
     _make(terms, name, on, model, guide, pool, intervals, (title, description, tuple(tag or ())), output, bank, seed,
-          device, precision, overwrite, as_json)  # fmt: skip
+          device, precision, overwrite, as_json, network)  # fmt: skip
 
 
 @app.command("debias")
@@ -89,6 +111,9 @@ def sampler_debias(
     guide: options.GuideName = None,
     pool: Pool = 1024,
     intervals: Intervals = 12,
+    method: Method = "rejection",
+    dimensions: Dimensions = 64,
+    updates: Updates = 80,
     title: Title = "",
     description: Description = "",
     tag: Tag = None,
@@ -111,8 +136,9 @@ def sampler_debias(
 
     shares = [None if written == "uniform" else options.numbers(written, "--target") for written in target or ()]
     terms = [moment_term(attribute, shares, load_config(model))]
+    network = Network(dimensions, updates) if method == "network" else None
     _make(terms, name, on, model, guide, pool, intervals, (title, description, tuple(tag or ())), output, bank, seed,
-          device, precision, overwrite, as_json)  # fmt: skip
+          device, precision, overwrite, as_json, network)  # fmt: skip
 
 
 def _make(
@@ -131,8 +157,11 @@ def _make(
     precision: str,
     overwrite: bool,
     as_json: bool,
+    network: "Network | None",
 ) -> None:
     """What both commands do once they know the terms."""
+    if network and on:
+        raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
     found, folder = Bank.default(bank), output or Path("runs") / name
     own = str(options.model_name(model))
     parent = found.get(on, own, "sampler").load_sampler() if on else None
@@ -141,19 +170,20 @@ def _make(
     with found.claim(name, own, overwrite):
         from directions.commands import tables
         from directions.sampler import train
+        from directions.sampler.network import NetworkPlan
         from directions.sampler.use import open_sampler
         from flowgrad.guidance.guide_files import load_guide
         from flowgrad.guidance.judge import load_judge
         from flowgrad.models import load_model
 
         terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-        network = load_guide(guide or loaded.config.guide, loaded.device)
+        reader = load_guide(guide or loaded.config.guide, loaded.device)
         judge = load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None
         source = open_sampler(on, loaded, found, guide) if on else loaded
         trained = train.train_sampler(
             source,
             terms,
-            network,
+            reader,
             judge,
             terminal,
             pool=pool,
@@ -161,6 +191,7 @@ def _make(
             seed=seed,
             labels=train.Labels(*labels),
             parent=train.Parent(on, parent) if parent else None,
+            network=NetworkPlan(network.dimensions, network.gradients, network.updates) if network else None,
         )
         entry, files = _keep(trained, name, found, folder, overwrite)
     answer(
@@ -183,7 +214,7 @@ def _keep(trained: "Trained", name: str, bank: Bank, folder: Path, overwrite: bo
     from directions.photo.writing import save_image
     from directions.sampler import figures
 
-    before, after = map(to_images, trained.before_after(min(figures.SHOWN, len(trained.images))))
+    before, after = (to_images(images[: figures.SHOWN]) for images in (trained.before, trained.after))
     info = dataclasses.replace(trained.sampler.info, thumbnail=thumbnail(before, after))
     files = [save_image(figures.sheet(before, after, info.title), folder / SHEET, overwrite)]
     if info.measured:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 METHODS = ("rejection", "network")
 MEASURES = ("natural", "wanted", "before", "after")
-OFFSET_LIMIT = 100
+OFFSET_LIMIT, SIZE_LIMIT = 100, 1_000_000
 _TENSOR_FIELDS = ("shapes",)  # told by the tensors, never by the metadata
 Questions = Mapping[str, Mapping[str, str]]
 
@@ -44,8 +44,10 @@ class SamplerInfo:
     by which `guide` tells classes apart, and `offsets` what is added to the logits of answers. `parent` and
     `parent_hash` name the sampler that this one draws its proposals from, "" for the model's own noise. `acceptance` is
     the share of proposals that are accepted, and `effective` the effective size of the pool of `pool` samples under the
-    energy. `measured` has, for each class, fractions: in the eyes of the guide the model's mean ("natural") and the
-    sampler's ("wanted"), and to the judge those of arg-max answers before and after.
+    energy. A network has `layers` of `width` hidden numbers, was trained by so many `updates`, and controls a subspace
+    that explains the share `explained` of the energy's variance. `measured` has, for each class, fractions: in the eyes
+    of the guide the model's mean ("natural") and the sampler's ("wanted"), and to the judge those of arg-max answers
+    before and after.
     """
 
     title: str
@@ -67,6 +69,10 @@ class SamplerInfo:
     effective: float = 0.0
     acceptance: float = 0.0
     seed: int = 0
+    layers: int = 0
+    width: int = 0
+    updates: int = 0
+    explained: float = 0.0
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     description: str = ""
     date: str = ""
@@ -187,6 +193,14 @@ def _check(info: SamplerInfo) -> None:
     increasing = bool(info.starts) and knots[0] == 0 and all(a < b for a, b in pairwise(knots))
     require(increasing, f"starts must increase from 0, below N = {info.steps}", info.starts)
     require((info.method == "network") == bool(info.shapes), "a network, and nothing else, has tensors", info.method)
+    for name in ("layers", "width", "updates"):
+        fits = 0 <= getattr(info, name) <= SIZE_LIMIT
+        require(fits, f"{name} must lie in 0 to {SIZE_LIMIT}", getattr(info, name))
+    require(0 <= info.explained <= 1, "explained must be a fraction of 1", info.explained)
+    if info.method == "network":
+        require(info.layers > 0 and info.width > 0, "a network must have layers and a width", info.layers)
+        basis = info.shapes.get("basis", ())
+        require(len(basis) > 1 and basis[0] > 1, "a network must have a basis (d, *D), d at least 2", basis)
     require(bool(info.parent) == bool(info.parent_hash), "a parent must have a name and a hash", info.parent)
     if info.parent:
         check_name(info.parent, "sampler")

@@ -12,6 +12,7 @@ from directions.file.direction import flowgrad_version
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import Term
 from directions.progress import Reporter
+from directions.sampler.network import NetworkPlan, fit_network
 from directions.sampler.request import INTERVALS, asked_questions
 from directions.sampler.use import to_classes, to_energy
 from flowgrad.errors import FlowgradError
@@ -48,16 +49,11 @@ class Parent:
 
 @dataclass(frozen=True)
 class Trained:
-    """A sampler, with the pool that it was made from: images (n, 3, H, W) in [-1, 1] and weights (n,) that sum to 1."""
+    """A sampler, and images (n, 3, H, W) in [-1, 1] of its model and of the sampler, to be shown."""
 
     sampler: SamplerFile
-    images: Tensor
-    weights: Tensor
-
-    def before_after(self, count: int) -> tuple[Tensor, Tensor]:
-        """`count` images of the pool as they come, and as many drawn from it by their weights."""
-        chosen = resample(self.weights.log(), count, seed=0)
-        return self.images[:count], self.images[chosen]
+    before: Tensor
+    after: Tensor
 
 
 def train_sampler(
@@ -72,10 +68,12 @@ def train_sampler(
     seed: int = 0,
     labels: Labels = Labels(),
     parent: Parent | None = None,
+    network: NetworkPlan | None = None,
 ) -> Trained:
     """Make a sampler of the energies that `terms` describe, on the source that the model has now.
 
     Moments are solved for on a pool of so many samples. parent: the sampler that the model's source is, if it is one.
+    network: how one is trained that draws in place of rejection; without it, rejection draws.
     Raises UsageError for moments that the pool does not reach, FlowgradError if what is asked for is too rare, or an
     energy is not finite.
     """
@@ -116,7 +114,23 @@ def train_sampler(
         tags=labels.tags,
         version=flowgrad_version(),
     )
-    return Trained(SamplerFile(info), images, weights)
+    if network is None:
+        return Trained(SamplerFile(info), images, images[resample(weights.log(), len(images), seed)])
+    fitted = fit_network(model, energy, grid, network, seed, reporter)
+    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter)
+    measured = measure(images, weights, classes, judge, drawn)
+    tensors = {name: value.numpy() for name, value in fitted.sampler.tensors().items()}
+    described = replace(
+        info,
+        method="network",
+        layers=network.layers,
+        width=network.width,
+        updates=network.updates,
+        explained=fitted.explained,
+        measured=measured,
+        shapes={name: tuple(value.shape) for name, value in tensors.items()},
+    )
+    return Trained(SamplerFile(described, tensors), images, drawn)
 
 
 def draw(model: Model, grid: Grid, count: int, seed: int, reporter: Reporter) -> Tensor:
@@ -142,9 +156,12 @@ def moments_of(classes: Classes, images: Tensor) -> Tensor:
 
 
 def measure(
-    images: Tensor, weights: Tensor, classes: Classes | None, judge: Judge | None
+    images: Tensor, weights: Tensor, classes: Classes | None, judge: Judge | None, drawn: Tensor | None = None
 ) -> Mapping[str, Mapping[str, float]]:
-    """Shares of every answer before and after weighting: the guide's means, and the judge's arg-max answers."""
+    """Shares of every answer before and after weighting: the guide's means, and the judge's arg-max answers.
+
+    drawn: images of the sampler; without them, the pool's weights say what the judge would answer of such.
+    """
     rows: dict[str, dict[str, float]] = {}
     if classes:
         answers = [answer for texts in classes.questions.values() for answer in texts]
@@ -152,9 +169,9 @@ def measure(
         for answer, natural, wanted in zip(answers, phi.mean(0).tolist(), (weights.cpu() @ phi).tolist(), strict=True):
             rows[answer] = {"natural": _share(natural), "wanted": _share(wanted)}
     if judge:
+        afterwards = arg_max_shares(judge, images, weights) if drawn is None else arg_max_shares(judge, drawn)
         for answer, before in arg_max_shares(judge, images).items():
-            after = arg_max_shares(judge, images, weights)[answer]
-            rows.setdefault(answer, {}).update(before=_share(before), after=_share(after))
+            rows.setdefault(answer, {}).update(before=_share(before), after=_share(afterwards[answer]))
     return rows
 
 

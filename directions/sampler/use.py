@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from directions.bank.bank import Bank
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import Term
@@ -16,6 +18,7 @@ from flowgrad.guidance.questions import Questions
 from flowgrad.guidance.recognizer import load_recognizer
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.ode import Grid
+from flowgrad.sampling.network import NetworkSizes, restore
 from flowgrad.sampling.sampler import RejectionSampler
 
 STAGES = 8  # samplers one on the other, at most
@@ -33,6 +36,13 @@ def open_sampler(name: str, model: Model, bank: Bank, guide: str | None = None, 
 def with_sampler(model: Model, sampler: SamplerFile, guide: Guide | None) -> Model:
     """The model with a sampler's latents, on the source that it has now; `guide` where an energy asks one."""
     info = sampler.info
+    if info.method == "network":
+        tensors = {name: torch.tensor(value) for name, value in sampler.tensors.items()}
+        if tensors["basis"].shape[1:] != model.shape:
+            shapes = f"{tuple(tensors['basis'].shape[1:])}, not {model.shape}"
+            raise FlowgradError(f"sampler {info.title!r} was made for latents of another shape: {shapes}.")
+        sizes = NetworkSizes(len(tensors["basis"]), info.layers, info.width)
+        return restore(sizes, tensors, model.device).on(model)
     energy = to_energy(info.terms, to_classes(info.questions, info.offsets, guide), guide, model)
     return RejectionSampler(energy, Grid(info.starts, info.steps)).on(model)
 
@@ -40,7 +50,8 @@ def with_sampler(model: Model, sampler: SamplerFile, guide: Guide | None) -> Mod
 def _opened(sampler: SamplerFile, model: Model, bank: Bank, guide: str | None, force: bool, left: int) -> Model:
     info = sampler.info
     check_fits(info, model, force)
-    network = load_guide(guide or model.config.guide, model.device) if info.guide else None
+    asks = info.guide and info.method == "rejection"
+    network = load_guide(guide or model.config.guide, model.device) if asks else None
     if network and network.fingerprint != info.guide_fingerprint:
         mine, given = f"{info.guide} ({info.guide_fingerprint})", f"{network.name} ({network.fingerprint})"
         raise FlowgradError(f"sampler {info.title!r} asks the guide {mine}, not {given}. Name it with --guide.")
@@ -86,8 +97,6 @@ def to_energy(terms: Sequence[Term], classes: Classes | None, guide: Guide | Non
 
 def _to_energy(term: Term, classes: Classes | None, guide: Guide | None, model: Model) -> Energy:
     if term.kind == "identity":
-        import torch
-
         descriptor = torch.tensor(term.descriptor, device=model.device)
         return IdentityEnergy(load_recognizer(CHIP_PADDING, str(model.device)), descriptor)
     if guide is None:

@@ -77,6 +77,20 @@ def test_debiasing_towards_what_is_there_accepts_everything(tiny):
     assert info["measured"]["young"]["wanted"] == pytest.approx(natural[0], abs=1e-5)
 
 
+def test_a_network_draws_in_one_pass_and_asks_no_guide(tiny, home):
+    options = ("--class", "happy", "--method", "network", "--dimensions", 4, "--updates", 2)
+    passed(*make(tiny, "quick", *options))
+    info = Bank.default().get("quick", kind="sampler").sampler
+    assert (info.method, info.updates, info.shapes["basis"][0]) == ("network", 2, 4)
+    assert 0 <= info.explained <= 1 and "network of 6 layers" in passed("bank", "show", "quick")
+    passed("sample", "--sampler", "quick", "--model", tiny.model, "--count", 2)
+    passed("bank", "export", "quick", "copy.safetensors")
+    passed("bank", "import", "copy.safetensors", "--name", "again")
+    refused = call(*make(tiny, "third", "--class", "happy", "--method", "network", "--on", "quick"))
+    failed(refused, 2, "own noise", "--method rejection")
+    passed(*make(tiny, "second", "--class", "happy", "--on", "quick"))
+
+
 def test_a_second_stage_draws_on_the_first_and_notices_when_it_changes(tiny, smilers):
     passed(*make(tiny, "second", "--text", "an old face", "--on", "smilers"))
     info = read_sampler_info(Bank.default().get("second", kind="sampler").path)
