@@ -214,7 +214,7 @@ def _keep(trained: "Trained", name: str, bank: Bank, folder: Path, overwrite: bo
     from directions.photo.writing import save_image
     from directions.sampler import figures
 
-    before, after = (to_images(images[: figures.SHOWN]) for images in (trained.before, trained.after))
+    before, after = map(to_images, (trained.before, trained.after))
     info = dataclasses.replace(trained.sampler.info, thumbnail=thumbnail(before, after))
     files = [save_image(figures.sheet(before, after, info.title), folder / SHEET, overwrite)]
     if info.measured:
@@ -264,7 +264,7 @@ def sampler_evaluate(
     from directions.photo.reading import to_images
     from directions.photo.writing import save_image
     from directions.sampler import evaluation, figures
-    from directions.sampler.train import draw
+    from directions.sampler.train import SHOWN, draw
     from directions.sampler.use import open_sampler
     from flowgrad.files import atomic_path
     from flowgrad.guidance.judge import load_judge
@@ -278,7 +278,7 @@ def sampler_evaluate(
     sources = (loaded, open_sampler(name, loaded, found, guide, force))
     before, after = (draw(source, grid, count, seed, terminal) for source in sources)
     measured = evaluation.compare(info, network, before, after)
-    shown = [to_images(images[: figures.SHOWN]) for images in (before, after)]
+    shown = [to_images(images[:SHOWN]) for images in (before, after)]
     save_image(figures.sheet(shown[0], shown[1], info.title), sheet, overwrite)
     data = {"sampler": name, "count": count, "seed": seed, **asdict(measured), "sheet": str(sheet)}
     with atomic_path(figures_file) as temporary:

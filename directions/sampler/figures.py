@@ -11,8 +11,6 @@ from directions.figures import COLOURS, before_after
 from directions.file.sampler import MEASURES
 from flowgrad.files import atomic_path, refuse_existing
 
-SHOWN = 20  # samples in a figure
-
 
 def sheet(before: Sequence[Image.Image], after: Sequence[Image.Image], title: str) -> Image.Image:
     """Samples of the model above, and of the sampler below."""

@@ -27,6 +27,7 @@ from flowgrad.sampling.moments import effective_number, solve_moments
 
 POOL = 512
 POOL_SEED = 5_000_000  # far from the seeds that people draw from
+SHOWN = 20  # samples in a figure
 LEAST_EFFECTIVE = 8.0  # samples that a pool must be worth under the energy, to be measured by
 
 
@@ -115,7 +116,8 @@ def train_sampler(
         version=flowgrad_version(),
     )
     if network is None:
-        return Trained(SamplerFile(info), images, images[resample(weights.log(), len(images), seed)])
+        chosen = resample(weights.log(), min(SHOWN, pool), seed)
+        return Trained(SamplerFile(info), images[:SHOWN], images[chosen])
     fitted = fit_network(model, energy, grid, network, seed, reporter)
     drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter)
     measured = measure(images, weights, classes, judge, drawn)
@@ -130,7 +132,7 @@ def train_sampler(
         measured=measured,
         shapes={name: tuple(value.shape) for name, value in tensors.items()},
     )
-    return Trained(SamplerFile(described, tensors), images, drawn)
+    return Trained(SamplerFile(described, tensors), images[:SHOWN], drawn[:SHOWN])
 
 
 def draw(model: Model, grid: Grid, count: int, seed: int, reporter: Reporter) -> Tensor:
