@@ -72,7 +72,7 @@ class Bank:
         entry = read_entry(*found.popitem()[1]) if found else None
         if entry and kind not in (None, entry.kind) and not entry.error:
             raise UsageError(f"{name!r} is a {entry.kind}, not a {kind}. {_USE[entry.kind].format(name)}")
-        return entry or self._refuse_unknown(name, model, kind or "direction")
+        return entry or self._refuse_unknown(name, model, kind)
 
     def search(self, words: str) -> tuple[Entry, ...]:
         """Return the entries in which every word occurs (name, title, texts, tags, model), best match first."""
@@ -197,7 +197,7 @@ class Bank:
                 found.setdefault((path.parent.name, path.stem), (path, shipped))
         return dict(sorted(found.items()))
 
-    def _refuse_unknown(self, name: str, model: str | None, kind: str) -> NoReturn:
+    def _refuse_unknown(self, name: str, model: str | None, kind: str | None) -> NoReturn:
         from difflib import get_close_matches
 
         names = sorted({entry.name for entry in self.list(model, kind)})
@@ -209,7 +209,7 @@ class Bank:
             remedy = f"Nearest: {nearest}."
         else:
             remedy = "See what there is with: flowgrad bank list" if names else "There is none yet; train one."
-        raise UsageError(f"no {kind}{whose} is called {name!r}. {remedy}")
+        raise UsageError(f"no {kind or 'direction or sampler'}{whose} is called {name!r}. {remedy}")
 
     def _own(self, name: str, model: str | None, verb: str) -> Entry:
         entry = self.get(name, model, None)

@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """ "sampler" or "direction"; a file that is damaged is taken for a direction."""
+        """What it is, "sampler" or "direction"; a file that is damaged is taken for a direction."""
         return "sampler" if self.sampler else "direction"
 
     @property

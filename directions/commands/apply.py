@@ -16,6 +16,7 @@ from directions.commands.options import (
     Device,
     DirectionsModel,
     Force,
+    GuideName,
     Json,
     KeepIdentity,
     Mixture,
@@ -172,6 +173,7 @@ def sample(
     grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("samples"),
     model: DirectionsModel = None,
+    guide: GuideName = None,
     bank: BankFolder = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -210,7 +212,7 @@ def sample(
     if sampler:
         from directions.sampler.use import open_sampler
 
-        loaded = open_sampler(sampler, loaded, found, force=force)
+        loaded = open_sampler(sampler, loaded, found, guide, force)
     control = editing.mixture(loaded, parts, terminal, force) if parts else None
     samples = editing.sample_to_files(loaded, count, seed, control, output, overwrite)
     files, images = map(list, zip(*terminal.track(samples, "sampling", count), strict=True))

@@ -45,7 +45,7 @@ class Network(NamedTuple):
         return self.dimensions + self.dimensions // 2
 
 
-SHEET, CHART = "before-after.png", "shares.png"
+SHEET, CHART, POOL = "before-after.png", "shares.png", "pool"
 
 
 @app.command("train")
@@ -171,6 +171,7 @@ def _make(
         from directions.commands import tables
         from directions.sampler import train
         from directions.sampler.network import NetworkPlan
+        from directions.sampler.pool import Parts
         from directions.sampler.use import open_sampler
         from flowgrad.guidance.guide_files import load_guide
         from flowgrad.guidance.judge import load_judge
@@ -180,6 +181,7 @@ def _make(
         reader = load_guide(guide or loaded.config.guide, loaded.device)
         judge = load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None
         source = open_sampler(on, loaded, found, guide) if on else loaded
+        parts = Parts(folder / POOL, (precision, parent.hash if parent else ""))
         trained = train.train_sampler(
             source,
             terms,
@@ -191,9 +193,11 @@ def _make(
             seed=seed,
             labels=train.Labels(*labels),
             parent=train.Parent(on, parent) if parent else None,
+            parts=parts,
             network=NetworkPlan(network.dimensions, network.gradients, network.updates) if network else None,
         )
         entry, files = _keep(trained, name, found, folder, overwrite)
+        parts.remove()
     answer(
         as_json,
         {"sampler": entry.path, "files": files, "info": trained.sampler.info.as_dict()},
@@ -264,7 +268,8 @@ def sampler_evaluate(
     from directions.photo.reading import to_images
     from directions.photo.writing import save_image
     from directions.sampler import evaluation, figures
-    from directions.sampler.train import SHOWN, draw
+    from directions.sampler.pool import draw
+    from directions.sampler.train import SHOWN
     from directions.sampler.use import open_sampler
     from flowgrad.files import atomic_path
     from flowgrad.guidance.judge import load_judge

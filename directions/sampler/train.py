@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from directions.apply.inversion import sample_images
 from directions.file.direction import flowgrad_version
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import Term
 from directions.progress import Reporter
 from directions.sampler.network import NetworkPlan, fit_network
+from directions.sampler.pool import Parts, draw
 from directions.sampler.request import INTERVALS, asked_questions
 from directions.sampler.use import to_classes, to_energy
 from flowgrad.errors import FlowgradError
@@ -70,16 +70,18 @@ def train_sampler(
     labels: Labels = Labels(),
     parent: Parent | None = None,
     network: NetworkPlan | None = None,
+    parts: Parts | None = None,
 ) -> Trained:
     """Make a sampler of the energies that `terms` describe, on the source that the model has now.
 
     Moments are solved for on a pool of so many samples. parent: the sampler that the model's source is, if it is one.
-    network: how one is trained that draws in place of rejection; without it, rejection draws.
+    network: how one is trained that draws in place of rejection; without it, rejection draws. parts: where the pool is
+    kept while it is drawn.
     Raises UsageError for moments that the pool does not reach, FlowgradError if what is asked for is too rare, or an
     energy is not finite.
     """
     grid = Grid.uniform(model.config.steps, min(intervals, model.config.steps))
-    images = draw(model, grid, pool, POOL_SEED + seed, reporter)
+    images = draw(model, grid, pool, POOL_SEED + seed, reporter, parts)
     questions = asked_questions(terms, model.config)
     offsets = offsets_of(questions, model.config.class_offsets)
     classes = to_classes(questions, offsets, guide)
@@ -133,12 +135,6 @@ def train_sampler(
         shapes={name: tuple(value.shape) for name, value in tensors.items()},
     )
     return Trained(SamplerFile(described, tensors), images[:SHOWN], drawn[:SHOWN])
-
-
-def draw(model: Model, grid: Grid, count: int, seed: int, reporter: Reporter) -> Tensor:
-    """(count, 3, H, W) images of the model's source in [-1, 1], on a grid."""
-    batches = sample_images(model, count, seed, grid)
-    return torch.cat([part.images for part in reporter.track(batches, "sampling", -(-count // model.batch))])
 
 
 def _solved(term: Term, classes: Classes | None, images: Tensor) -> Term:
