@@ -25,7 +25,7 @@ train baby-faced "a baby" "a face" age,young 12 2 "$sex" "$smile"
 train feminine "a woman" "a man" gender 8 15 "$smile" "$age"
 train masculine "a man" "a woman" gender 8 15 "$smile" "$age"
 
-flowgrad sampler debias --attribute age --name all-ages --title "all ages alike" --tag age --tag de-biasing \
+flowgrad sampler debias --attribute age --pool 1024 --name all-ages --title "all ages alike" --tag age --tag de-biasing \
   --description "Babies, children, young, middle-aged and old people, a fifth each in the guide's eyes." \
   --bank direction_bank --output "$runs/all-ages" --overwrite
 flowgrad sampler train --class happy,female --weight 4 --pool 1024 --name happy-women --title "happy women" \

@@ -192,8 +192,19 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
         check_intervals(changes.get("intervals"), load_config(others["model"]).steps)
         command(recipe=chosen, **others)
 
+    return declared_together(run, command)
+
+
+def declared_together(
+    run: Callable[..., None], command: Callable[..., Any], made: Sequence[str] = ()
+) -> Callable[..., None]:
+    """Give `run`, which hands on what it does not take as `**others`, the options of both, and the command's name.
+
+    made: parameters of the command that `run` makes, and that are no options.
+    """
     declared = {**inspect.signature(command).parameters, **inspect.signature(run).parameters}
-    del declared["others"]
+    for name in ("others", *made):
+        del declared[name]
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in declared.values()]
     update_wrapper(run, command)
     run.__annotations__ = {name: parameter.annotation for name, parameter in declared.items()}  # what Typer reads

@@ -1,11 +1,13 @@
 """Commands of `flowgrad sampler`: make samplers, which draw what you describe, and measure them."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from directions.bank.bank import Bank
+from directions.bank.entry import Entry
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import UsageError
@@ -14,66 +16,97 @@ from flowgrad.files import refuse_existing
 if TYPE_CHECKING:
     from directions.file.terms import Term
     from directions.sampler.train import Trained
+    from flowgrad.model_config import ModelConfig
 
 app = typer.Typer(no_args_is_help=True, help="Samplers: draw from the distribution that you describe.")
 
 NewName = Annotated[str, typer.Option("--name", "-n", help="Name in the bank.", show_default=False)]
 SamplerName = Annotated[str, typer.Argument(help="A sampler of the bank.", show_default=False)]
-Pool = Annotated[int, typer.Option(help="Samples to solve and measure with.", min=8)]
-Intervals = Annotated[int, typer.Option(help="Euler steps of the images that the energy sees.", min=1)]
-On = Annotated[str, typer.Option("--on", help="A sampler to draw on, for a second stage.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the figures; default runs/NAME.")]
 Method = Annotated[
     Literal["rejection", "network"],
     typer.Option(help="rejection draws exactly; a network, trained for longer, in one pass and nearly so."),
 ]
-Dimensions = Annotated[int, typer.Option(help="Of the part of a latent that a network moves.", min=2)]
-Updates = Annotated[int, typer.Option(help="Of a network.", min=1)]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the figures; default runs/NAME.")]
-Title = Annotated[str, typer.Option(help="One line for the bank; default: what it asks for.")]
-Description = Annotated[str, typer.Option(help="A few sentences for the bank.")]
-Tag = Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")]
-
-
-class Network(NamedTuple):
-    """What the commands say of a network; half as many gradients again as dimensions span its subspace."""
-
-    dimensions: int
-    updates: int
-
-    @property
-    def gradients(self) -> int:
-        return self.dimensions + self.dimensions // 2
-
 
 SHEET, CHART, POOL = "before-after.png", "shares.png", "pool"
 
 
+def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
+    """Add the options of making a sampler to a command that says what is asked for: of a `config`, with a `guide`."""
+
+    def run(
+        name: NewName,
+        method: Method = "rejection",
+        on: Annotated[str, typer.Option("--on", help="A sampler to draw on, for a second stage.")] = "",
+        pool: Annotated[int, typer.Option(help="Samples to solve and measure with.", min=8)] = 512,
+        intervals: Annotated[int, typer.Option(help="Euler steps of the images that the energy sees.", min=1)] = 12,
+        dimensions: Annotated[int, typer.Option(help="Of the part of a latent that a network moves.", min=2)] = 64,
+        updates: Annotated[int, typer.Option(help="Of a network.", min=1)] = 80,
+        model: options.ModelName = "faces64",
+        guide: options.GuideName = None,
+        title: Annotated[str, typer.Option(help="One line for the bank; default: what it asks for.")] = "",
+        description: Annotated[str, typer.Option(help="A few sentences for the bank.")] = "",
+        tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")] = None,
+        output: Output = None,
+        bank: options.BankFolder = None,
+        seed: options.Seed = 0,
+        device: options.Device = "auto",
+        precision: options.Precision = "auto",
+        overwrite: options.Overwrite = False,
+        as_json: options.Json = False,
+        **others: Any,
+    ) -> None:
+        from flowgrad.model_config import load_config
+
+        terms = terms_of(config=load_config(model), guide=guide, **others)
+        if method == "network" and on:
+            raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
+        found, folder, own = Bank.default(bank), output or Path("runs") / name, str(options.model_name(model))
+        parent = found.get(on, own, "sampler").load_sampler() if on else None
+        for file in (SHEET, CHART):
+            refuse_existing(folder / file, overwrite)
+        with found.claim(name, own, overwrite):
+            from directions.sampler import train
+            from directions.sampler.network import NetworkPlan
+            from directions.sampler.pool import Parts
+            from directions.sampler.use import open_sampler
+            from flowgrad.guidance.guide_files import load_guide
+            from flowgrad.guidance.judge import load_judge
+            from flowgrad.models import load_model
+
+            loaded = load_model(model, device, precision)
+            parts = Parts(folder / POOL, (precision, parent.hash if parent else ""))
+            trained = train.train_sampler(
+                open_sampler(on, loaded, found, guide) if on else loaded,
+                terms,
+                load_guide(guide or loaded.config.guide, loaded.device),
+                load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None,
+                Terminal(as_json),
+                pool=pool,
+                intervals=intervals,
+                seed=seed,
+                labels=train.Labels(title, description, tuple(tag or ())),
+                parent=train.Parent(on, parent) if parent else None,
+                network=NetworkPlan.of(dimensions, updates) if method == "network" else None,
+                parts=parts,
+            )
+            entry, files = _keep(trained, name, found, folder, overwrite)
+            parts.remove()
+        _answer(entry, files, name, as_json)
+
+    return options.declared_together(run, terms_of, made=("config",))
+
+
 @app.command("train")
+@makes_sampler
 def sampler_train(
-    name: NewName,
+    config: "ModelConfig",
+    guide: str | None,
     text: Annotated[str | None, typer.Option("--text", "-t", help='What all shall show: "a smiling face".')] = None,
     source: options.Source = None,
     classes: Annotated[str, typer.Option("--class", help="Classes that all shall have: happy,female.")] = "",
     weight: Annotated[float, typer.Option(help="Lambda; 1 is Bayes' rule, more is stricter.")] = 1.0,
-    on: On = "",
-    model: options.ModelName = "faces64",
-    guide: options.GuideName = None,
-    pool: Pool = 512,
-    intervals: Intervals = 12,
-    method: Method = "rejection",
-    dimensions: Dimensions = 64,
-    updates: Updates = 80,
-    title: Title = "",
-    description: Description = "",
-    tag: Tag = None,
-    output: Output = None,
-    bank: options.BankFolder = None,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    precision: options.Precision = "auto",
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
+) -> "list[Term]":
     """Make a sampler whose images show a text, or are of classes, and put it into the bank.
 
     flowgrad sampler train --text "a smiling face" --name smilers
@@ -81,12 +114,12 @@ def sampler_train(
     flowgrad sampler train --class happy,female --name happy-women
 
     Afterwards `flowgrad sample --sampler smilers` draws from it: exactly, by rejection, or by a network in one pass.
+    Interrupted, it goes on with the pool that it has drawn.
     """
     from directions.sampler.request import class_term, text_term
     from flowgrad.guidance.names import vocabulary_of
-    from flowgrad.model_config import load_config
 
-    config, terms = load_config(model), []
+    terms = []
     if text is not None:
         reader = guide or config.guide
         terms.append(text_term(text, source, config, vocabulary_of(reader) if reader else None, weight))
@@ -94,37 +127,19 @@ def sampler_train(
         terms.append(class_term([part.strip() for part in classes.split(",") if part.strip()], config, weight))
     if not terms:
         raise UsageError("say what the samples shall be like: with --text, with --class, or with both")
-    network = Network(dimensions, updates) if method == "network" else None
-    _make(terms, name, on, model, guide, pool, intervals, (title, description, tuple(tag or ())), output, bank, seed,
-          device, precision, overwrite, as_json, network)  # fmt: skip
+    return terms
 
 
 @app.command("debias")
+@makes_sampler
 def sampler_debias(
-    name: NewName,
+    config: "ModelConfig",
+    guide: str | None,
     attribute: Annotated[list[str], typer.Option("--attribute", "-a", help="Whose shares to set; repeatable.")],
     target: Annotated[
         list[str] | None, typer.Option("--target", help="uniform, or shares such as 0.2,0.8; one for each attribute.")
     ] = None,
-    on: On = "",
-    model: options.ModelName = "faces64",
-    guide: options.GuideName = None,
-    pool: Pool = 1024,
-    intervals: Intervals = 12,
-    method: Method = "rejection",
-    dimensions: Dimensions = 64,
-    updates: Updates = 80,
-    title: Title = "",
-    description: Description = "",
-    tag: Tag = None,
-    output: Output = None,
-    bank: options.BankFolder = None,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    precision: options.Precision = "auto",
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
+) -> "list[Term]":
     """Make a sampler that spreads an attribute evenly, or as you say, and put it into the bank.
 
     flowgrad sampler debias --attribute age --name all-ages
@@ -132,82 +147,25 @@ def sampler_debias(
     flowgrad sampler debias --attribute gender --target 0.8,0.2 --on smilers --name smiling-women
     """
     from directions.sampler.request import moment_term
-    from flowgrad.model_config import load_config
 
     shares = [None if written == "uniform" else options.numbers(written, "--target") for written in target or ()]
-    terms = [moment_term(attribute, shares, load_config(model))]
-    network = Network(dimensions, updates) if method == "network" else None
-    _make(terms, name, on, model, guide, pool, intervals, (title, description, tuple(tag or ())), output, bank, seed,
-          device, precision, overwrite, as_json, network)  # fmt: skip
+    return [moment_term(attribute, shares, config)]
 
 
-def _make(
-    terms: "list[Term]",
-    name: str,
-    on: str,
-    model: str,
-    guide: str | None,
-    pool: int,
-    intervals: int,
-    labels: tuple[str, str, tuple[str, ...]],
-    output: Path | None,
-    bank: Path | None,
-    seed: int,
-    device: str,
-    precision: str,
-    overwrite: bool,
-    as_json: bool,
-    network: "Network | None",
-) -> None:
-    """What both commands do once they know the terms."""
-    if network and on:
-        raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
-    found, folder = Bank.default(bank), output or Path("runs") / name
-    own = str(options.model_name(model))
-    parent = found.get(on, own, "sampler").load_sampler() if on else None
-    for file in (SHEET, CHART):
-        refuse_existing(folder / file, overwrite)
-    with found.claim(name, own, overwrite):
-        from directions.commands import tables
-        from directions.sampler import train
-        from directions.sampler.network import NetworkPlan
-        from directions.sampler.pool import Parts
-        from directions.sampler.use import open_sampler
-        from flowgrad.guidance.guide_files import load_guide
-        from flowgrad.guidance.judge import load_judge
-        from flowgrad.models import load_model
+def _answer(entry: Entry, files: list[Path], name: str, as_json: bool) -> None:
+    from directions.commands import tables
 
-        terminal, loaded = Terminal(as_json), load_model(model, device, precision)
-        reader = load_guide(guide or loaded.config.guide, loaded.device)
-        judge = load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None
-        source = open_sampler(on, loaded, found, guide) if on else loaded
-        parts = Parts(folder / POOL, (precision, parent.hash if parent else ""))
-        trained = train.train_sampler(
-            source,
-            terms,
-            reader,
-            judge,
-            terminal,
-            pool=pool,
-            intervals=intervals,
-            seed=seed,
-            labels=train.Labels(*labels),
-            parent=train.Parent(on, parent) if parent else None,
-            parts=parts,
-            network=NetworkPlan(network.dimensions, network.gradients, network.updates) if network else None,
-        )
-        entry, files = _keep(trained, name, found, folder, overwrite)
-        parts.remove()
+    info = entry.sampler.as_dict() if entry.sampler else None
     answer(
         as_json,
-        {"sampler": entry.path, "files": files, "info": trained.sampler.info.as_dict()},
+        {"sampler": entry.path, "files": files, "info": info},
         tables.sampler_card(entry),
         wrote(entry.path, *files),
         f"next: flowgrad sample --sampler {name} --count 16 --grid",
     )
 
 
-def _keep(trained: "Trained", name: str, bank: Bank, folder: Path, overwrite: bool) -> tuple[Any, list[Path]]:
+def _keep(trained: "Trained", name: str, bank: Bank, folder: Path, overwrite: bool) -> tuple[Entry, list[Path]]:
     """Put a sampler into the bank, with a preview and a card, and draw its figures; the entry and the figures."""
     import dataclasses
 
@@ -282,7 +240,7 @@ def sampler_evaluate(
     grid = Grid.uniform(loaded.config.steps, min(intervals, loaded.config.steps))
     sources = (loaded, open_sampler(name, loaded, found, guide, force))
     before, after = (draw(source, grid, count, seed, terminal) for source in sources)
-    measured = evaluation.compare(info, network, before, after)
+    measured = evaluation.compare(info, network, before, after, loaded.config.aligned_faces)
     shown = [to_images(images[:SHOWN]) for images in (before, after)]
     save_image(figures.sheet(shown[0], shown[1], info.title), sheet, overwrite)
     data = {"sampler": name, "count": count, "seed": seed, **asdict(measured), "sheet": str(sheet)}

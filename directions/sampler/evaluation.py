@@ -29,18 +29,16 @@ class Evaluated:
     variety: tuple[float, float] | None
 
 
-def compare(info: SamplerInfo, judge: Judge | None, before: Tensor, after: Tensor) -> Evaluated:
-    """Compare images (n, 3, H, W) in [-1, 1] of the model with those of a sampler."""
+def compare(info: SamplerInfo, judge: Judge | None, before: Tensor, after: Tensor, faces: bool) -> Evaluated:
+    """Compare images (n, 3, H, W) in [-1, 1] of the model with those of a sampler; `faces`: aligned ones."""
     shares = [arg_max_shares(judge, images) if judge else {} for images in (before, after)]
     pairs = {name: (kl(wanted, shares[0]), kl(wanted, shares[1])) for name, wanted in targets(info).items() if judge}
     asked = [answer for term in info.terms for answer in term.answers]
     met = None
     if judge and asked and set(asked) <= {answer for answers in judge.heads.values() for answer in answers}:
         met = (success(judge, asked, before), success(judge, asked, after))
-    faces = has_faces() and info.terms and judge is not None
-    return Evaluated(
-        shares[0], shares[1], pairs, met, (variety(before), variety(after)) if faces and len(before) > 1 else None
-    )
+    varied = (variety(before), variety(after)) if faces and has_faces() else None
+    return Evaluated(shares[0], shares[1], pairs, met, varied)
 
 
 def targets(info: SamplerInfo) -> dict[str, dict[str, float]]:
@@ -71,7 +69,7 @@ def success(judge: Judge, asked: list[str], images: Tensor) -> float:
 
 
 def variety(images: Tensor) -> float:
-    """The mean distance between the descriptors of two different images."""
+    """The mean distance between the descriptors of two different images, of two or more."""
     found = descriptors(images)
     apart = distances(found[:, None], found[None])
     return float(apart.sum() / (len(found) * (len(found) - 1)))

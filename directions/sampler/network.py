@@ -37,6 +37,11 @@ class NetworkPlan:
     learning_rate: float = 0.003
     drawn: int = 256
 
+    @classmethod
+    def of(cls, dimensions: int, updates: int) -> "NetworkPlan":
+        """A plan with half as many gradients again as dimensions."""
+        return cls(dimensions, dimensions + dimensions // 2, updates)
+
     def __post_init__(self) -> None:
         if self.dimensions > self.gradients:
             rule = f"{self.gradients} gradients span {self.gradients} dimensions at most"

@@ -40,7 +40,7 @@ class Parts:
 
 def draw(model: Model, grid: Grid, count: int, seed: int, reporter: Reporter, parts: Parts | None = None) -> Tensor:
     """(count, 3, H, W) images of the model's source in [-1, 1], on a grid; those that `parts` has are read."""
-    keys = [(seed, i) for i in range(count)]
+    keys: list[Key] = [(seed, i) for i in range(count)]
     batches = [keys[start : start + model.batch] for start in range(0, count, model.batch)]
     generator = Generator(model, grid)
     drawn = (_part(generator, batch, parts) for batch in batches)
