@@ -18,6 +18,7 @@ LatentEnergy = Callable[[Tensor], Tensor]  # x0 (B, *D) -> (B,)
 
 ACCEPTING = 1 << 40  # the last number in the key of an acceptance: no proposal's
 ATTEMPTS = 1000
+ROUNDING = 1e-4  # share of its bound by which an energy in float32 may be below it
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def rejection(
         tried, waiting = waiting[:batch], waiting[batch:]
         x0 = source([(*keys[i], attempt) for i, attempt in tried])
         log_p = lowest - energy(x0)
-        if float(log_p.max()) > 1e-4:
+        if float(log_p.max()) > ROUNDING * max(1.0, abs(lowest)):
             raise FlowgradError(f"an energy is {float(lowest - log_p.max()):.4g}, below its bound of {lowest:.4g}")
         for row, (i, attempt) in enumerate(tried):
             draw = torch.rand((), generator=generator(*keys[i], attempt, ACCEPTING), dtype=torch.float64)
