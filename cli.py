@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from directions.commands import apply, bank, measure, models, own_models, page, train
+from directions.commands import apply, bank, measure, models, own_models, page, sampler, train
 from directions.commands.errors import Commands
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for group in (train, apply, measure, page, own_models):
     app.add_typer(group.app)
 app.add_typer(bank.app, name="bank")
 app.add_typer(models.app, name="models")
+app.add_typer(sampler.app, name="sampler")
 
 
 def _version(wanted: bool) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains every direction of the default model, on samples of it: bash direction_bank/build.sh [FOLDER OF RUNS]
+# Trains every direction of the default model on samples of it, and makes its samplers: build.sh [FOLDER OF RUNS]
 # About a minute for each on two cores. What is there already is replaced.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +26,12 @@ train young "a young adult face" "an old face" age,young 14 8 "$sex" "$smile"
 train baby-faced "a baby" "a face" age,young 14 2 "$sex" "$smile"
 train feminine "a woman" "a man" gender 14 8 "$smile" "$age"
 train masculine "a man" "a woman" gender 14 8 "$smile" "$age"
+
+flowgrad sampler debias --attribute age --pool 1024 --name all-ages --title "all ages alike" --tag age --tag de-biasing \
+  --description "Babies, children, young, middle-aged and old people, a fifth each in the guide's eyes." \
+  --bank direction_bank --output "$runs/all-ages" --overwrite
+flowgrad sampler train --class happy,female --weight 4 --pool 1024 --name happy-women --title "happy women" \
+  --tag expression --tag gender --bank direction_bank --output "$runs/happy-women" --overwrite
 
 python - direction_bank/overview.jpg <<'PYTHON'
 """Every direction at strength 1 on the same nine samples, which none was trained on."""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.guidance.questions import check_offsets, check_questions
 from flowgrad.resources import FOLDER_CONFIG, HUB_NAME, find_config, read_table, weight_places
 from flowgrad.validation import Section, validated
 
@@ -42,6 +43,8 @@ class ModelConfig(Section):
     mirror: bool = False
     aligned_faces: bool = False
     probes: tuple[str, ...] = ()
+    classes: dict[str, dict[str, str]] = Field(default_factory=dict)
+    class_offsets: dict[str, float] = Field(default_factory=dict)
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch: int = Field(default=16, gt=0)
     trajectories: Literal["device", "host", "host-half"] = "device"
@@ -63,6 +66,12 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"{key} belongs to the family {FAMILY_KEYS[key]}, and this is {self.family}: remove it"
                 )
+        if self.classes or self.class_offsets:
+            try:
+                check_questions(self.classes)
+                check_offsets(self.classes, self.class_offsets)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
         if self.sha256 and self.family == "diffusers":
             raise ValueError("sha256 is of one file, and this family has a folder of several: remove it")
         return self

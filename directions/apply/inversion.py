@@ -128,7 +128,9 @@ def sample_images(model: Model, count: int, seed: int, grid: Grid | None = None)
 
     Image i of a seed is the same whatever `count` is. They are drawn on `grid` (default: all N steps).
     """
-    for noise in model.noise(count, seed).split(model.batch):
+    keys = [(seed, i) for i in range(count)]
+    for start in range(0, count, model.batch):
+        noise = model.latents(keys[start : start + model.batch])
         trajectory = integrate(model.velocity, noise, grid or Grid.full(model.config.steps), store=model.store)
         with torch.no_grad():
             yield Inverted(model.decode(trajectory.x1.to(noise)), trajectory)

@@ -15,11 +15,20 @@ from typing import NoReturn
 from directions.bank.card import to_card
 from directions.bank.changes import changing, claim, family, recover, refusing
 from directions.bank.entry import CARD, PREVIEW, SUFFIX, Entry, read_entry
+from directions.bank.sampler_card import asked, to_sampler_card
+from directions.file.container import open_named, read_header
 from directions.file.direction import Direction, read_direction, write_direction
-from directions.file.header import check_name
+from directions.file.header import DirectionInfo
+from directions.file.metadata import check_name
+from directions.file.sampler import SamplerFile, SamplerInfo, read_sampler, write_sampler
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import TRASH
 from flowgrad.resources import DEFAULT_MODEL, resource, user_folder
+
+_USE = {
+    "sampler": "Draw from it: flowgrad sample --sampler {}",
+    "direction": "Apply it: flowgrad apply-direction {}",
+}
 
 
 @dataclass(frozen=True)
@@ -34,24 +43,26 @@ class Bank:
         """Return the bank at `path`, else at FLOWGRAD_BANK, else in the user's data folder; with the shipped one."""
         return cls(Path(path).expanduser() if path else user_folder("bank"), _shipped_folder())
 
-    def list(self, model: str | None = None) -> tuple[Entry, ...]:
-        """Return the entries by model and name; damaged files are among them, with their error.
+    def list(self, model: str | None = None, kind: str | None = "direction") -> tuple[Entry, ...]:
+        """Return the directions by model and name (or the samplers, or both: None); damaged files are among directions.
 
-        A direction of the user's hides a shipped one of the same model and name. Raises FlowgradError for a folder
-        that cannot be read.
+        A file of the user's hides a shipped one of the same model and name. Raises FlowgradError for a folder that
+        cannot be read.
         """
         places = [place for key, place in self._files().items() if model in (None, key[0])]
-        return tuple(entry for place in places if (entry := read_entry(*place)))
+        entries = [entry for place in places if (entry := read_entry(*place))]
+        return tuple(entry for entry in entries if kind in (None, entry.kind))
 
     def models(self) -> tuple[str, ...]:
-        """Return the names of the models that there are directions for."""
+        """Return the names of the models that there are directions or samplers for."""
         return tuple(dict.fromkeys(model for model, _ in self._files()))
 
-    def get(self, name: str, model: str | None = None) -> Entry:
-        """Return the entry called `name`: "smiling", or "faces64/smiling" if several models have one.
+    def get(self, name: str, model: str | None = None, kind: str | None = "direction") -> Entry:
+        """Return the direction called `name`: "smiling", or "faces64/smiling" if several models have one.
 
-        Of several models that have one, the default model's is meant. Raises UsageError for an unknown name (with the
-        nearest ones), and for one that several other models have.
+        Of several models that have one, the default model's is meant. kind: "sampler", or None for either. Raises
+        UsageError for an unknown name (with the nearest ones), one that several other models have, and one of the
+        other kind.
         """
         model, name = _split(name, model)
         places = self._files().items()
@@ -61,11 +72,13 @@ class Bank:
             remedy = f"Write {next(iter(found))}/{name}, for example."
             raise UsageError(f"{name!r} is in the bank for several models: {', '.join(found)}. {remedy}")
         entry = read_entry(*found.popitem()[1]) if found else None
-        return entry or self._refuse_unknown(name, model)
+        if entry and kind not in (None, entry.kind) and not entry.error:
+            raise UsageError(f"{name!r} is a {entry.kind}, not a {kind}. {_USE[entry.kind].format(name)}")
+        return entry or self._refuse_unknown(name, model, kind)
 
     def search(self, words: str) -> tuple[Entry, ...]:
         """Return the entries in which every word occurs (name, title, texts, tags, model), best match first."""
-        scored = [(_score(entry, words.lower().split()), entry) for entry in self.list()]
+        scored = [(_score(entry, words.lower().split()), entry) for entry in self.list(kind=None)]
         return tuple(entry for score, entry in sorted(scored, key=lambda pair: -pair[0]) if score > 0)
 
     def path_for(self, name: str, model: str) -> Path:
@@ -81,7 +94,7 @@ class Bank:
 
     def add(
         self,
-        direction: Direction,
+        direction: Direction | SamplerFile,
         name: str,
         *,
         preview: bytes | None = None,
@@ -89,15 +102,15 @@ class Bank:
         overwrite: bool = False,
         claimed: bool = False,
     ) -> Entry:
-        """Put a direction into the user's bank, with a PNG preview and a Markdown card if given: all of it or nothing.
+        """Put a direction or a sampler into the user's bank, with a PNG preview and a Markdown card if given.
 
-        What it replaces goes to the trash. `claimed`: the caller has a claim on the name. Raises UsageError for a name
-        that is bad, taken (unless `overwrite`), or claimed by others.
+        All of it gets there, or nothing. What it replaces goes to the trash. `claimed`: the caller has a claim on the
+        name. Raises UsageError for a name that is bad, taken (unless `overwrite`), or claimed by others.
         """
         path = self.path_for(name, direction.info.model)
         with changing(self.folder) as change:
             new = change.put(path, overwrite, claimed)
-            write_direction(direction, new)
+            _write(direction, new)
             if preview is not None:
                 new.with_suffix(PREVIEW).write_bytes(preview)
             if card is not None:
@@ -106,25 +119,24 @@ class Bank:
             return _present(path)
 
     def import_file(self, path: Path, name: str | None = None, overwrite: bool = False) -> Entry:
-        """Put a direction file from elsewhere into the user's bank, after checking all of it; default name: the file's.
+        """Put a file from elsewhere into the user's bank, after checking all of it; default name: the file's.
 
         Raises FlowgradError for a file that breaks the format, UsageError for a name that is taken or bad.
         """
-        direction = read_direction(path)
-        return self.add(direction, name or _to_name(path.stem), overwrite=overwrite)
+        return self.add(read_any(path), name or _to_name(path.stem), overwrite=overwrite)
 
     def export(self, name: str, destination: Path, model: str | None = None, overwrite: bool = False) -> Path:
-        """Write a direction to a file, or into a folder under its own name. Returns the file's path.
+        """Write a direction or a sampler to a file, or into a folder under its own name. Returns the file's path.
 
         Raises UsageError if that file exists (unless `overwrite`), FlowgradError if the direction is damaged.
         """
-        entry = self.get(name, model)
+        entry = self.get(name, model, None)
         target = Path(destination)
         if target.is_dir():
             target = target / entry.path.name
         elif target.suffix != SUFFIX:
             raise UsageError(f"{target} is no folder, and no {SUFFIX} file. Name one of the two.")
-        return write_direction(entry.load(), target, overwrite)
+        return _write(_load(entry), target, overwrite)
 
     def remove(self, name: str, model: str | None = None) -> Entry:
         """Move a direction of the user's to the trash, whence `restore` brings it back; returns what it was.
@@ -172,8 +184,8 @@ class Bank:
             new = change.put(target)
             for path in family(entry.path):
                 shutil.copyfile(path, new.with_suffix(path.suffix))
-            if entry.card and entry.info:
-                new.with_suffix(CARD).write_text(to_card(new_name, entry.info), encoding="utf-8")
+            if entry.card and (info := entry.info or entry.sampler):
+                new.with_suffix(CARD).write_text(card_of(new_name, info), encoding="utf-8")
             change.drop(entry.path)
             change.commit()
             return _present(target)
@@ -187,10 +199,10 @@ class Bank:
                 found.setdefault((path.parent.name, path.stem), (path, shipped))
         return dict(sorted(found.items()))
 
-    def _refuse_unknown(self, name: str, model: str | None) -> NoReturn:
+    def _refuse_unknown(self, name: str, model: str | None, kind: str | None) -> NoReturn:
         from difflib import get_close_matches
 
-        names = sorted({key[1] for key in self._files() if model in (None, key[0])})
+        names = sorted({entry.name for entry in self.list(model, kind)})
         nearest = ", ".join(get_close_matches(name, names, n=3, cutoff=0.4))
         whose = f" for {model}" if model else ""
         if name.endswith(SUFFIX):
@@ -199,10 +211,10 @@ class Bank:
             remedy = f"Nearest: {nearest}."
         else:
             remedy = "See what there is with: flowgrad bank list" if names else "There is none yet; train one."
-        raise UsageError(f"no direction{whose} is called {name!r}. {remedy}")
+        raise UsageError(f"no {kind or 'direction or sampler'}{whose} is called {name!r}. {remedy}")
 
     def _own(self, name: str, model: str | None, verb: str) -> Entry:
-        entry = self.get(name, model)
+        entry = self.get(name, model, None)
         if entry.shipped:
             remedy = "Add one of your own under that name to hide it."
             raise UsageError(f"{entry.name!r} ships with flowgrad and cannot be {verb}. {remedy}")
@@ -211,6 +223,21 @@ class Bank:
     def _refuse_unremoved(self, name: str, removed: Iterable[str]) -> NoReturn:
         known = ", ".join(sorted(removed)) or "nothing"
         raise UsageError(f"no removed direction is called {name!r}. The trash holds: {known}.")
+
+
+def card_of(name: str, info: DirectionInfo | SamplerInfo) -> str:
+    """The Markdown card of a direction or a sampler under a name."""
+    return to_sampler_card(name, info) if isinstance(info, SamplerInfo) else to_card(name, info)
+
+
+def _load(entry: Entry) -> Direction | SamplerFile:
+    return entry.load_sampler() if entry.sampler else entry.load()
+
+
+def _write(content: Direction | SamplerFile, path: Path, overwrite: bool = False) -> Path:
+    if isinstance(content, SamplerFile):
+        return write_sampler(content, path, overwrite)
+    return write_direction(content, path, overwrite)
 
 
 def _shipped_folder() -> Path | None:
@@ -237,12 +264,22 @@ def _present(path: Path) -> Entry:
     return entry
 
 
+def read_any(path: Path) -> Direction | SamplerFile:
+    """Read a direction or a sampler, whole. Raises FlowgradError naming the file, the rule it breaks and the remedy."""
+    with open_named(path) as file:
+        is_sampler = read_header(file).is_sampler
+    return read_sampler(path) if is_sampler else read_direction(path)
+
+
 def _score(entry: Entry, words: Sequence[str]) -> int:
     """Return how well an entry matches: the sum over words of the best field's weight, 0 if any word is missing."""
     fields = [(8, entry.name), (2, entry.model)]
     if entry.info:
         fields += [(6, " ".join(entry.info.tags)), (5, entry.info.title), (4, entry.info.text)]
         fields += [(1, entry.info.source_text), (1, entry.info.description)]
+    if entry.sampler:
+        fields += [(6, " ".join(entry.sampler.tags)), (5, entry.sampler.title), (4, asked(entry.sampler))]
+        fields += [(2, entry.kind), (1, entry.sampler.description)]
     scores = [max(_match(word, text.lower()) * weight for weight, text in fields) for word in words]
     return sum(scores) if all(scores) else 0
 

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from directions.file.direction import Direction, read_direction, read_info
-from directions.file.header import DirectionInfo, check_name
+from directions.file.container import open_named, read_header
+from directions.file.direction import Direction, read_direction, to_info
+from directions.file.header import DirectionInfo
+from directions.file.metadata import check_name
+from directions.file.sampler import SamplerFile, SamplerInfo, read_sampler, to_sampler_info
 from flowgrad.errors import FlowgradError
 
 SUFFIX, PREVIEW, CARD = ".safetensors", ".png", ".md"
@@ -13,7 +16,8 @@ Stamp = tuple[int, int, int]  # tells a file from another that took its place
 
 @dataclass(frozen=True)
 class Entry:
-    """One direction of a bank. `info` is None, and `error` says why, where the file is damaged.
+    """One direction, or one sampler, of a bank. Both `info` and `sampler` are None, and `error` says why, where the
+    file is damaged; else `info` is a direction's header, or `sampler` a sampler's.
 
     `preview` (PNG) and `card` (Markdown) are None where the file has none. `stamp` is that of the file which `info`
     was read from.
@@ -28,6 +32,12 @@ class Entry:
     preview: Path | None
     card: Path | None
     stamp: Stamp
+    sampler: SamplerInfo | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is, "sampler" or "direction"; a file that is damaged is taken for a direction."""
+        return "sampler" if self.sampler else "direction"
 
     @property
     def size(self) -> int:
@@ -37,6 +47,10 @@ class Entry:
     def load(self) -> Direction:
         """Read the direction with its tensors. Raises FlowgradError where the file is damaged, or gone."""
         return read_direction(self.path)
+
+    def load_sampler(self) -> SamplerFile:
+        """Read the sampler with its tensors. Raises FlowgradError where it is damaged, gone, or a direction."""
+        return read_sampler(self.path)
 
     def read_preview(self) -> bytes | None:
         """The PNG file; None where there is none, or where the direction was replaced or removed since it was read."""
@@ -54,10 +68,10 @@ def read_entry(path: Path, shipped: bool) -> Entry | None:
     before it (see `changes`): those that are there between two equal stamps are its own.
     """
     while (stamp := read_stamp(path)) is not None:
-        info, error = _read(path)
+        info, sampler, error = _read(path)
         preview, card = (beside if beside.is_file() else None for beside in map(path.with_suffix, (PREVIEW, CARD)))
         if read_stamp(path) == stamp:
-            return Entry(path.stem, path.parent.name, path, info, error, shipped, preview, card, stamp)
+            return Entry(path.stem, path.parent.name, path, info, error, shipped, preview, card, stamp, sampler)
     return None
 
 
@@ -72,15 +86,22 @@ def read_stamp(path: Path) -> Stamp | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _read(path: Path) -> tuple[DirectionInfo | None, str | None]:
-    """The header, or why there is none that is valid here."""
+def _read(path: Path) -> tuple[DirectionInfo | None, SamplerInfo | None, str | None]:
+    """The header, a direction's or a sampler's, or why there is none that is valid here."""
     try:
         check_name(path.stem)
-        info = read_info(path)
-        if info.model != path.parent.name:
-            remedy = f"Move it to the folder {info.model}."
-            where = f"made for the model {info.model}, but in the folder {path.parent.name}"
-            raise FlowgradError(f"{path}: {where}. {remedy}")
+        with open_named(path) as file:
+            header = read_header(file)
+            info = None if header.is_sampler else to_info(header)
+            sampler = to_sampler_info(header) if header.is_sampler else None
+            _check_folder(path, info or sampler)
     except FlowgradError as error:
-        return None, str(error)
-    return info, None
+        return None, None, str(error)
+    return info, sampler, None
+
+
+def _check_folder(path: Path, info: DirectionInfo | SamplerInfo | None) -> None:
+    """Raise FlowgradError for a file that was made for another model than its folder's."""
+    if info and info.model != path.parent.name:
+        where = f"made for the model {info.model}, but in the folder {path.parent.name}"
+        raise FlowgradError(f"{where}. Move it to the folder {info.model}.")

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from directions.bank.bank import Bank
-from directions.bank.card import target, to_card
+from directions.bank.bank import Bank, card_of, read_any
+from directions.bank.card import target
 from directions.bank.entry import PREVIEW, SUFFIX, Entry
 from directions.bank.pictures import read_picture, to_png
-from directions.file.direction import read_direction
-from directions.file.header import check_name
+from directions.bank.sampler_card import asked
+from directions.file.metadata import check_name
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.markdown import plain, table
 
@@ -38,7 +38,7 @@ def push(entries: Sequence[Entry], repository: str, *, private: bool = False) ->
     api = _api(repository)
     with tempfile.TemporaryDirectory() as folder:
         for entry in entries:
-            entry.load()  # a damaged file is not passed on
+            read_any(entry.path)  # a damaged file is not passed on
             place = Path(folder, entry.model)
             place.mkdir(exist_ok=True)
             shutil.copy(entry.path, place)
@@ -88,10 +88,11 @@ def to_readme(repository: str, entries: Sequence[Entry], others: Sequence[tuple[
     from huggingface_hub import ModelCardData
 
     models = sorted({entry.model for entry in entries} | {model for model, _ in others})
-    licences = sorted({entry.info.license for entry in entries if entry.info and entry.info.license})
+    infos = [info for entry in entries if (info := entry.info or entry.sampler)]
+    licences = sorted({info.license for info in infos if info.license})
     tags = ["flowgrad", "flow-direction", "image-editing", *models]
     head = ModelCardData(library_name="flowgrad", pipeline_tag="image-to-image", license="other", tags=tags)
-    rows = [(entry.name, entry.model, plain(target(entry.info)) if entry.info else "") for entry in entries]
+    rows = [(entry.name, entry.model, plain(_asked(entry))) for entry in entries]
     parts = [
         f"---\n{head.to_yaml()}\n---",
         f"# Directions for {', '.join(models)}",
@@ -102,6 +103,13 @@ def to_readme(repository: str, entries: Sequence[Entry], others: Sequence[tuple[
     if licences:
         parts += ["## Licence", "\n".join(f"* {plain(licence)}" for licence in licences)]
     return "\n\n".join(parts) + "\n"
+
+
+def _asked(entry: Entry) -> str:
+    """What an entry is for, on one line."""
+    if entry.sampler:
+        return f"sampler: {asked(entry.sampler)}"
+    return target(entry.info) if entry.info else ""
 
 
 def _api(repository: str) -> "HfApi":
@@ -143,12 +151,12 @@ def _add(path: Path, bank: Bank, overwrite: bool) -> Entry:
     model, name = path.parent.name, path.stem
     if not path.exists():
         raise FlowgradError(f"{model}/{name} is too large: at most {FILE_LIMIT >> 20} MB are fetched")
-    direction = read_direction(path)
-    if direction.info.model != model:
-        raise FlowgradError(f"{model}/{name} was made for {direction.info.model}: it lies in a wrong folder")
+    content = read_any(path)
+    if content.info.model != model:
+        raise FlowgradError(f"{model}/{name} was made for {content.info.model}: it lies in a wrong folder")
     picture = read_picture(path.with_suffix(PREVIEW))
-    preview, card = to_png(picture) if picture else None, to_card(name, direction.info)
-    return bank.add(direction, name, preview=preview, card=card, overwrite=overwrite)
+    preview, card = to_png(picture) if picture else None, card_of(name, content.info)
+    return bank.add(content, name, preview=preview, card=card, overwrite=overwrite)
 
 
 @contextmanager

@@ -16,12 +16,14 @@ from directions.commands.options import (
     Device,
     DirectionsModel,
     Force,
+    GuideName,
     Json,
     KeepIdentity,
     Mixture,
     Overwrite,
     Photos,
     Precision,
+    SamplerOption,
     Seed,
     Strength,
     Strip,
@@ -205,9 +207,11 @@ def _count(counted: "Counter[str]", count: int, folder: Path) -> str:
 def sample(
     count: Annotated[int, typer.Option(help="How many.", min=1)] = 16,
     direction: Annotated[str, typer.Option("--direction", "-d", help="NAME[:STRENGTH], + adds.")] = "",
+    sampler: SamplerOption = "",
     grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("samples"),
     model: DirectionsModel = None,
+    guide: GuideName = None,
     bank: BankFolder = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -222,12 +226,18 @@ def sample(
 
     flowgrad sample --direction smiling:1+old:0.5 --seed 7
 
+    flowgrad sample --sampler smilers --count 16
+
     Image i of a seed is the same whatever --count is, with a direction and without one.
     """
     from directions.bank.mixture import load_parts, parse_mixture
 
     terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
-    parts = load_parts(parse_mixture(direction) if direction else (), Bank.default(bank), model_name(model))
+    found = Bank.default(bank)
+    parts = load_parts(parse_mixture(direction) if direction else (), found, model_name(model))
+    own = parts[0][0].info.model if parts else None
+    if sampler:
+        own = found.get(sampler, model_name(model) or own, "sampler").model
     if grid:
         refuse_existing(sheet, overwrite)
 
@@ -236,12 +246,16 @@ def sample(
     from directions.photo.writing import save_image
     from flowgrad.models import load_model
 
-    loaded = load_model(model or (parts[0][0].info.model if parts else DEFAULT_MODEL), device, precision)
+    loaded = load_model(model or own or DEFAULT_MODEL, device, precision)
+    if sampler:
+        from directions.sampler.use import open_sampler
+
+        loaded = open_sampler(sampler, loaded, found, guide, force)
     control = editing.mixture(loaded, parts, terminal, force) if parts else None
     samples = editing.sample_to_files(loaded, count, seed, control, output, overwrite)
     files, images = map(list, zip(*terminal.track(samples, "sampling", count), strict=True))
     if grid:
-        save_image(contact_sheet(images, title=direction), sheet, overwrite)
+        save_image(contact_sheet(images, title=direction or sampler), sheet, overwrite)
         files.append(sheet)
     answer(
         as_json,

@@ -46,21 +46,25 @@ def _browse(entries: tuple[Entry, ...], bank: Bank, as_json: bool) -> None:
     from directions.commands.tables import bank_table
 
     shown = bank_table(entries) if entries else "no direction found"
-    answer(as_json, None, shown, f"{len(entries)} directions; yours are in {bank.folder}")
+    samplers = sum(entry.kind == "sampler" for entry in entries)
+    also = f" and {samplers} samplers" if samplers else ""
+    answer(as_json, None, shown, f"{len(entries) - samplers} directions{also}; yours are in {bank.folder}")
 
 
 def plain(entry: Entry) -> dict[str, object]:
-    """A direction of the bank, for programs."""
+    """A direction or a sampler of the bank, for programs."""
     info = entry.info.as_dict() if entry.info else None
-    facts = {"name": entry.name, "model": entry.model, "path": entry.path, "shipped": entry.shipped}
+    if entry.sampler:
+        info = entry.sampler.as_dict()
+    facts = {"name": entry.name, "kind": entry.kind, "model": entry.model, "path": entry.path, "shipped": entry.shipped}
     return {**facts, "preview": entry.preview, "error": entry.error, "info": info}
 
 
 @app.command("list")
 def bank_list(model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
-    """List the directions of your bank and of the one that ships."""
+    """List the directions and samplers of your bank and of the one that ships."""
     found = _bank(bank, model)
-    _browse(found.list(model), found, as_json)
+    _browse(found.list(model, kind=None), found, as_json)
 
 
 @app.command("search")
@@ -76,11 +80,11 @@ def bank_search(
 
 @app.command("show")
 def bank_show(name: Name, model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
-    """Show a direction: texts, what each strength does, side effects, identity, and how it was trained."""
+    """Show a direction: texts, what each strength does, side effects, identity, training; or a sampler."""
     from directions.commands import tables
 
-    entry = _bank(bank, model).get(name, model)
-    answer(as_json, plain(entry), tables.direction_card(entry))
+    entry = _bank(bank, model).get(name, model, kind=None)
+    answer(as_json, plain(entry), tables.sampler_card(entry) if entry.sampler else tables.direction_card(entry))
 
 
 @app.command("path")
@@ -91,12 +95,12 @@ def bank_path(
 ) -> None:
     """Print where a direction, or your bank, is."""
     found = _bank(bank, model)
-    typer.echo(str(found.get(name, model).path if name else found.folder))
+    typer.echo(str(found.get(name, model, kind=None).path if name else found.folder))
 
 
 @app.command("remove")
 def bank_remove(name: Name, model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
-    """Remove a direction of yours; `bank restore` brings it back."""
+    """Remove a direction or a sampler of yours; `bank restore` brings it back."""
     entry = _bank(bank, model).remove(name, model)
     answer(as_json, plain(entry), f"removed {entry.path}; `flowgrad bank restore {entry.name}` brings it back")
 
@@ -121,7 +125,7 @@ def bank_rename(
     bank: BankFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Give a direction of yours another name."""
+    """Give a direction or a sampler of yours another name."""
     entry = _bank(bank, model).rename(name, new_name, model)
     answer(as_json, plain(entry), f"renamed {name} to {entry.path}")
 
@@ -134,7 +138,7 @@ def bank_import(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Check a direction file from elsewhere and put it into your bank."""
+    """Check a direction's or a sampler's file from elsewhere and put it into your bank."""
     entry = Bank.default(bank).import_file(file, name, overwrite)
     answer(as_json, plain(entry), f"wrote {entry.path}")
 
@@ -148,7 +152,7 @@ def bank_export(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Copy a direction to a file or a folder, to pass it on."""
+    """Copy a direction or a sampler to a file or a folder, to pass it on."""
     path = _bank(bank, model).export(name, destination, model, overwrite)
     answer(as_json, {"file": path}, f"wrote {path}")
 
@@ -228,11 +232,12 @@ def bank_push(
     bank: BankFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Share directions in a Hugging Face repository, with a README. Log in first: `hf auth login`."""
+    """Share directions and samplers in a Hugging Face repository, with a README. Log in first: `hf auth login`."""
     from directions.bank.hub import push
 
     found = _bank(bank, model)
-    entries = [found.get(name, model) for name in names] if names else [e for e in found.list(model) if not e.shipped]
+    own = [entry for entry in found.list(model, kind=None) if not entry.shipped]
+    entries = [found.get(name, model, kind=None) for name in names] if names else own
     url = push(entries, repository, private=private)
     answer(as_json, {"url": url, "names": [e.name for e in entries]}, f"{len(entries)} directions pushed to {url}")
 
@@ -246,7 +251,7 @@ def bank_pull(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch directions from a Hugging Face repository, check them, and put them into your bank."""
+    """Fetch directions and samplers from a Hugging Face repository, check them, and put them into your bank."""
     from directions.bank.hub import pull
 
     results = pull(repository, Bank.default(bank), names or (), overwrite=overwrite, revision=revision)

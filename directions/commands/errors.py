@@ -11,7 +11,7 @@ from directions.commands.terminal import escaped, put
 from flowgrad.errors import FlowgradError, UsageError, is_out_of_memory
 
 WRONG_CALL, FAILED, INTERRUPTED = 2, 1, 130
-RESUMABLE = ("train-direction", "train-flow", "train-autoencoder", "train-guide")
+RESUMABLE = ("train-direction", "train-flow", "train-autoencoder", "train-guide", "sampler")
 
 
 class Commands(TyperGroup):

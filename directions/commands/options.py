@@ -24,6 +24,11 @@ def complete_name(incomplete: str) -> list[str]:
     return [entry.name for entry in Bank.default().list() if entry.name.startswith(incomplete)]
 
 
+def complete_sampler(incomplete: str) -> list[str]:
+    """Names of samplers that begin so, for the shell."""
+    return [entry.name for entry in Bank.default().list(kind="sampler") if entry.name.startswith(incomplete)]
+
+
 def known(find: Callable[[str], object]) -> Callable[[str | None], str | None]:
     """The callback of an option that takes a name: `find` raises UsageError for a wrong one, before any work begins."""
 
@@ -87,6 +92,9 @@ known_model = known(find_config)
 known_guide, known_judge = (known(partial(find_weights, kind)) for kind in ("guide", "judge"))
 
 Name = Annotated[str, typer.Argument(help="Name in the bank.", autocompletion=complete_name, show_default=False)]
+SamplerOption = Annotated[
+    str, typer.Option("--sampler", help="Draw from a sampler of the bank.", autocompletion=complete_sampler)
+]
 Mixture = Annotated[
     str,
     typer.Argument(
@@ -190,8 +198,19 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
         check_intervals(changes.get("intervals"), load_config(others["model"]).steps)
         command(recipe=chosen, **others)
 
+    return declared_together(run, command)
+
+
+def declared_together(
+    run: Callable[..., None], command: Callable[..., Any], made: Sequence[str] = ()
+) -> Callable[..., None]:
+    """Give `run`, which hands on what it does not take as `**others`, the options of both, and the command's name.
+
+    made: parameters of the command that `run` makes, and that are no options.
+    """
     declared = {**inspect.signature(command).parameters, **inspect.signature(run).parameters}
-    del declared["others"]
+    for name in ("others", *made):
+        del declared[name]
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in declared.values()]
     update_wrapper(run, command)
     run.__annotations__ = {name: parameter.annotation for name, parameter in declared.items()}  # what Typer reads

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from directions.bank.bank import Entry
 from directions.bank.card import effect_table, facts, is_notable, side_effects
+from directions.bank.sampler_card import asked, measured_table, sampler_facts
 from directions.file.calibration import Calibration
 from directions.file.header import DirectionInfo
 
@@ -31,6 +32,9 @@ def bank_table(entries: Iterable[Entry]) -> Table:
     rows: list[Sequence[str | Text]] = []
     for entry in entries:
         origin, info = "flowgrad" if entry.shipped else "you", entry.info
+        if entry.sampler:
+            rows.append((Text(entry.name, "bold"), entry.model, f"sampler: {asked(entry.sampler)}", "", origin))
+            continue
         if info is None:
             rows.append((entry.name, entry.model, Text(entry.error or "", "red"), "", origin))
             continue
@@ -55,6 +59,21 @@ def direction_card(entry: Entry) -> Group:
     head = Text(f"{entry.name}: {info.title}", "bold")
     measured = _calibration(info, info.calibration) if info.calibration else ()
     return Group(head, Padding(table, (1, 0)), *measured)
+
+
+def sampler_card(entry: Entry) -> Group:
+    """Everything that a sampler's file says."""
+    info = entry.sampler
+    if info is None:
+        return Group(Text(entry.name, "bold"), Text(entry.error or "", "red"))
+    rows = [*sampler_facts(info), ("file", f"{entry.path} ({entry.size / 1e6:.2f} MB)")]
+    if entry.preview:
+        rows.append(("preview", str(entry.preview)))
+    table = Table.grid(padding=(0, 2))
+    for label, text in rows:
+        table.add_row(Text(label, "dim"), text)
+    measured = [plain_table(*measured_table(info), numbers=True)] if info.measured else []
+    return Group(Text(f"{entry.name}: {info.title}", "bold"), Padding(table, (1, 0)), *measured)
 
 
 def _calibration(info: DirectionInfo, calibration: Calibration) -> list[Table | Text]:

@@ -30,6 +30,7 @@ def train_direction(
     model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
     samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.", min=0)] = 0,
+    sampler: options.SamplerOption = "",
     calibrate_on: Annotated[
         list[Path] | None, typer.Option(help="Photos to calibrate on, not those trained on.")
     ] = None,
@@ -62,12 +63,16 @@ def train_direction(
 
     if bool(images) == bool(samples):
         raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
+    if sampler and not samples:
+        raise UsageError("--sampler says where samples come from: give --samples N too, and no photos")
     files = find_photos(images) if images else []
     others = find_photos(calibrate_on) if calibrate_on else []
     target = _checked(text, source, keep, model, guide, force)
     title, tags = title_of(title, target), tuple(tag or ())
     check_described(title=title, description=description, tags=tags)
     place = Run(name, Bank.default(bank), output or Path("runs") / name, resume, overwrite)
+    if sampler:
+        place.bank.get(sampler, options.model_name(model), "sampler")
     with place.claimed(str(options.model_name(model))):
         from directions.apply.files import read_photos
         from directions.commands import tables
@@ -80,6 +85,10 @@ def train_direction(
 
         terminal, loaded = Terminal(as_json), load_model(model, device, precision)
         network = load_guide(guide or loaded.config.guide, loaded.device)
+        if sampler:
+            from directions.sampler.use import open_sampler
+
+            loaded = open_sampler(sampler, loaded, place.bank)
         hashes: tuple[str, ...] = ()
         unedited: list[Path] = []
         if samples:

@@ -50,7 +50,7 @@ class Direction:
             stored = np.ascontiguousarray(u, dtype=_NUMPY_TYPES[dtype])
         if np.isinf(stored).any() and np.isfinite(u).all():
             raise FlowgradError(f"the control reaches {np.abs(u).max():.4g}, more than {dtype} holds. Store it as F32.")
-        version = info.version or _flowgrad_version()
+        version = info.version or flowgrad_version()
         shape = tuple(int(n) for n in stored.shape[1:])
         described = dataclasses.replace(info, shape=shape, intervals=len(stored), dtype=dtype, version=version)
         return cls(stored, np.ascontiguousarray(starts, dtype=_NUMPY_TYPES["I32"]), described)
@@ -62,16 +62,22 @@ def read_info(path: Path) -> DirectionInfo:
     Raises FlowgradError naming the file, the rule it breaks and the remedy.
     """
     with container.open_named(path) as file:
-        return decode_info(*container.read_header(file))
+        return to_info(container.read_header(file))
+
+
+def to_info(header: container.Header) -> DirectionInfo:
+    """Return what a direction's header says. Raises FlowgradError for one that breaks the format."""
+    entry = container.control_entry(header)
+    return decode_info(header.metadata, entry)
 
 
 def read_direction(path: Path) -> Direction:
     """Read and check a whole direction file. Raises FlowgradError as `read_info`, and for broken tensors."""
     with container.open_named(path) as file:
-        metadata, entry = container.read_header(file)
-        info = decode_info(metadata, entry)
+        header = container.read_header(file)
+        info = to_info(header)
         tensors, digest = container.read_tensors(file)
-        if metadata.get(container.HASH_KEY, digest) != digest:
+        if header.metadata.get(container.HASH_KEY, digest) != digest:
             container.corrupt("its tensors do not have the hash in its header")
         return Direction(tensors["u"], tensors["starts"], info)
 
@@ -133,7 +139,7 @@ def _check_control(u: "np.ndarray", info: DirectionInfo) -> None:
         raise FlowgradError(f"u must be finite, {bad} of {u.size} values are not. Train the direction again.")
 
 
-def _flowgrad_version() -> str:
+def flowgrad_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

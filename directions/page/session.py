@@ -23,7 +23,7 @@ from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, inve
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank, Entry
 from directions.bank.mixture import check_strength
-from directions.file.header import check_name
+from directions.file.metadata import check_name
 from directions.page.shelf import Shelf, Subject
 from directions.photo.composite import Patch, composite
 from directions.photo.crop import Place

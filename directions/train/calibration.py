@@ -8,8 +8,9 @@ import numpy as np
 
 from directions.apply.effects import Effects, kept_at_least, measure, spread
 from directions.apply.inversion import Inverted, join, sample_images
+from directions.file.calibration import Calibration
 from directions.file.direction import Direction
-from directions.file.header import Calibration, DirectionInfo
+from directions.file.header import DirectionInfo
 from directions.train.task import Task
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.guide import Guide

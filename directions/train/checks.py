@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from directions.file.header import TITLE_LIMIT, DirectionInfo
+from directions.file.header import DirectionInfo
+from directions.file.metadata import TITLE_LIMIT
 from directions.file.rules import FieldError
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast

@@ -1,6 +1,6 @@
 """Checkpoints become models: a velocity field, and the way between images and its states."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -13,7 +13,7 @@ from flowgrad.model_config import ModelConfig, load_config
 from flowgrad.models.parts import Parts
 from flowgrad.ode import IN_PLACE, Store
 from flowgrad.resources import DEFAULT_MODEL
-from flowgrad.seeds import generator
+from flowgrad.seeds import Key, Source, normal
 
 __all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model"]
 
@@ -35,7 +35,8 @@ class Model:
 
     velocity: see `flowgrad.velocity`, on as many images at a time as fit; shape: of one state, D; encode: images
     (B, 3, H, W) in [-1, 1] -> states (B, *D) at t = 1; decode: back; both differentiable. fingerprint: of the weights
-    (and the prompt, where there is one), 16 hexadecimal digits.
+    (and the prompt, where there is one), 16 hexadecimal digits. source: where latents come from, if not from a
+    standard normal distribution; see `flowgrad.sampling`.
     """
 
     config: ModelConfig
@@ -45,6 +46,7 @@ class Model:
     decode: Callable[[Tensor], Tensor]
     fingerprint: str
     device: torch.device
+    source: Source | None = None
 
     @property
     def name(self) -> str:
@@ -61,9 +63,12 @@ class Model:
         return STORES[self.config.trajectories]
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """(count, *D) latents, each from a generator of its own: image i of a seed does not depend on `count`."""
-        rows = [torch.randn(self.shape, generator=generator(seed, i)) for i in range(count)]
-        return torch.stack(rows).to(self.device)
+        """(count, *D) latents, each from a key of its own: image i of a seed does not depend on `count`."""
+        return self.latents([(seed, i) for i in range(count)])
+
+    def latents(self, keys: Sequence[Key]) -> Tensor:
+        """(B, *D) latents of the model's source, one for each key and from that key alone."""
+        return self.source(keys) if self.source else normal(self.shape, keys).to(self.device)
 
 
 def load_model(name: str = DEFAULT_MODEL, device: str = "auto", precision: str = "auto") -> Model:

@@ -33,6 +33,10 @@ subject: a face
 aligned_faces: {aligned}
 judge: {judge}
 probes: [{probes}]
+classes:
+  expression: {{happy: a smiling face, neutral: a serious face}}
+  age: {{young: a young face, adult: an adult face, old: an old face}}
+class_offsets: {{happy: 0.5}}
 """
 
 

@@ -23,6 +23,8 @@ from directions.commands.tables import direction_card
 from directions.file.calibration import MAGNITUDE_LIMIT, Calibration
 from directions.file.direction import Direction
 from directions.file.header import DirectionInfo
+from directions.file.sampler import SamplerFile, SamplerInfo
+from directions.file.terms import Term
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers import hub_stand_in
 
@@ -77,6 +79,18 @@ def test_what_is_pushed_can_be_pulled(bank: Bank, served: hub_stand_in.Repositor
     pulled = other.get("smiling")
     assert pulled.info == bank.get("smiling").info and pulled.preview and pulled.card
     assert (pulled.load().u == bank.get("smiling").load().u).all()
+
+
+def test_samplers_are_shared_as_directions_are(served: hub_stand_in.Repositories, bank: Bank, tmp_path: Path) -> None:
+    term = Term("text", text="a smiling face", source="a face")
+    bank.add(SamplerFile(SamplerInfo("Smilers", "tiny", "f" * 16, 6, (0, 3), (term,))), "smilers", preview=picture())
+    hub.push([bank.get("smilers", kind="sampler")], "me/mine")
+    assert "| smilers | tiny | sampler: a smiling face - a face |" in served["me/mine"]["README.md"].decode()
+    other = Bank(tmp_path / "other")
+    (found,) = hub.pull("me/mine", other)
+    assert isinstance(found, Entry) and found.sampler == bank.get("smilers", kind="sampler").sampler
+    assert "flowgrad sample --sampler smilers" in found.card.read_text()
+    assert not other.list() and other.list(kind=None) == (found,)
 
 
 def test_hostile_files_are_refused_one_by_one(

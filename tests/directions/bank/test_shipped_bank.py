@@ -5,10 +5,14 @@ import pytest
 from directions.apply.inversion import join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank
+from directions.sampler.use import open_sampler
+from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.contrast import Contrast
+from flowgrad.guidance.energies import ClassEnergy
 from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import load_model
+from flowgrad.ode import Grid
 from flowgrad.resources import resource
 
 NAMES = {
@@ -82,3 +86,14 @@ def test_strength_zero_returns_test_photos(faces, shared):
     for batch in invert_for(model, images, control):
         error = (steer(model, batch, control) - batch.images).square().flatten(1).mean(1) / 4
         assert error.max() < 10 ** (-4.5)
+
+
+def test_the_samplers_that_ship_draw_what_they_ask_for(bank, faces):
+    entries = bank.list(kind="sampler")
+    assert tuple(entry.name for entry in entries) == ("all-ages", "happy-women")
+    assert all(entry.preview and entry.card and entry.sampler.thumbnail for entry in entries)
+    model, _ = faces
+    drawn = join(sample_images(open_sampler("happy-women", model, bank), 3, seed=3000, grid=Grid.uniform(50, 12)))
+    classes = Classes(load_guide("faces64-guide"), model.config.classes, model.config.class_offsets)
+    probability = -ClassEnergy(classes, ("happy", "female"))(drawn.images)
+    assert float(probability.exp().mean()) > 0.8, "a quarter of the model's own samples"

@@ -395,7 +395,7 @@ def test_a_checkpoint_that_is_not_gone_on_from_is_told_of(
 
 
 def test_bugs_show_a_traceback_on_demand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(Bank, "list", fail)

@@ -19,10 +19,12 @@ from tests.helpers.paths import ROOT
 from tests.helpers.tiny import guide_recipe
 
 PAGES = ("README.md", "flowgrad/training/README.md", "flowgrad/models/README.md", "flowgrad/README.md")
+PAGES += ("flowgrad/sampling/README.md",)
 PAGES += ("directions/README.md", "directions/photo/README.md", "directions/page/README.md", "tests/README.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}  # in the order in which commands are run
 SET_UP = "pip install"
-SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2", "--size": "64"}  # nobody waits for hours in a test
+# nobody waits for hours in a test
+SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2", "--size": "64", "--pool": "128"}
 # fewer and shorter steps, and nothing preserved: a guide of seconds outweighs little
 QUICK = ["--iterations", "2", "--step-size", "0.003", "--eta", "1", "--calibration-photos", "2"]
 

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from directions.file.calibration import Calibration
 from directions.file.direction import Direction, check_compatible, read_direction, read_info, write_direction
-from directions.file.header import DirectionInfo, check_name
+from directions.file.header import DirectionInfo
+from directions.file.metadata import check_name
 from flowgrad.errors import FlowgradError, UsageError
 
 SHAPE, STEPS, STARTS = (3, 4, 4), 10, (0, 1, 3, 7)
@@ -336,7 +337,8 @@ def test_hostile_headers(path: Path, raw: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("flowgrad.format", "2", "direction format '2', this flowgrad reads 1. Upgrade flowgrad"),
+        ("flowgrad.format", "3", "direction format '3', this flowgrad reads 1. Upgrade flowgrad"),
+        ("flowgrad.format", "2", "a sampler .*, not a direction. Draw from it: flowgrad sample --sampler"),
         ("flowgrad.format", GONE, "the key flowgrad.format is missing"),
         ("flowgrad.fingerprint", GONE, "the key flowgrad.fingerprint is missing"),
         ("modelspec.title", GONE, "the key modelspec.title is missing"),
@@ -402,7 +404,7 @@ def test_what_the_library_refuses_is_refused(path: Path) -> None:
 
 
 def test_a_later_format_is_named_even_with_other_tensors(path: Path) -> None:
-    rewrite(path, "__metadata__", "flowgrad.format", to="2")
+    rewrite(path, "__metadata__", "flowgrad.format", to="3")
     rewrite(path, "v", to={})
     refused(path, "Upgrade flowgrad")
 

@@ -1,0 +1,86 @@
+"""Measuring a sampler by its own draws: what a judge says of them, how varied they are, and what they cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+from directions.apply.identity import descriptors, distances, has_faces
+from directions.file.sampler import SamplerInfo
+from directions.sampler.train import arg_max_shares
+from flowgrad.guidance.judge import Judge
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Draws of the model and of the sampler, compared.
+
+    before, after: how often each answer is the judge's likeliest; divergence: by question that the sampler has a
+    target for, KL(target | shares) before and after; success: the share of draws with all asked answers, by arg-max;
+    variety: the mean distance of dlib's descriptors between two draws; None where not measured.
+    """
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    divergence: Mapping[str, tuple[float, float]]
+    success: tuple[float, float] | None
+    variety: tuple[float, float] | None
+
+
+def compare(info: SamplerInfo, judge: Judge | None, before: Tensor, after: Tensor, faces: bool) -> Evaluated:
+    """Compare images (n, 3, H, W) in [-1, 1] of the model with those of a sampler; `faces`: aligned ones."""
+    shares = [arg_max_shares(judge, images) if judge else {} for images in (before, after)]
+    pairs = {name: (kl(wanted, shares[0]), kl(wanted, shares[1])) for name, wanted in targets(info).items() if judge}
+    asked = [answer for term in info.terms for answer in term.answers]
+    met = None
+    if judge and asked and set(asked) <= {answer for answers in judge.heads.values() for answer in answers}:
+        met = (success(judge, asked, before), success(judge, asked, after))
+    varied = (variety(before), variety(after)) if faces and has_faces() else None
+    return Evaluated(shares[0], shares[1], pairs, met, varied)
+
+
+def targets(info: SamplerInfo) -> dict[str, dict[str, float]]:
+    """By question, the shares that a sampler's answers were to have."""
+    found = {}
+    for term in info.terms:
+        rest = list(term.target)
+        for name in term.attributes:
+            found[name] = {answer: rest.pop(0) for answer in info.questions[name]}
+    return found
+
+
+def kl(target: Mapping[str, float], shares: Mapping[str, float], least: float = 1e-3) -> float:
+    """sum_c mu_c log(mu_c / share_c); a share of 0 counts as `least`. Answers that no judge knows are left out."""
+    return sum(mu * log(mu / max(shares[answer], least)) for answer, mu in target.items() if answer in shares)
+
+
+@torch.no_grad()
+def success(judge: Judge, asked: list[str], images: Tensor) -> float:
+    """How often every asked answer is the likeliest of its question."""
+    parts = [judge.probabilities(part) for part in images.split(256)]
+    met = torch.ones(len(images), dtype=torch.bool)
+    for answer in asked:
+        rivals = next(answers for answers in judge.heads.values() if answer in answers)
+        likeliest = torch.cat([torch.stack([part[a] for a in rivals], 1) for part in parts]).argmax(1).cpu()
+        met &= likeliest == rivals.index(answer)
+    return float(met.float().mean())
+
+
+def variety(images: Tensor) -> float:
+    """The mean distance between the descriptors of two different images, of two or more."""
+    found = descriptors(images)
+    apart = distances(found[:, None], found[None])
+    return float(apart.sum() / (len(found) * (len(found) - 1)))
+
+
+def evaluation_table(found: Evaluated) -> tuple[list[str], list[list[str]]]:
+    """Head and rows for a terminal."""
+    rows = [[f"judged {name}", f"{found.before[name]:.1%}", f"{found.after[name]:.1%}"] for name in found.before]
+    rows += [[f"divergence of {name}", f"{a:.3f}", f"{b:.3f}"] for name, (a, b) in found.divergence.items()]
+    if found.success:
+        rows.append(["all that was asked", *(f"{share:.1%}" for share in found.success)])
+    if found.variety:
+        rows.append(["distance of two faces", *(f"{value:.3f}" for value in found.variety)])
+    return ["measured", "model", "sampler"], rows

@@ -1,0 +1,99 @@
+"""Training a network in place of rejection: its subspace, how much that explains, and the updates."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from directions.progress import Reporter
+from flowgrad.errors import UsageError
+from flowgrad.guidance.energies import Energy
+from flowgrad.models import Model
+from flowgrad.ode import Grid
+from flowgrad.sampling.latent import Generator
+from flowgrad.sampling.network import Coupling, NetworkSampler, NetworkSizes, NetworkTraining, train_network
+from flowgrad.sampling.subspace import Subspace, explained, leading
+from flowgrad.seeds import generator
+
+LEAST_EXPLAINED = 0.5  # share of the energy's variance below which a network can hardly do what is asked
+POINTS, REDRAWS = 16, 4  # of the subspace, and of the rest for each, to measure that share on
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """How a network is trained; see `flowgrad.sampling.network`.
+
+    gradients: latents whose gradients span the subspace; intervals: of the grid that it is trained on; drawn: images
+    to measure it by in the end. Raises UsageError for more dimensions than gradients.
+    """
+
+    dimensions: int = 64
+    gradients: int = 96
+    updates: int = 80
+    intervals: int = 6
+    layers: int = 6
+    width: int = 128
+    batch: int = 16
+    learning_rate: float = 0.003
+    drawn: int = 256
+
+    @classmethod
+    def of(cls, dimensions: int, updates: int) -> "NetworkPlan":
+        """A plan with half as many gradients again as dimensions."""
+        return cls(dimensions, dimensions + dimensions // 2, updates)
+
+    def __post_init__(self) -> None:
+        if self.dimensions > self.gradients:
+            rule = f"{self.gradients} gradients span {self.gradients} dimensions at most"
+            raise UsageError(f"{rule}; got {self.dimensions}. Ask for fewer dimensions")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained sampler, and the share of the energy's variance that its subspace explains."""
+
+    sampler: NetworkSampler
+    explained: float
+
+
+def fit_network(model: Model, energy: Energy, grid: Grid, plan: NetworkPlan, seed: int, reporter: Reporter) -> Fitted:
+    """Find the subspace, measure what it explains on `grid`, and train a network on it.
+
+    Raises UsageError if the model draws from another sampler already; FlowgradError where the loss is not finite.
+    """
+    if model.source is not None:
+        raise UsageError("a network is trained on a model's own noise: draw on another sampler by rejection")
+    coarse = Generator(model, Grid.uniform(model.config.steps, min(plan.intervals, model.config.steps)))
+    subspace = leading(_gradients(coarse, energy, plan, seed, reporter), plan.dimensions)
+    share = explained_share(Generator(model, grid), energy, subspace, seed)
+    if share < LEAST_EXPLAINED:
+        reporter.warn(
+            f"the subspace explains {share:.0%} of the energy's variance: the network can do no more than that. "
+            "Take more dimensions and gradients, or draw by rejection"
+        )
+    network = Coupling(NetworkSizes(plan.dimensions, plan.layers, plan.width), seed).to(model.device)
+    sampler = NetworkSampler(subspace, network)
+    settings = NetworkTraining(plan.updates, plan.batch, plan.learning_rate, seed)
+
+    def gradient(x0: Tensor) -> tuple[Tensor, Tensor]:
+        return coarse.gradient(energy, x0)
+
+    for _ in reporter.track(train_network(sampler, gradient, model.latents, settings), "training", plan.updates):
+        pass
+    return Fitted(sampler, share)
+
+
+def _gradients(coarse: Generator, energy: Energy, plan: NetworkPlan, seed: int, reporter: Reporter) -> Tensor:
+    """(gradients, *D) of the energy in x0."""
+    parts = coarse.model.noise(plan.gradients, seed).split(coarse.model.batch)
+    tracked = reporter.track(parts, "gradients", len(parts))
+    return torch.cat([coarse.gradient(energy, part)[1] for part in tracked])
+
+
+def explained_share(images_of: Generator, energy: Energy, subspace: Subspace, seed: int) -> float:
+    """The share of the energy's variance that the subspace explains, the rest of the latent drawn anew; 0 to 1."""
+    rng = generator(seed, len(subspace))
+    z = torch.randn(POINTS, len(subspace), generator=rng).to(subspace.basis).repeat_interleave(REDRAWS, 0)
+    x0 = subspace.moved(images_of.model.noise(POINTS * REDRAWS, seed), z)
+    share = float(explained(images_of.energy(energy, x0).view(POINTS, REDRAWS)))
+    return min(max(share, 0.0), 1.0)

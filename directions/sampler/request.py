@@ -1,0 +1,76 @@
+"""What a sampler is asked for, checked before anything is loaded: terms of an energy, and a grid."""
+
+import math
+from collections.abc import Sequence
+
+from directions.file.terms import Term
+from flowgrad.errors import UsageError
+from flowgrad.guidance.contrast import Contrast
+from flowgrad.guidance.names import knows_any_word
+from flowgrad.guidance.questions import Questions, check_answers, check_question, question_of, target_shares
+from flowgrad.model_config import ModelConfig
+
+INTERVALS = 12  # of the grid that the energy's images are drawn on: a quarter of the usual N
+
+
+def text_term(
+    text: str, source: str | None, config: ModelConfig, vocabulary: frozenset[str] | None, weight: float = 1.0
+) -> Term:
+    """Images that show a text, against a source text; by default the model's subject.
+
+    vocabulary: the guide's words, None where they are not known. Raises UsageError for a text that is empty, its own
+    source, or of which the guide knows no word.
+    """
+    target = Contrast.parse(text, source or config.subject)
+    if not knows_any_word(vocabulary, target.text):
+        raise UsageError(f"the guide knows no word of the text {target.text!r}. Use other words or another guide")
+    return Term("text", check_weight(weight), text=target.text, source=target.source)
+
+
+def class_term(answers: Sequence[str], config: ModelConfig, weight: float = 1.0) -> Term:
+    """Images of classes, one of a question at most. Raises UsageError for an unknown one, with the known."""
+    check_answers(questions_of(config), answers)
+    return Term("class", check_weight(weight), answers=tuple(answers))
+
+
+def moment_term(attributes: Sequence[str], targets: Sequence[Sequence[float] | None], config: ModelConfig) -> Term:
+    """Images whose answers to questions have certain shares; beta is 0 until it is solved for.
+
+    targets: shares for each attribute, None for even ones; fewer targets than attributes leave the last ones even.
+    Raises UsageError for an unknown attribute or one named twice, too many targets, or shares that are none.
+    """
+    questions = questions_of(config)
+    if not attributes:
+        raise UsageError(f"name an attribute whose shares are to change: {', '.join(questions)}")
+    if len(set(attributes)) < len(attributes):
+        raise UsageError(f"each attribute is named once; got {', '.join(attributes)}")
+    if len(targets) > len(attributes):
+        raise UsageError(f"{len(targets)} targets were given for {len(attributes)} attributes: one for each at most")
+    wanted = [*targets, *[None] * (len(attributes) - len(targets))]
+    shares = [
+        target_shares(tuple(questions[check_question(questions, name)]), share, name)
+        for name, share in zip(attributes, wanted, strict=True)
+    ]
+    target = tuple(share for row in shares for share in row)
+    return Term("moment", attributes=tuple(attributes), beta=(0.0,) * len(target), target=target)
+
+
+def questions_of(config: ModelConfig) -> Questions:
+    """The questions of a model's configuration. Raises UsageError if it has none."""
+    if not config.classes:
+        raise UsageError(f"{config.name} has no classes: give its configuration a table `classes`, or ask by a text")
+    return config.classes
+
+
+def asked_questions(terms: Sequence[Term], config: ModelConfig) -> Questions:
+    """The questions that terms ask about; what their file must say to be understood."""
+    names = [name for term in terms for name in term.attributes]
+    names += [question_of(config.classes, answer) for term in terms for answer in term.answers]
+    return {name: config.classes[name] for name in dict.fromkeys(names)}
+
+
+def check_weight(weight: float) -> float:
+    """Return an energy's weight (lambda). Raises UsageError unless it is a number above 0."""
+    if not 0 < weight < math.inf:
+        raise UsageError(f"a weight must be a number above 0; got {weight:g}")
+    return weight

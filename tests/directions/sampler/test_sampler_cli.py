@@ -1,0 +1,189 @@
+"""`flowgrad sampler` and what draws from its files, on a tiny model."""
+
+import json
+
+import pytest
+import yaml
+
+from directions.bank.bank import Bank
+from directions.file.sampler import read_sampler, read_sampler_info
+from directions.sampler.train import POOL_SEED
+from flowgrad.guidance.classes import Classes
+from flowgrad.guidance.guide_files import load_guide
+from flowgrad.models import load_model
+from flowgrad.ode import Grid
+from flowgrad.sampling.latent import Generator
+from tests.helpers.command_line import call, failed, passed
+from tests.helpers.tiny import make_model
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def make(tiny, name, *more, command="train"):
+    asked = ("--class", "happy") if command == "train" and not more else ()
+    return ("sampler", command, "--model", tiny.model, "--name", name, "--pool", 32, "--intervals", 2, *asked, *more)
+
+
+@pytest.fixture
+def smilers(tiny):
+    passed(*make(tiny, "smilers"))
+    return Bank.default().get("smilers", "tiny", "sampler")
+
+
+def test_a_sampler_is_made_listed_shown_drawn_from_exported_and_removed(tiny, home):
+    answer = json.loads(passed(*make(tiny, "smilers"), "--json"))
+    info = answer["info"]
+    assert info["terms"][0]["answers"] == ["happy"] and info["offsets"] == {"happy": 0.5}
+    assert 0 < info["acceptance"] <= 1 and 8 <= info["effective"] <= info["pool"] == 32
+    assert info["measured"]["happy"].keys() == {"natural", "wanted"}
+    assert all((home / file).is_file() for file in answer["files"])
+    (listed,) = json.loads(passed("bank", "list", "--json"))
+    assert (listed["name"], listed["kind"], listed["error"]) == ("smilers", "sampler", None)
+    assert "sampler: happy" in passed("bank", "list")
+    assert "of proposals accepted" in passed("bank", "show", "smilers")
+    passed("sample", "--sampler", "smilers", "--model", tiny.model, "--count", 2, "--grid")
+    assert len(list((home / "samples").glob("sample-*.png"))) == 2
+    passed("bank", "export", "smilers", "copy.safetensors")
+    passed("bank", "rename", "smilers", "happy-ones")
+    assert "sampler happy-ones" in Bank.default().get("happy-ones", kind="sampler").card.read_text()
+    passed("bank", "remove", "happy-ones")
+    assert json.loads(passed("bank", "list", "--json")) == []
+    passed("bank", "import", "copy.safetensors", "--name", "again")
+    again = Bank.default().get("again", kind="sampler").load_sampler()
+    assert again.hash == read_sampler(home / "copy.safetensors").hash
+
+
+def test_samples_depend_on_their_seed_and_number_alone(tiny, home, smilers):
+    options = ("sample", "--sampler", "smilers", "--model", tiny.model, "--seed", 3)
+    passed(*options, "--count", 3, "--output", "three")
+    passed(*options, "--count", 1, "--output", "one")
+    passed("sample", "--model", tiny.model, "--seed", 3, "--count", 3, "--output", "plain")
+    name = "sample-3-00000.png"
+    assert (home / "three" / name).read_bytes() == (home / "one" / name).read_bytes()
+    drawn, plain = ({file.read_bytes() for file in (home / folder).iterdir()} for folder in ("three", "plain"))
+    assert drawn != plain
+
+
+def test_debiasing_towards_what_is_there_accepts_everything(tiny):
+    model = load_model(str(tiny.model), "cpu", "fp32")
+    classes = Classes(load_guide(str(tiny.guide)), model.config.classes).select(["age"])
+    images = Generator(model, Grid.uniform(model.config.steps, 2)).images(model.noise(32, POOL_SEED))
+    natural = [round(share, 9) for share in classes.moments(images).mean(0).tolist()]
+    target = f"{natural[0]},{natural[1]},{1 - natural[0] - natural[1]:.9f}"
+    options = ("--attribute", "age", "--target", target, "--precision", "fp32", "--json")
+    info = json.loads(passed(*make(tiny, "same", *options, command="debias")))["info"]
+    (term,) = info["terms"]
+    assert term["target"] == pytest.approx(natural, abs=1e-5)
+    assert info["measured"]["young"]["wanted"] == pytest.approx(natural[0], abs=1e-5)
+
+
+def test_a_network_draws_in_one_pass_and_asks_no_guide(tiny, home):
+    options = ("--class", "happy", "--method", "network", "--dimensions", 4, "--updates", 2)
+    passed(*make(tiny, "quick", *options))
+    info = Bank.default().get("quick", kind="sampler").sampler
+    assert (info.method, info.updates, info.shapes["basis"][0]) == ("network", 2, 4)
+    assert 0 <= info.explained <= 1 and "network of 6 layers" in passed("bank", "show", "quick")
+    passed("sample", "--sampler", "quick", "--model", tiny.model, "--count", 2)
+    passed("bank", "export", "quick", "copy.safetensors")
+    passed("bank", "import", "copy.safetensors", "--name", "again")
+    refused = call(*make(tiny, "third", "--class", "happy", "--method", "network", "--on", "quick"))
+    failed(refused, 2, "own noise", "--method rejection")
+    passed(*make(tiny, "second", "--class", "happy", "--on", "quick"))
+
+
+@pytest.fixture
+def calm(tiny):
+    """A sampler that accepts nearly all: the tiny guide calls nearly everything neutral."""
+    passed(*make(tiny, "calm", "--class", "neutral"))
+    return Bank.default().get("calm", "tiny", "sampler")
+
+
+def test_a_second_stage_draws_on_the_first_and_notices_when_it_changes(tiny, calm):
+    passed(*make(tiny, "second", "--class", "neutral", "--on", "calm"))
+    info = read_sampler_info(Bank.default().get("second", kind="sampler").path)
+    assert (info.parent, info.parent_hash) == ("calm", calm.load_sampler().hash)
+    passed("sample", "--sampler", "second", "--model", tiny.model, "--count", 1)
+    passed(*make(tiny, "calm", "--class", "neutral", "--weight", 2, "--overwrite", "--output", "other"))
+    changed = call("sample", "--sampler", "second", "--model", tiny.model, "--count", 1, "--output", "again")
+    failed(changed, 1, "draws on calm", "Train it again")
+
+
+def test_directions_are_trained_on_a_samplers_draws(tiny, calm):
+    quick = ("--iterations", 1, "--intervals", 2, "--augmentations", 1, "--calibration-photos", 2)
+    passed("train-direction", "--text", "an old face", "--name", "old", "--model", tiny.model, "--samples", 2,
+           "--sampler", "calm", "--eta", 1, *quick)  # fmt: skip
+    assert Bank.default().get("old", "tiny").info
+
+
+def test_evaluation_compares_the_judges_answers(tmp_path, tiny, home):
+    model = make_model(tmp_path / "aligned", tiny.guide, name="aligned", aligned=True)
+    small = ("--model", model, "--intervals", 2)
+    passed("sampler", "train", "--class", "happy", "--name", "smilers", "--pool", 32, *small)
+    answer = json.loads(passed("sampler", "evaluate", "smilers", "--count", 3, "--json", *small))
+    assert sum(answer["after"][name] for name in ("male", "female")) == pytest.approx(1)
+    assert answer["success"] == [answer[when]["happy"] for when in ("before", "after")]
+    assert (home / "sampler-evaluation" / "evaluation.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--class", "smiley"), ("'smiley'", "happy")),
+        (("--class", "young,old"), ("young, old share age",)),
+        (("--text", "zebra quux"), ("knows no word", "zebra")),
+        (("--text", "a smiling face", "--weight", "0"), ("above 0",)),
+        ((), ("--text", "--class")),
+        (("--class", "happy", "--on", "nobody"), ("no sampler", "'nobody'")),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_any_work(tiny, options, words):
+    result = call("sampler", "train", "--model", tiny.model, "--name", "some", *options)
+    failed(result, 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--attribute", "colour"), ("'colour'", "expression, age")),
+        (("--attribute", "age", "--target", "0.5,0.5"), ("3 answers", "2 shares")),
+        (("--attribute", "age", "--target", "0.5,0.5,0.5"), ("sum to 1", "1.5")),
+        (("--attribute", "age", "--target", "a,b"), ("--target",)),
+        (("--attribute", "age", "--attribute", "age"), ("named once",)),
+        (("--attribute", "age", "--target", "uniform", "--target", "uniform"), ("2 targets", "1 attributes")),
+    ],
+)
+def test_targets_that_are_none_are_refused_before_any_work(tiny, options, words):
+    failed(call("sampler", "debias", "--model", tiny.model, "--name", "some", *options), 2, *words)
+
+
+def test_a_target_out_of_reach_is_an_error_with_the_bounds(tiny):
+    result = call(*make(tiny, "some", "--attribute", "age", "--target", "0.98,0.01,0.01", command="debias"))
+    failed(result, 2, "young cannot be 0.98", "32 samples")
+
+
+def test_a_name_that_is_taken_is_refused(tiny, smilers):
+    failed(call(*make(tiny, "smilers"), "--output", "elsewhere"), 2, "exists already")
+
+
+def test_a_model_without_classes_says_so(tiny, tmp_path):
+    folder = make_model(tmp_path / "bare", tiny.guide, name="bare")
+    config = yaml.safe_load((folder / "flowgrad.yaml").read_text())
+    (folder / "flowgrad.yaml").write_text(
+        yaml.safe_dump({k: str(v) if k == "guide" else v for k, v in config.items() if not k.startswith("class")})
+    )
+    failed(call("sampler", "train", "--model", folder, "--name", "some", "--class", "happy"), 2, "has no classes")
+
+
+def test_a_sampler_for_other_weights_is_refused_unless_forced(tiny, tmp_path, smilers):
+    other = make_model(tmp_path / "other", tiny.guide, seed=1)
+    options = ("sample", "--sampler", "smilers", "--model", other, "--count", 1)
+    failed(call(*options), 1, "another model's weights", smilers.sampler.fingerprint)
+    passed(*options, "--force")
+
+
+def test_a_sampler_is_no_direction_and_a_direction_no_sampler(tiny, smilers):
+    failed(call("apply-direction", "smilers", tiny.files[0]), 2, "'smilers' is a sampler", "flowgrad sample --sampler")
+    failed(call("apply-direction", smilers.path, tiny.files[0]), 1, "a sampler")
+    failed(call("sample", "--sampler", "smiling", "--model", tiny.model), 2, "no sampler")
+    failed(call("train-direction", tiny.files[0], "--text", "an old face", "--name", "x", "--sampler", "smilers"), 2,
+           "--samples")  # fmt: skip

@@ -1,0 +1,132 @@
+"""The feed-forward sampler: its determinant against autograd's Jacobian, and its p* against a known Gaussian."""
+
+import pytest
+import torch
+
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.sampling.network import (
+    Coupling,
+    NetworkSampler,
+    NetworkSizes,
+    NetworkTraining,
+    log_density,
+    path_gradient,
+    restore,
+    train_network,
+)
+from flowgrad.sampling.subspace import Subspace
+from tests.helpers.gaussian import make_case
+
+SIZES = NetworkSizes(4, 3, 16)
+
+
+def shaken(sizes=SIZES):
+    """A network that is not the identity, in float64."""
+    network = Coupling(sizes).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    return network
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_a_new_network_is_the_identity(noise):
+    torch.testing.assert_close(Coupling(SIZES).double()(noise), noise)
+
+
+def test_the_log_determinant_is_autograds(noise):
+    network = shaken()
+    z, ladj = network.transform().call_and_ladj(noise)
+    for row in range(len(noise)):
+        jacobian = torch.autograd.functional.jacobian(lambda e: network(e[None])[0], noise[row])
+        assert float(ladj[row].detach()) == pytest.approx(float(torch.linalg.slogdet(jacobian).logabsdet), abs=1e-9)
+    torch.testing.assert_close(network.transform().inv(z), noise)
+    torch.testing.assert_close(log_density(network, z), -noise.square().sum(1) / 2 - ladj)
+
+
+def test_the_path_gradient_is_that_of_the_density(noise):
+    network, step = shaken(), 1e-6
+    z = network(noise).detach()
+    found = path_gradient(network, z)
+    for axis in range(4):
+        shift = step * torch.eye(4, dtype=torch.float64)[axis]
+        slope = (log_density(network, z + shift) - log_density(network, z - shift)) / (2 * step)
+        torch.testing.assert_close(found[:, axis], slope.detach(), rtol=1e-5, atol=1e-6)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_trained_on_a_quadratic_energy_it_draws_the_gaussian_that_p_star_is():
+    case = make_case(4)
+    whole = Subspace(torch.eye(4, dtype=torch.float64))
+    sampler = NetworkSampler(whole, Coupling(NetworkSizes(4, 4, 32)).double())
+
+    def gradient(x0):
+        leaf = x0.detach().requires_grad_()
+        energy = case.energy(leaf)
+        return energy.detach(), torch.autograd.grad(energy.sum(), leaf)[0]
+
+    steps = list(train_network(sampler, gradient, case.source, NetworkTraining(400, 64, 1e-2)))
+    mean, covariance = case.misses(sampler.push(case.source([(9, i) for i in range(4000)])))
+    assert mean < 0.08 and covariance < 0.1
+    assert steps[-1].loss < steps[0].loss and len(steps) == 400
+    constant = 0.5 * torch.linalg.slogdet(case.covariance).logabsdet.item()  # of log integral N(x) exp(-E(x))
+    floor = case.energy(case.mean[None]).item() + 0.5 * case.mean.square().sum().item() - constant
+    assert sum(s.loss for s in steps[-50:]) / 50 == pytest.approx(floor, abs=0.1), "the loss ends at -log Z"
+
+
+def test_in_a_subspace_the_rest_of_the_noise_stays(noise):
+    basis, _ = torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    sampler = NetworkSampler(Subspace(basis.T.contiguous()), shaken(NetworkSizes(2, 2, 8)))
+    moved = sampler.push(noise) - noise
+    assert moved.abs().max() > 0.01
+    torch.testing.assert_close(moved @ basis @ basis.T, moved)
+
+
+def test_what_a_file_keeps_restores_the_sampler(noise):
+    sampler = NetworkSampler(Subspace(torch.eye(4, dtype=torch.float64)), shaken())
+    again = restore(SIZES, sampler.tensors())
+    torch.testing.assert_close(again.push(noise.float()).double(), sampler.push(noise), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["missing", "more", "shape", "basis"])
+def test_tensors_of_another_network_are_refused(change):
+    tensors = NetworkSampler(Subspace(torch.eye(4)), Coupling(SIZES)).tensors()
+    first = next(name for name in tensors if name != "basis")
+    if change == "missing":
+        del tensors[first]
+    tensors |= {"more": {"network.more": torch.zeros(1)}, "shape": {first: torch.zeros(1, 1)}}.get(change, {})
+    tensors |= {"basis": torch.eye(4)[:3]} if change == "basis" else {}
+    with pytest.raises(FlowgradError, match="train the sampler again"):
+        restore(SIZES, tensors)
+
+
+def test_a_loss_that_is_not_finite_is_an_error():
+    sampler = NetworkSampler(Subspace(torch.eye(4)), Coupling(SIZES))
+    source = make_case(4).source
+    steps = train_network(sampler, lambda x0: (x0.sum(1) * torch.inf, x0), lambda keys: source(keys).float(), TWO)
+    with pytest.raises(FlowgradError, match="not finite at step 0"):
+        list(steps)
+
+
+TWO = NetworkTraining(2, 2)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 0, 1), (2, 1, 0)])
+def test_sizes_that_cannot_be_are_refused(sizes):
+    with pytest.raises(UsageError):
+        NetworkSizes(*sizes)
+
+
+def test_a_network_does_not_draw_on_another_sampler(tiny):
+    from flowgrad.models import load_model
+
+    model = load_model(str(tiny.model), "cpu", "fp32")
+    basis = torch.linalg.qr(model.noise(4, 0).flatten(1).T)[0].T.reshape(4, *model.shape)
+    drawn = NetworkSampler(Subspace(basis), Coupling(SIZES)).on(model)
+    torch.testing.assert_close(drawn.noise(2, 3), model.noise(2, 3))
+    with pytest.raises(UsageError, match="own noise"):
+        NetworkSampler(Subspace(basis), Coupling(SIZES)).on(drawn)
