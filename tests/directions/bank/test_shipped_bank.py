@@ -89,10 +89,10 @@ def test_strength_zero_returns_test_photos(faces, shared):
 
 
 def test_the_samplers_that_ship_draw_what_they_ask_for(bank, faces):
-    entries = bank.list(kind="sampler")
+    model, _ = faces
+    entries = bank.list(model.name, "sampler")
     assert tuple(entry.name for entry in entries) == ("all-ages", "happy-women")
     assert all(entry.preview and entry.card and entry.sampler.thumbnail for entry in entries)
-    model, _ = faces
     drawn = join(sample_images(open_sampler("happy-women", model, bank), 3, seed=3000, grid=Grid.uniform(50, 12)))
     classes = Classes(load_guide("faces64-guide"), model.config.classes, model.config.class_offsets)
     probability = -ClassEnergy(classes, ("happy", "female"))(drawn.images)
