@@ -108,7 +108,7 @@ CALLS: list[tuple[str, int, tuple[str, ...]]] = [
     ("apply-direction mine+ photo.png", 2, ("NAME[:STRENGTH]",)),
     ("apply-direction no.safetensors photo.png", 1, ("no.safetensors", "No such file")),
     ("apply-direction damaged.safetensors photo.png", 1, ("damaged.safetensors", "too short")),
-    ("apply-direction other.safetensors+mine photo.png", 2, ("faces64, other", "cannot be added")),
+    ("apply-direction other.safetensors+mine photo.png", 2, ("faces128, other", "cannot be added")),
     (f"{A} no.jpg", 2, ("no.jpg does not exist",)),
     (f"{A} --strength nan", 2, ("finite number",)),
     (f"{A} --strengths ''", 2, ("--strengths", "commas")),

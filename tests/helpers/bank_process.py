@@ -20,8 +20,9 @@ from directions.bank.entry import Entry
 from directions.file.direction import Direction
 from directions.file.header import DirectionInfo
 from flowgrad.errors import UsageError
+from flowgrad.resources import DEFAULT_MODEL
 
-MODEL = "faces64"
+MODEL = DEFAULT_MODEL
 FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "shutil.copyfile"}
 SPAWN = multiprocessing.get_context("spawn")  # processes of their own, as two terminals have
 

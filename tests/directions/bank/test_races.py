@@ -106,7 +106,7 @@ def test_a_claimed_name_is_refused_at_once_and_free_when_its_process_is_killed(t
             lambda: add(bank, "smiling", "mine"),
             lambda: bank.rename("other", "smiling"),
         ):
-            with pytest.raises(UsageError, match="faces64/smiling is being trained by another process"):
+            with pytest.raises(UsageError, match=f"{MODEL}/smiling is being trained by another process"):
                 take()
         add(bank, "another", "another")  # a claim is on one name alone
     with bank.claim("smiling", MODEL):
@@ -170,7 +170,7 @@ def test_a_bank_that_may_not_be_changed_says_so_and_is_read(tmp_path: Path, monk
     bank = Bank(tmp_path)
     add(bank, "mine", "mine")
     monkeypatch.setattr("directions.bank.changes.os.access", lambda *_: False)
-    with pytest.raises(FlowgradError, match=r"cannot change the bank .*no permission to write to .*faces64"):
+    with pytest.raises(FlowgradError, match=r"cannot change the bank .*no permission to write to .*faces128"):
         bank.remove("mine")
     with pytest.raises(FlowgradError, match="no permission to write"):
         add(bank, "new", "new")

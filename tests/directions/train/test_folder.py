@@ -36,7 +36,7 @@ def test_a_killed_trainings_name_is_its_own_again(home: Path) -> None:
         assert ready.wait(60)
         train = ("train-direction", "--model", MODEL, "--samples", 2, "--text", "a smiling face", "--device", "none")
         train = (*train, "--name", "smiling")
-        failed(call(*train), 2, "faces64/smiling is being trained by another process", "another name")
+        failed(call(*train), 2, f"{MODEL}/smiling is being trained by another process", "another name")
     finally:
         kill(process)
     failed(call(*train), 2, "device 'none' cannot be used")  # it goes on to load the model
