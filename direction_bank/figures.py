@@ -53,7 +53,7 @@ HEAD = (
 
 def photos_of(archive: str, names: list[str], size: int) -> Tensor:
     """(N, 3, size, size) photos of the data set in [-1, 1]."""
-    reads = dict(list_images(archive))
+    reads = dict(list_images(Path(archive)))
     squares = [torch.from_numpy(read_square(reads[name], size).copy()) for name in names]
     return to_model_range(torch.stack(squares).permute(0, 3, 1, 2))
 
