@@ -23,7 +23,7 @@ train angry "an angry face" "a face" expression 14 3 "$sex" "$age"
 train sad "a sad face" "a face" expression 14 3 "$sex" "$age"
 train old "an old face" "a young adult face" age 14 8 "$sex" "$smile"
 train young "a young adult face" "an old face" age,young 14 8 "$sex" "$smile"
-train baby-faced "a baby" "a face" age,young 14 2 "$sex" "$smile"
+train baby-faced "a baby" "a face" age,young 16 0.5 "$sex" "$smile"
 train feminine "a woman" "a man" gender 14 8 "$smile" "$age"
 train masculine "a man" "a woman" gender 14 8 "$smile" "$age"
 

@@ -14,7 +14,7 @@ from directions.apply.steer import to_control
 from directions.bank.bank import Bank
 from directions.figures import contact_sheet, strength_label
 from directions.photo.composite import Patch, composite
-from directions.photo.faces import prepare_faces
+from directions.photo.faces import prepare
 from directions.photo.reading import to_tensor
 from directions.photo.writing import save_image
 from flowgrad.models import Model, load_model
@@ -25,7 +25,7 @@ HEAD = (82, 0, 382, 300)  # left, top, right, bottom in the portrait: shown at i
 
 def edited(model: Model, portrait: Image.Image, name: str, strength: float) -> Image.Image:
     """The portrait with a direction of the bank at a strength, of its own size."""
-    (face,) = prepare_faces(portrait, model.config.size)
+    face = prepare(portrait, model.config.size)
     control = to_control(Bank.default().get(name, model.name).load(), model) * strength
     inverted = join(invert_for(model, to_tensor([face.image]), control))
     (edit,) = edit_images(model, control, inverted)
