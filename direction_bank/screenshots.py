@@ -112,7 +112,7 @@ def main(folder: Path, shots: Path) -> None:
         page = browser.new_page(viewport=WINDOW)
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(address)
-        page.locator(".fg-card").first.wait_for()
+        browse(page)
         page.screenshot(path=shots / "browse.png")
         try_on(page, portrait)
         page.screenshot(path=shots / "try.png", full_page=True)

@@ -235,14 +235,16 @@ def test_sent_names_are_texts(studio: Studio) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(served: tuple[str, Studio, Path], tiny: Tiny, tmp_path: Path) -> None:
+def test_the_page_in_a_browser(served: tuple[str, Studio, Path], tmp_path: Path) -> None:
     """Browse, search, drop a photo, move two sliders, keep the person, download, train, and find the new direction."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if screenshots.CHROMIUM is None:
         pytest.skip("needs a Chromium, as in Debian's package chromium")
+    data = pytest.importorskip("skimage.data", reason="needs scikit-image: a photo with a face")
     address, _, written = served
-    for i in range(2):
-        (tmp_path / f"{i}.png").write_bytes(photo(60 + i, 40))
+    portrait, photos = Image.fromarray(data.astronaut()), [tmp_path / f"{i}.png" for i in range(4)]
+    for i, path in enumerate(photos):
+        portrait.resize((300 + 30 * i, 300 + 30 * i)).save(path)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=screenshots.CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -256,7 +258,7 @@ def test_the_page_in_a_browser(served: tuple[str, Studio, Path], tiny: Tiny, tmp
         browse(page)
         try_on(page, tmp_path / "0.png", tmp_path)
         keep_the_person(page, tmp_path / "1.png")
-        train(page, tiny.files, tmp_path)
+        train(page, photos, tmp_path)
         browser.close()
     assert not outside and not refused and not list(written.rglob("*.*"))
 
