@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -25,7 +26,7 @@ from directions.photo.reading import to_images
 from directions.photo.writing import save_image
 from flowgrad.models import load_model
 
-WINDOW = {"width": 1280, "height": 900}
+WINDOW: Any = {"width": 1280, "height": 900}
 MOVED = (("smiling", "1"), ("old", "-0.8"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 600  # seconds for a page or a training on a slow machine
@@ -64,6 +65,11 @@ def browse(page: Any) -> None:
     page.frame_locator(".fg-gallery").locator(".fg-card").first.wait_for()
 
 
+def changed(picture: Any, before: str) -> bool:
+    """Whether a picture on the page is another than it was."""
+    return bool(picture.get_attribute("src") != before)
+
+
 def try_on(page: Any, photo: Path) -> None:
     """The second part: a photo, two directions, and their strengths."""
     page.get_by_role("tab", name="Try").click()
@@ -77,7 +83,7 @@ def try_on(page: Any, photo: Path) -> None:
         page.keyboard.press("Escape")
         number.fill(strength)
         number.press("Enter")
-        until(lambda before=before: after.get_attribute("src") != before)
+        until(partial(changed, after, before))
     page.get_by_text("Show a strip").click()
     page.locator("#fg-strip img").wait_for()
 

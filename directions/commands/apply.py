@@ -232,6 +232,8 @@ def sample(
     """
     from directions.bank.mixture import load_parts, parse_mixture
 
+    if guide and not sampler:
+        raise UsageError("--guide is asked by a sampler alone: give --sampler too, or leave it out")
     terminal, sheet = Terminal(as_json), output / "contact-sheet.png"
     found = Bank.default(bank)
     parts = load_parts(parse_mixture(direction) if direction else (), found, model_name(model))

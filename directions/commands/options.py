@@ -130,7 +130,7 @@ Precision = Annotated[
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=_is_seed)]
 RecipeSeed = Annotated[
     int | None,
-    typer.Option("--seed", help="The same seed gives the same result; default: 0.", callback=_is_seed),
+    typer.Option("--seed", help="The same seed gives the same result. The default is the recipe's.", callback=_is_seed),
 ]
 Align = Annotated[
     Literal["auto", "always", "never"],

@@ -33,10 +33,7 @@ from flowgrad.training.loop.pictures import write_curve, write_sheet
 
 STEPS = 25  # Euler steps of the paths whose curvature is measured, and of a sample where no other number is given
 BATCH = 25  # samples drawn at once
-STRAIGHT = (
-    "diffusers-unet",
-    "rf-ncsnpp",
-)  # families trained on straight lines from noise to data
+STRAIGHT = ("diffusers-unet", "rf-ncsnpp")  # families that are trained on straight lines from noise to data
 SHEET = 64  # samples on a sheet
 TRAINED_ON = 1000  # photos of the training, to say how far photos are from photos
 SEED = 1000
@@ -228,8 +225,9 @@ def _measure(
     """The figures of `images`, against `photos` if there are any; of the model that drew them too, if one did."""
     held_out = returned = distance = None
     if model and photos is not None:
-        held_out = _held_out(model, photos) if model.config.family in STRAIGHT else None
-        returned = _returned(model, photos)
+        states = _states(model, photos)
+        held_out = _held_out(model, states) if model.config.family in STRAIGHT else None
+        returned = _returned(model, photos, states)
     if judge and photos is not None and min(len(images), len(photos)) > 1:
         distance = frechet(_features(judge, images), _features(judge, photos))
     return Portrait(
@@ -243,15 +241,21 @@ def _measure(
 
 
 @torch.no_grad()
-def _held_out(model: Model, photos: Tensor) -> float:
-    states = torch.cat([model.encode(part) for part in photos.split(model.batch)]).unsqueeze(1).cpu().numpy()
-    return held_out_loss(model.velocity, LatentPairs(states, np.arange(len(states))), FlowTraining(), model.device)
+def _states(model: Model, photos: Tensor) -> Tensor:
+    """(N, *D) states of photos (N, 3, H, W), a batch at a time."""
+    return torch.cat([model.encode(part) for part in photos.split(model.batch)])
+
+
+def _held_out(model: Model, states: Tensor) -> float:
+    pairs = LatentPairs(states.unsqueeze(1).cpu().numpy(), np.arange(len(states)))
+    return held_out_loss(model.velocity, pairs, FlowTraining(), model.device)
 
 
 @torch.no_grad()
-def _returned(model: Model, photos: Tensor) -> float | None:
+def _returned(model: Model, photos: Tensor, states: Tensor) -> float | None:
     """The mean over photos of PSNR in decibels, of what decoding their states returns; None for a model in pixels."""
-    parts = [(model.decode(model.encode(part)).clamp(-1, 1) - part).square() for part in photos.split(model.batch)]
+    batches = zip(photos.split(model.batch), states.split(model.batch), strict=True)
+    parts = [(model.decode(encoded).clamp(-1, 1) - shown).square() for shown, encoded in batches]
     errors = torch.cat(parts).flatten(1).mean(1) / 4
     return float(-10 * errors.log10().mean()) if errors.any() else None
 

@@ -157,6 +157,7 @@ WRONG = {  # calls that are wrong, and what the message says of them
     "apply-direction smiling none.jpg --strength inf": "finite number",
     "apply-direction smiling none.jpg --model faces46": "faces64",
     "sample --model faces46": "faces64",
+    "sample --guide faces64-guide": "give --sampler too",
     "sample --direction smiling": "'smiling'",
     "evaluate smiling --photos none.jpg": "'smiling'",
     "evaluate smiling --photos none.jpg --strengths ,": "--strengths",
