@@ -27,6 +27,7 @@ TRIED = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)  # multiples of the traine
 WEAKEST = 0.25  # multiple that strength 1 is where none is safe
 FINE = 401  # points of a fine scale of strengths
 MOVED = 0.05  # change of a judge's mean probability from which its answer is recorded
+NOTICED = 1e-4  # change of log-odds from which a wrong sign is one: the last decimal that files record
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Ca
 
     That is the strongest at which KEPT of the faces stay the same person, or the one at which the effect saturates,
     whichever is less; the weakest where none is safe. Raises FlowgradError if it lowers the text's own score by more
-    than can be chance.
+    than can be chance and than a file records.
     """
     config, target = task.model.config, task.target
     probes = [Contrast.parse(probe, config.subject) for probe in config.probes]
@@ -121,7 +122,7 @@ def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Ca
     low, high = safe_range(effects)
     unit = min(high, saturation(effects)) or WEAKEST
     level, error = (float(np.interp(unit, TRIED, values)) for values in (effects.effect[:, 0], effects.error))
-    if level < -error:
+    if level < -max(error, NOTICED):
         raise FlowgradError(
             f"on images that it was not trained on, the control changes the log-odds of {target} by {level:g}: "
             "it does the opposite. Put the text differently, choose another source text, or train on more photos"

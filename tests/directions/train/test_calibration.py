@@ -129,3 +129,12 @@ def test_an_effect_that_may_be_chance_is_said_to_be_so(found: Found) -> None:
     weak = replace(direction.info.calibration, level=0.1, error=(0.2,) * len(TRIED))
     warn_of_weakness(replace(direction, info=replace(direction.info, calibration=weak)), reporter)
     assert "0.10, within 0.20 of nothing" in reporter.warnings[0]
+
+
+def test_a_wrong_sign_of_next_to_nothing_is_nothing(found: Found) -> None:
+    """A few images that agree on a change which nobody could see are no reason to refuse."""
+    task, control, photos = found
+    direction, reporter = finish(task, control * -0.02, [], photos), Silent()
+    assert direction.info.calibration and direction.info.calibration.level == 0
+    warn_of_weakness(direction, reporter)
+    assert "changes the text's log-odds by 0.00" in reporter.warnings[0] or "no strength" in reporter.warnings[0]
