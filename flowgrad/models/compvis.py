@@ -62,7 +62,7 @@ def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     network.to(device).to(memory_format=torch.channels_last)
-    velocity = ScheduledVelocity(lambda x, t: network(x, t, return_dict=False)[0], schedule, "epsilon", dtype)
+    velocity = ScheduledVelocity(lambda x, time, _: network(x, time, return_dict=False)[0], schedule, "epsilon", dtype)
     first_stage = FirstStage(stage.to(device), dtype, velocity.gain)
     check_size(config, side, first_stage.factor)
     sizes = json.dumps(params["unet_config"]["params"], sort_keys=True, default=str)

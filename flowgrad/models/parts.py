@@ -12,7 +12,8 @@ from flowgrad.files import FINGERPRINT
 from flowgrad.model_config import ModelConfig
 from flowgrad.velocity import Velocity
 
-Network = Callable[[Tensor, Tensor], Tensor]  # states (B, *D), the network's own times (B,) -> its output (B, *D)
+# States (B, *D), the network's own times (B,), and the contract's t (B,) -> the network's output (B, *D).
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Parts(NamedTuple):

@@ -123,7 +123,7 @@ def rectified(network: Network, steps: int) -> tuple[Network, Schedule, str]:
     Turned to noise minus data, as schedules have it; even steps; and the name of that prediction.
     """
     shares = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return lambda x, time: -network(x, time), Schedule(TRAIN_TIMESTEPS * shares, shares), "flow"
+    return lambda x, time, t: -network(x, time, t), Schedule(TRAIN_TIMESTEPS * shares, shares), "flow"
 
 
 def variance_preserving(share: Tensor) -> Tensor:
@@ -165,17 +165,18 @@ class ScheduledVelocity(nn.Module):
         self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait
         time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t.clamp(max=self.latest)))
         share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
+        t = t.expand(len(x))
         if self.prediction == "flow":
-            return slope * self._output(x, time)
+            return slope * self._output(x, time, t)
         total = variance_preserving(share)
         signal, noise = (1 - share) * total, share * total
         state = x * (total / self.scale)
-        out = self._output(state, time)
+        out = self._output(state, time, t)
         return slope * self.scale * self._direction(out, state, signal, noise)
 
-    def _output(self, state: Tensor, time: Tensor) -> Tensor:
+    def _output(self, state: Tensor, time: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(state.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            out = self.network(state, time.to(torch.float32))
+            out = self.network(state, time.to(torch.float32), t)
         return out.to(state)
 
     def _direction(self, out: Tensor, state: Tensor, signal: Tensor, noise: Tensor) -> Tensor:

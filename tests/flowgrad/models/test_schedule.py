@@ -20,8 +20,8 @@ from flowgrad.models.schedule import (
 from flowgrad.ode import Grid, anchor, integrate, invert
 
 
-def network(x: Tensor, time: Tensor) -> Tensor:
-    """Something smooth that depends on the state and the time."""
+def network(x: Tensor, time: Tensor, _: Tensor | None = None) -> Tensor:
+    """Something smooth that depends on the state and the network's own time."""
     return torch.tanh(x.roll(1, -1) / 3 + time.view(-1, 1) / 500)
 
 
@@ -97,7 +97,7 @@ def test_euler_converges_to_the_closed_form_with_first_order():
     def deviation(share: Tensor) -> Tensor:
         return (((1 - share) * 0.3).square() + share.square()).sqrt()
 
-    def exact(x: Tensor, time: Tensor) -> Tensor:
+    def exact(x: Tensor, time: Tensor, _: Tensor) -> Tensor:
         share = torch.tensor(np.interp(time.numpy(), times, shares)).view(-1, 1)
         total = variance_preserving(share)  # x is (1 - s) total data + s total noise
         return (x.double() * share / total / deviation(share).square()).to(x)
