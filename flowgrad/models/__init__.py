@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 
 import torch
@@ -11,19 +12,20 @@ from flowgrad.errors import UsageError, reason
 from flowgrad.memory import Batched
 from flowgrad.model_config import ModelConfig, load_config
 from flowgrad.models.parts import Parts
+from flowgrad.models.regions import Region, prompt_with
 from flowgrad.ode import IN_PLACE, Store
 from flowgrad.resources import DEFAULT_MODEL
 from flowgrad.seeds import Key, Source, normal
 
-__all__ = ["Model", "ModelConfig", "build_model", "load_config", "load_model"]
+__all__ = ["Model", "ModelConfig", "Region", "attends_to_words", "build_model", "load_config", "load_model"]
 
-Loader = Callable[[ModelConfig, torch.device, torch.dtype], Parts]
 LOADERS = {  # the module of each family, imported when it is needed: each has a function `load`
     "diffusers-unet": "diffusers_unet",
     "rf-ncsnpp": "ncsnpp",
     "ldm": "compvis",
     "diffusers": "pipelines",
 }
+WITH_WORDS = "diffusers"  # the family of models that may read a prompt
 TIME_CONVENTION = "t=0 noise, t=1 data"
 STORES = {"device": IN_PLACE, "host": Store("cpu"), "host-half": Store("cpu", torch.float16)}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,8 +37,8 @@ class Model:
 
     velocity: see `flowgrad.velocity`, on as many images at a time as fit; shape: of one state, D; encode: images
     (B, 3, H, W) in [-1, 1] -> states (B, *D) at t = 1; decode: back; both differentiable. fingerprint: of the weights
-    (and the prompt, where there is one), 16 hexadecimal digits. source: where latents come from, if not from a
-    standard normal distribution; see `flowgrad.sampling`.
+    (and of the prompt and its regions, where there are any), 16 hexadecimal digits. source: where latents come from, if
+    not from a standard normal distribution; see `flowgrad.sampling`.
     """
 
     config: ModelConfig
@@ -71,23 +73,61 @@ class Model:
         return self.source(keys) if self.source else normal(self.shape, keys).to(self.device)
 
 
-def load_model(name: str = DEFAULT_MODEL, device: str = "auto", precision: str = "auto") -> Model:
+def load_model(
+    name: str = DEFAULT_MODEL,
+    device: str = "auto",
+    precision: str = "auto",
+    prompt: str | None = None,
+    regions: Sequence[Region] = (),
+) -> Model:
     """Load a model by its name, its YAML file, or a folder with a flowgrad.yaml.
 
     device: "auto" (CUDA, else the CPU) or any torch device. precision: "fp32", "bf16", "fp16", or "auto", which is
     the configuration's `dtype`, and if that is "auto" too, bf16 where the hardware multiplies it faster than fp32,
-    else fp32. Raises UsageError for a wrong name, device or precision; FlowgradError for missing or damaged weights.
+    else fp32. prompt: in place of the configuration's. regions: where in the image words of the prompt are meant; the
+    prompt that is read, with the words that it did not have, is that of the model's `config`. Raises UsageError for a
+    wrong name, device or precision, for a prompt or regions that the model does not read, for regions that overlap and
+    for words that its token limit cuts off; FlowgradError for missing or damaged weights.
     """
-    return build_model(load_config(name), device, precision)
+    config = load_config(name)
+    if prompt is not None:
+        config = _with_prompt(config, prompt)
+    return build_model(config, device, precision, regions)
 
 
-def build_model(config: ModelConfig, device: str = "auto", precision: str = "auto") -> Model:
+def build_model(
+    config: ModelConfig, device: str = "auto", precision: str = "auto", regions: Sequence[Region] = ()
+) -> Model:
     """Load the model of a configuration; see `load_model`."""
     place = resolve_device(device)
     dtype = resolve_precision(config.dtype if precision == "auto" else precision, place)
-    load: Loader = import_module(f"flowgrad.models.{LOADERS[config.family]}").load
+    if regions:
+        config = _with_prompt(config, prompt_with(config.prompt, regions))
+    load: Callable[..., Parts] = import_module(f"flowgrad.models.{LOADERS[config.family]}").load
+    if regions:
+        load = partial(load, regions=regions)
     parts = load(config, place, dtype)
     return Model(config, Batched(parts.velocity, config.batch), *parts[1:], place)
+
+
+def _with_prompt(config: ModelConfig, prompt: str) -> ModelConfig:
+    """The configuration at another prompt. Raises UsageError for a family of models that reads none."""
+    if config.family != WITH_WORDS:
+        raise UsageError(
+            f"{config.name}, of the family {config.family}, reads no words: leave prompt and regions out, or use a "
+            f"text-conditioned model of the family {WITH_WORDS}"
+        )
+    return config.model_copy(update={"prompt": prompt})
+
+
+def attends_to_words(config: ModelConfig) -> bool:
+    """Whether a model reads a prompt, so that it can be given one, and regions; its weights are not loaded.
+
+    Raises FlowgradError if its files are missing or damaged.
+    """
+    if config.family != WITH_WORDS:
+        return False
+    return import_module(f"flowgrad.models.{LOADERS[WITH_WORDS]}").is_text_conditioned(config)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -1,18 +1,19 @@
 """Models as diffusers saves them, by folder or by name on the Hugging Face hub, and their samplers as schedules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.model_config import ModelConfig
 from flowgrad.models.autoencoder import load_first_stage
 from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.diffusers_folder import fingerprints, hub_folder, load_component, read_json
 from flowgrad.models.parts import Flow, Parts, check_size, joint_fingerprint
+from flowgrad.models.regions import Region
 from flowgrad.models.schedule import ScheduledVelocity, load_scheduler, rectified, to_schedule
 from flowgrad.models.text_flows import PIPELINES, UNUSED, text_flow
 
@@ -20,22 +21,24 @@ INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
 
 
-def load(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Parts:
+def load(config: ModelConfig, device: torch.device, dtype: torch.dtype, regions: Sequence[Region] = ()) -> Parts:
     """Load what a folder or a hub name holds: a UNet2DModel alone or in a pipeline, or a text-conditioned pipeline.
 
-    Raises FlowgradError if it cannot be had, is damaged, or is of a kind that is not read.
+    regions: see `flowgrad.models.load_model`. Raises FlowgradError if it cannot be had, is damaged, or is of a kind
+    that is not read, UsageError for regions that it cannot have.
     """
-    folder = hub_folder(config.weights) if config.on_hub else config.weights_file()
+    folder = _folder(config)
     kinds = part_kinds(folder)
-    part = "transformer" if kinds.get("transformer") else "unet"
-    kind = kinds.get(part) or "UNet2DModel"
+    part, kind = _network_kind(kinds)
     if kind not in ("UNet2DModel", *PIPELINES):
         raise FlowgradError(f"{folder} has a {kind}: only UNet2DModel, {', '.join(PIPELINES)} can be read")
+    if regions and kind not in PIPELINES:
+        raise UsageError(f"{folder} holds an unconditional model, which reads no words: leave its regions out")
     stages = [name for name in ("vqvae", "vae") if kinds.get(name) or (folder / name).is_dir()]
     stage_folder = folder / stages[0] if stages else None
     stage = load_first_stage(stage_folder, device, dtype)
     if kind in PIPELINES:
-        flow = text_flow(config, folder, kinds, part, config.size // stage.factor, device, dtype)
+        flow = text_flow(config, folder, kinds, part, config.size // stage.factor, device, dtype, regions)
     else:
         flow = unconditional_flow(config, folder, config.size // stage.factor)
     check_size(config, flow.side, stage.factor)
@@ -71,7 +74,7 @@ def unconditional_flow(config: ModelConfig, folder: Path, side: int) -> Flow:
     if height != width:
         raise FlowgradError(f"{config.name}: its states are {height} x {width}, and only squares can be read")
 
-    def network(x: Tensor, time: Tensor) -> Tensor:
+    def network(x: Tensor, time: Tensor, t: Tensor) -> Tensor:
         return unet(x, time, return_dict=False)[0]
 
     return Flow(unet, network, int(unet.config["in_channels"]), height, (inner,))
@@ -90,6 +93,21 @@ def _check_channels(settings: Mapping[str, Any], folder: Path) -> None:
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
+
+
+def is_text_conditioned(config: ModelConfig) -> bool:
+    """Whether a network reads a prompt; its files are fetched where they are not here."""
+    return _network_kind(part_kinds(_folder(config)))[1] in PIPELINES
+
+
+def _folder(config: ModelConfig) -> Path:
+    return hub_folder(config.weights) if config.on_hub else config.weights_file()
+
+
+def _network_kind(kinds: Mapping[str, str | None]) -> tuple[str, str]:
+    """The name and the class of a pipeline's network, or of a network alone."""
+    part = "transformer" if kinds.get("transformer") else "unet"
+    return part, kinds.get(part) or "UNet2DModel"
 
 
 def part_kinds(folder: Path) -> dict[str, str | None]:

@@ -51,7 +51,7 @@ def _stage(shift: float | None) -> AutoencoderKL:
     return make_autoencoder(4, scaling_factor=0.7, shift_factor=shift, sample_size=32)
 
 
-def _tokenizer() -> Any:
+def letter_tokenizer() -> Any:
     """CLIP's tokenizer with letters as its only tokens."""
     from transformers import CLIPTokenizer
 
@@ -62,6 +62,21 @@ def _tokenizer() -> Any:
         vocabulary.write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
         merges.write_text("#version: 0.2\n")
         return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=77)
+
+
+def word_tokenizer() -> Any:
+    """A tokenizer of T5's kind: pieces of words that begin with their space, and an end; letters for all else."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["▁a", "▁an", "▁photo", "▁of", "▁cat", "▁ca", "thed", "ral", "▁and", "▁dog", "▁ice-cream", *"(),.▁"]
+    letters = [letter for letter in "aAbcdefghijklmnopqrstuvwxyz" if letter not in words]
+    pieces = [("</s>", 0.0), ("<unk>", -20.0), *((word, -1.0) for word in words), *((each, -5.0) for each in letters)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=1))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", pad_token="<unk>")
 
 
 def _text_encoder(projected: bool) -> Any:
@@ -81,6 +96,13 @@ def _text_encoder(projected: bool) -> Any:
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
+def make_t5() -> Any:
+    """A random T5 encoder of 54 tokens."""
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=54, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)).eval()
+
+
 def _diffusion() -> Any:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
@@ -98,7 +120,7 @@ def _diffusion() -> Any:
     return StableDiffusionPipeline(
         vae=_stage(None),
         text_encoder=_text_encoder(False),
-        tokenizer=_tokenizer(),
+        tokenizer=letter_tokenizer(),
         unet=unet.eval(),
         scheduler=scheduler,
         safety_checker=None,
@@ -127,9 +149,9 @@ def _sd3() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_stage(0.1),
         text_encoder=_text_encoder(True),
-        tokenizer=_tokenizer(),
+        tokenizer=letter_tokenizer(),
         text_encoder_2=_text_encoder(True),
-        tokenizer_2=_tokenizer(),
+        tokenizer_2=letter_tokenizer(),
         text_encoder_3=None,
         tokenizer_3=None,
     )
@@ -137,7 +159,6 @@ def _sd3() -> Any:
 
 def _flux() -> Any:
     from diffusers import FluxPipeline, FluxTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
 
     transformer = FluxTransformer2DModel(
         patch_size=1,
@@ -151,13 +172,12 @@ def _flux() -> Any:
         axes_dims_rope=(4, 4, 8),
         guidance_embeds=True,
     )
-    t5 = T5Config(vocab_size=54, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
     return FluxPipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         vae=_stage(0.1),
         text_encoder=_text_encoder(False),
-        tokenizer=_tokenizer(),
-        text_encoder_2=T5EncoderModel(t5).eval(),
-        tokenizer_2=_tokenizer(),
+        tokenizer=letter_tokenizer(),
+        text_encoder_2=make_t5(),
+        tokenizer_2=letter_tokenizer(),
     )

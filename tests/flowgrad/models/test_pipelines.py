@@ -18,7 +18,9 @@ from diffusers import (
 
 from flowgrad.errors import FlowgradError
 from flowgrad.memory import activation_sizes
-from flowgrad.models import Model
+from flowgrad.models import Model, ModelConfig
+from flowgrad.models.pipelines import part_kinds
+from flowgrad.models.text_flows import text_flow
 from flowgrad.ode import Grid, integrate
 from flowgrad.velocity import checked
 from tests.helpers.pipelines import PIPELINES, has_transformers, make_autoencoder, make_pipeline, make_unet
@@ -126,6 +128,17 @@ def test_a_text_pipeline_draws_what_the_library_draws(tmp_path: Path, kind: str,
     with torch.no_grad():
         images = model.decode(integrate(model.velocity, x0, Grid.full(4)).x1)
     torch.testing.assert_close((images / 2 + 0.5).clamp(0, 1), shown, atol=2e-3, rtol=1e-3)
+
+
+@has_transformers
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_weights_are_in_the_dtype_that_is_asked_for(tmp_path: Path, kind: str):
+    make_pipeline(kind).save_pretrained(tmp_path / "model")
+    config = ModelConfig(name="tiny", family="diffusers", weights=str(tmp_path / "model"), size=32)
+    kinds = part_kinds(tmp_path / "model")
+    part = "transformer" if "transformer" in kinds else "unet"
+    flow = text_flow(config, tmp_path / "model", kinds, part, 16, torch.device("cpu"), torch.bfloat16)
+    assert {parameter.dtype for parameter in flow.module.parameters()} == {torch.bfloat16}
 
 
 def drawn_by_the_library(pipe, kind: str, x0: torch.Tensor, guidance: float) -> torch.Tensor:
