@@ -165,7 +165,7 @@ class ScheduledVelocity(nn.Module):
         self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait
         time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t.clamp(max=self.latest)))
         share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
-        t = t.expand(len(x))
+        t = t.to(x.device).expand(len(x))
         if self.prediction == "flow":
             return slope * self._output(x, time, t)
         total = variance_preserving(share)

@@ -1,6 +1,7 @@
 """The bias that draws attention to words: its formula, what it does to velocities and gradients, and its models."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models import Model, Region, attends_to_words, load_config, load_model, pipelines
 from flowgrad.models.text_bias import TextBias, fade
 from flowgrad.velocity import checked, vjp
+from tests.helpers.paths import ROOT
 from tests.helpers.pipelines import has_transformers, make_pipeline, make_t5, make_unet, word_tokenizer
 
-KINDS = ("instaflow", "sd3", "sd3-t5", "flux")
+KINDS = ("instaflow", "sd3", "flux")  # SD3's with T5 too
 CAT, DOG = torch.zeros(32, 32), torch.zeros(32, 32)
 CAT[:12, :12], DOG[20:, 16:] = 1, 1
 REGIONS = (Region(CAT, "a cat"), Region(DOG, "dog", 2.0))
@@ -27,8 +29,8 @@ LETTERS = ((1, 2, 3, 4), (6, 7, 8))
 T5 = 77  # where SD3's second text begins, in which words are tokens: a, cat, (comma), dog
 TOKENS = {
     "instaflow": LETTERS,
-    "sd3": LETTERS,
-    "sd3-t5": ((*LETTERS[0], T5, T5 + 1), (*LETTERS[1], T5 + 3)),
+    "sd3": ((*LETTERS[0], T5, T5 + 1), (*LETTERS[1], T5 + 3)),
+    "sd3-clip": LETTERS,
     "flux": LETTERS,
 }
 pytestmark = has_transformers
@@ -38,12 +40,12 @@ pytestmark = has_transformers
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A saved pipeline of each kind."""
     folder = tmp_path_factory.mktemp("pipelines")
-    for kind in KINDS:
-        pipe = make_pipeline(kind.removesuffix("-t5"))
-        if kind.endswith("-t5"):
+    for kind in (*KINDS, "sd3-clip"):
+        pipe = make_pipeline(kind.removesuffix("-clip"))
+        if kind == "sd3":
             pipe.register_modules(text_encoder_3=make_t5(), tokenizer_3=word_tokenizer())
         pipe.save_pretrained(folder / kind)
-    return {kind: folder / kind for kind in KINDS}
+    return {path.name: path for path in folder.iterdir()}
 
 
 def described(folder: Path, **keys: object) -> str:
@@ -127,7 +129,7 @@ class Attentions(TorchFunctionMode):
 
 def expected_bias(kind: str, t: float) -> Tensor:
     """(Q, K) for 64 queries, pixel by pixel and token by token, in the order of the network's tokens."""
-    texts = {"instaflow": 77, "sd3": 77 + 256, "sd3-t5": 77 + 256, "flux": 512}[kind]
+    texts = {"instaflow": 77, "sd3": 77 + 256, "sd3-clip": 77 + 256, "flux": 512}[kind]
     before_text = 64 if kind.startswith("sd3") else 0
     before_image = 512 if kind == "flux" else 0
     joint = kind != "instaflow"
@@ -141,7 +143,7 @@ def expected_bias(kind: str, t: float) -> Tensor:
     return bias
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "sd3-clip"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_attention_is_a_softmax_of_biased_logits(folders: dict[str, Path], kind: str, guidance: float):
     model = load(folders[kind], REGIONS, guidance_scale=guidance)
@@ -150,7 +152,7 @@ def test_attention_is_a_softmax_of_biased_logits(folders: dict[str, Path], kind:
         model.velocity(model.noise(2, 0), torch.tensor(times))
     texts = [call for call in found.calls if kind != "instaflow" or call.key.shape[2] == 77]
     biased = [call for call in texts if call.mask is not None]
-    assert len(biased) == {"instaflow": 4, "sd3": 1, "sd3-t5": 1, "flux": 2}[kind], "one of each layer"
+    assert len(biased) == {"instaflow": 4, "sd3": 1, "sd3-clip": 1, "flux": 2}[kind], "one of each layer"
     free = kind != "flux" and guidance > 1  # two evaluations, of which one is of the prompt
     assert len(texts) == len(biased) * (2 if free else 1)
     assert all(call.mask is None for call in found.calls if call not in texts)
@@ -165,11 +167,9 @@ def test_attention_is_a_softmax_of_biased_logits(folders: dict[str, Path], kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_weight_0_and_times_after_the_middle_are_the_plain_model(folders: dict[str, Path], kind: str, guidance: float):
-    plain = load(folders[kind], guidance_scale=guidance)
-    without = load(folders[kind], tuple(Region(r.mask, r.words, 0.0) for r in REGIONS), guidance_scale=guidance)
-    model = load(folders[kind], REGIONS, guidance_scale=guidance)
+def test_weight_0_and_times_after_the_middle_are_the_plain_model(folders: dict[str, Path], kind: str):
+    unweighted = tuple(Region(region.mask, region.words, 0.0) for region in REGIONS)
+    plain, without, model = (load(folders[kind], each, guidance_scale=3.0) for each in ((), unweighted, REGIONS))
     x = model.noise(4, 0)
     early, late = torch.tensor([0.0, 0.1, 0.2, 0.4]), torch.tensor([0.5, 0.6, 0.75, 1.0])
     expected = plain.velocity(x, early)
@@ -229,17 +229,15 @@ def test_checkpointed_layers_are_run_again_with_their_own_bias(folders: dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_has_the_bias(folders: dict[str, Path], kind: str, precision: str):
-    path = described(folders[kind], guidance_scale=2.0)
-    x, t = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(0.1)
-    expected, plain, v = (
-        load_model(path, "cpu", dtype, PROMPT, regions).velocity(x, t)
-        for dtype, regions in (("fp32", REGIONS), (precision, ()), (precision, REGIONS))
-    )
-    assert v.dtype == torch.float32
-    assert (v - expected).norm() < 0.05 * expected.norm()
-    assert (v - plain).norm() > 1e-3 * plain.norm()
+def test_low_precision_has_the_bias(folders: dict[str, Path], kind: str):
+    path, t = described(folders[kind], guidance_scale=2.0), torch.tensor(0.1)
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = load_model(path, "cpu", "fp32", PROMPT, REGIONS).velocity(x, t)
+    for precision in ("bf16", "fp16"):
+        plain, v = (load_model(path, "cpu", precision, PROMPT, each).velocity(x, t) for each in ((), REGIONS))
+        assert v.dtype == torch.float32
+        assert (v - expected).norm() < 0.05 * expected.norm()
+        assert (v - plain).norm() > 1e-3 * plain.norm()
 
 
 # --- loading ------------------------------------------------------------------------------------------------------
@@ -247,22 +245,10 @@ def test_low_precision_has_the_bias(folders: dict[str, Path], kind: str, precisi
 
 def test_a_prompt_and_regions_are_in_the_fingerprint(folders: dict[str, Path]):
     folder = folders["instaflow"]
-    plain = load(folder)
-    assert load(folder, REGIONS).fingerprint == load(folder, REGIONS).fingerprint
-    other = CAT.clone()
-    other[0, 0] = 0
-    changed = [
-        (),
-        REGIONS,
-        REGIONS[:1],
-        (Region(other, "a cat"), REGIONS[1]),
-        (Region(CAT, "cat"), REGIONS[1]),
-        (Region(CAT, "a cat", 1.0), REGIONS[1]),
-    ]
-    assert len({load(folder, regions).fingerprint for regions in changed}) == len(changed)
-    described_prompt = load_model(described(folder, prompt=PROMPT), "cpu", "fp32")
-    assert described_prompt.fingerprint == plain.fingerprint, "wherever the prompt came from"
-    assert load(folder, prompt="a dog").fingerprint != plain.fingerprint
+    plain, regions, again = (load(folder, each).fingerprint for each in ((), REGIONS, REGIONS))
+    assert regions == again != plain
+    assert load_model(described(folder, prompt=PROMPT), "cpu", "fp32").fingerprint == plain, "wherever it came from"
+    assert load(folder, prompt="a dog").fingerprint != plain
 
 
 def test_words_that_a_prompt_lacks_are_appended_and_read(folders: dict[str, Path]):
@@ -275,7 +261,7 @@ def test_words_that_a_prompt_lacks_are_appended_and_read(folders: dict[str, Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_that_are_not_read_are_refused(folders: dict[str, Path], kind: str):
-    rows = {"instaflow": 77, "sd3": 77, "sd3-t5": 256, "flux": 512}[kind]
+    rows = {"instaflow": 77, "sd3": 256, "flux": 512}[kind]
     with pytest.raises(UsageError, match=f"'dog' are cut off: {rows} tokens"):
         load(folders[kind], REGIONS, prompt=f"a cat {'b' * rows}")
     right = Region(1 - CAT, "dog")
@@ -300,3 +286,14 @@ def test_a_model_that_reads_no_words_says_so(tmp_path: Path, folders: dict[str, 
         load_model(path, "cpu", regions=REGIONS)
     with pytest.raises(FlowgradError, match="which reads no prompt"):
         load_model(path, "cpu", prompt="a cat")
+
+
+def test_the_example_of_the_readme_works(
+    tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    page = (ROOT / "flowgrad" / "models" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path(described(folders["instaflow"])).rename("my-instaflow.yaml")
+    exec(example, {})
+    assert capsys.readouterr().out.splitlines()[-1] in example.splitlines()[-1]
