@@ -12,7 +12,7 @@ from flowgrad.errors import UsageError, reason
 from flowgrad.memory import Batched
 from flowgrad.model_config import ModelConfig, load_config
 from flowgrad.models.parts import Parts
-from flowgrad.models.regions import Region, prompt_with
+from flowgrad.models.regions import Region, check_apart, prompt_with
 from flowgrad.ode import IN_PLACE, Store
 from flowgrad.resources import DEFAULT_MODEL
 from flowgrad.seeds import Key, Source, normal
@@ -102,6 +102,7 @@ def build_model(
     place = resolve_device(device)
     dtype = resolve_precision(config.dtype if precision == "auto" else precision, place)
     if regions:
+        check_apart(regions)
         config = _with_prompt(config, prompt_with(config.prompt, regions))
     load: Callable[..., Parts] = import_module(f"flowgrad.models.{LOADERS[config.family]}").load
     if regions:

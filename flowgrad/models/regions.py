@@ -22,7 +22,7 @@ class Region:
 
     mask: (S, S) in [0, 1], of any size S, 1 where the words are meant. words: found in the prompt as whole words at
     their first place, whatever their case; else they are appended to it. weight: added to the logits of attention
-    between the two at t = 0, so that the odds of a pixel attending to one of these tokens are exp(weight) times as
+    between the two at t = 0, so that the odds of attending to these tokens, not to others, are exp(weight) times as
     high; it fades to 0 at t = 1/2. Below 0, it keeps the words away. Raises UsageError for a mask of another shape or
     range, one that covers nothing or everything, a weight that is not finite, and for no words.
     """

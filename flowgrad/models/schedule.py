@@ -163,9 +163,9 @@ class ScheduledVelocity(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.schedule = self.schedule.to(x.device)  # once: a copy in every evaluation would make a GPU wait
-        time, share, slope = (value.expand(len(x)) for value in self.schedule.at(t.clamp(max=self.latest)))
-        share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
         t = t.to(x.device).expand(len(x))
+        time, share, slope = self.schedule.at(t.clamp(max=self.latest))
+        share, slope = (value.to(x).view(-1, *[1] * (x.ndim - 1)) for value in (share, slope))
         if self.prediction == "flow":
             return slope * self._output(x, time, t)
         total = variance_preserving(share)

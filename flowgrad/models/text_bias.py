@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowgrad.errors import UsageError
-from flowgrad.models.regions import Region, check_apart, token_range
+from flowgrad.models.regions import Region, token_range
 
 Readers = Sequence[tuple[Any, int]]  # tokenizers, and how many tokens each has in a text that the network reads
 
@@ -49,24 +49,27 @@ def fade(t: Tensor) -> Tensor:
 def text_bias(regions: Sequence[Region], prompt: str, readers: Readers, side: int, embedding: Tensor) -> TextBias:
     """The bias of regions for states of `side` pixels and a prompt that is read as `embedding` (1, K, width).
 
-    Raises UsageError if masks overlap, or if words have no tokens that are read.
+    regions: with masks of one size. Raises UsageError if words have no tokens that are read.
     """
-    check_apart(regions)
-    words = torch.zeros(len(regions), embedding.shape[1])
+    words = torch.zeros(len(regions), embedding.shape[1], device=embedding.device)
     for row, region in zip(words, regions, strict=True):
-        offset = 0
-        for tokenizer, limit in readers:
-            if found := token_range(tokenizer, prompt, region.words, limit):
-                row[offset + found.start : offset + found.stop] = region.weight
-            offset += limit
-        if not row.any() and region.weight:
-            raise UsageError(
-                f"the words {region.words!r} are cut off: {max(limit for _, limit in readers)} tokens of the prompt "
-                f"are read. Put them earlier, or shorten {prompt!r}"
-            )
-    masks = torch.stack([region.mask.float().cpu() for region in regions])
-    masks = F.adaptive_avg_pool2d(masks, side)
-    return TextBias(masks.to(embedding.device), words.to(embedding.device), embedding.dtype)
+        row[_positions(readers, prompt, region.words)] = region.weight
+    masks = torch.stack([region.mask.to(words) for region in regions])
+    return TextBias(F.adaptive_avg_pool2d(masks, side), words, embedding.dtype)
+
+
+def _positions(readers: Readers, prompt: str, words: str) -> list[int]:
+    """The tokens of words in the readers' texts, one after the other. Raises UsageError if all readers cut them off."""
+    positions, offset = [], 0
+    for tokenizer, limit in readers:
+        positions += [offset + token for token in token_range(tokenizer, prompt, words, limit) or ()]
+        offset += limit
+    if not positions:
+        raise UsageError(
+            f"the words {words!r} are cut off: {max(limit for _, limit in readers)} tokens of the prompt are read. Put "
+            f"them earlier, or shorten {prompt!r}"
+        )
+    return positions
 
 
 # --- processors of diffusers' attention ---------------------------------------------------------------------------

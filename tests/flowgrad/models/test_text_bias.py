@@ -202,6 +202,7 @@ def test_words_act_in_their_region_and_no_more_elsewhere(folders: dict[str, Path
         assert growth[1] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # which float64 has no need of
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_those_of_finite_differences(folders: dict[str, Path], kind: str):
     keys = {"checkpointing": True, "guidance_scale": 2.0, "prompt": PROMPT}
