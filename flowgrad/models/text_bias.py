@@ -67,7 +67,7 @@ def _positions(readers: Readers, prompt: str, words: str) -> list[int]:
     if not positions:
         raise UsageError(
             f"the words {words!r} are cut off: {max(limit for _, limit in readers)} tokens of the prompt are read. Put "
-            f"them earlier, or shorten {prompt!r}"
+            f"them earlier, or shorten {prompt!r:.60}"
         )
     return positions
 
