@@ -8,12 +8,15 @@ import typer
 from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
+from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
 
 app = typer.Typer(no_args_is_help=True, help="The generative models that directions steer.")
 
-Before = Annotated[str, typer.Option(help="A model to compare with: name or folder.")]
+Before = Annotated[
+    str, typer.Option(help="A model to compare with: name or folder.", callback=options.known_model_or_folder)
+]
 TestPhotos = Annotated[Path | None, typer.Option(help="Folder or archive of photos not trained on.", exists=True)]
 Splits = Annotated[Path | None, typer.Option(help="CSV with columns file and split: take its test rows.", exists=True)]
 Log = Annotated[Path | None, typer.Option(help="Log of its training (JSON lines), for the curve.", exists=True)]
@@ -60,8 +63,8 @@ def models_add(
 
     What train-flow made is copied. Checkpoints of others are large: they stay where they are, and are referred to.
     """
-    from flowgrad.models import load_config
-    from flowgrad.models.own import add_model
+    from directions.own_models.folder import add_model
+    from flowgrad.model_config import load_config
 
     folder = add_model(name, path, guide, subject, overwrite, like)
     weights = load_config(name).weights
@@ -74,7 +77,7 @@ def models_remove(
     name: Annotated[str, typer.Argument(help="A model of yours.", show_default=False)], as_json: options.Json = False
 ) -> None:
     """Remove a model of yours; its folder goes to the trash, whence `models add` brings it back."""
-    from flowgrad.models.own import remove_model
+    from directions.own_models.folder import remove_model
 
     folder = remove_model(name)
     answer(
@@ -88,7 +91,7 @@ def models_remove(
 def models_show(name: options.KnownModel = DEFAULT_MODEL, as_json: options.Json = False) -> None:
     """Show a model's configuration, checked, and where its weights are."""
     from directions.commands import tables
-    from flowgrad.models import load_config
+    from flowgrad.model_config import load_config
 
     config = load_config(name)
     place = "fetched from the hub when first used" if config.on_hub else f"missing; put them at {config.candidates[0]}"
@@ -184,9 +187,11 @@ def models_convert(
 
     With --before, --photos or --log, the card gets the section, sheets and curve of `models measure`.
     """
+    _refuse_lone(splits, photos)
+
     from directions.commands import tables
     from directions.measure.model_card import gather, portrait_rows, portray
-    from flowgrad.models import load_config
+    from flowgrad.model_config import load_config
     from flowgrad.models.diffusers_unet import WEIGHTS, convert_unet
     from flowgrad.resources import resource
 
@@ -222,12 +227,19 @@ def models_measure(
 
     flowgrad models measure straight-shoes --before shoes --count 256
     """
+    _refuse_lone(splits, photos)
+
     from directions.commands import tables
     from directions.measure.model_card import gather, portrait_rows, portray
-    from flowgrad.models import load_config
+    from flowgrad.model_config import load_config
 
     terminal, config = Terminal(as_json), load_config(name)
     material = gather(config, before, photos, splits, log, device, terminal)
     portraits = portray(config, material, device, terminal, count, steps)
     table = tables.plain_table(("", *portraits), portrait_rows(portraits), numbers=True)
     answer(as_json, portraits, table, wrote(*(material.folder / file for file in ("README.md", "samples.jpg"))))
+
+
+def _refuse_lone(splits: Path | None, photos: Path | None) -> None:
+    if splits and not photos:
+        raise UsageError("--splits says which of --photos to take: give both")

@@ -89,6 +89,7 @@ def _is_positive(option: typer.CallbackParam, value: float | None) -> float | No
 
 
 known_model = known(find_config)
+known_model_or_folder = known(lambda name: None if Path(name).is_dir() else find_config(name))
 known_guide, known_judge = (known(partial(find_weights, kind)) for kind in ("guide", "judge"))
 
 Name = Annotated[str, typer.Argument(help="Name in the bank.", autocompletion=complete_name, show_default=False)]

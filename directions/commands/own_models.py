@@ -77,19 +77,17 @@ def train_flow(
     """
     import dataclasses
 
+    from directions.own_models.flow_source import FlowSource
+
+    source = FlowSource(images, reflow, pairs, pair_steps, splits, start, autoencoder)
+
     from directions.own_models.flow import FlowJob, run_flow_job
     from flowgrad.training.loop.workers import Workers
 
     job = FlowJob(
         _run(output, steps, minutes, resume=resume, compiled=compiled, device=device, evaluate_every=evaluate_every),
-        images=images,
-        reflow=reflow,
-        pairs=pairs,
-        pair_steps=pair_steps,
-        splits=splits,
-        autoencoder=autoencoder,
-        start=start,
-        recipe=recipe,
+        source,
+        recipe,
         changes=changed(setting, size=size, seed=seed, flips=flips or None),
         name=name,
         title=title,
@@ -180,12 +178,14 @@ def train_guide(
 
     Then: flowgrad train-direction photos/ --guide my-guide/model.safetensors --text ...
     """
-    from directions.commands import tables
-    from directions.own_models.guide import GuideJob, run_guide_job
     from flowgrad.training.guide.config import load_guide_config
-    from flowgrad.training.loop.workers import Workers
 
     chosen = load_guide_config(config).change(**changed(setting, seed=seed))
+
+    from directions.commands import tables
+    from directions.own_models.guide import GuideJob, run_guide_job
+    from flowgrad.training.loop.workers import Workers
+
     job = GuideJob(images, table, chosen, _run(output, steps, minutes, resume=resume, device=device), part, start)
     with Workers.join() as workers:
         terminal = Terminal(as_json or not workers.leads)

@@ -90,8 +90,6 @@ def gather(
     """
     if config.card_folder is None:
         raise UsageError(f"{config.name} has no folder for a card: `flowgrad models add` makes one of it that has")
-    if splits and not photos:
-        raise UsageError("--splits says which of --photos to take: give both")
     records = read_log(log) if log else []
     sides = ("test", "train") if splits else ("test",)
     read = [_read_photos(photos, splits, side, config.size, reporter) if photos else None for side in sides]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from directions.own_models.flow_source import FlowSource
 from directions.own_models.pictures import prepare_pictures, refuse_among
 from directions.progress import Reporter
 from flowgrad.errors import UsageError
@@ -33,22 +34,14 @@ from flowgrad.training.loop.workers import Workers
 
 @dataclass(frozen=True)
 class FlowJob:
-    """What to train on: `images` (see `flowgrad.training.data.pictures`) or pairs of the model `reflow`.
+    """Train a flow on what `source` names.
 
-    autoencoder: whose latents of the images the flow is in: a folder, a model's name, or a name on the Hugging Face
-    hub; a model to begin with has its own. splits: a CSV file with the columns file and split; start: a model to begin
-    with (that of `reflow` if there is one); changes: of the recipe's keys; name, title, licence, subject: for the
-    model's configuration; command: for its card. Raises UsageError unless one source is given.
+    recipe: its name or file; without one, faces64 in pixels and faces128 in latents. changes: of the recipe's keys;
+    name, title, licence, subject: for the model's configuration; command: for its card.
     """
 
     options: RunOptions
-    images: str | Path | None = None
-    reflow: str | None = None
-    pairs: int | None = None
-    pair_steps: int | None = None
-    splits: Path | None = None
-    start: str | None = None
-    autoencoder: str | None = None
+    source: FlowSource
     recipe: str | None = None
     changes: dict[str, object] = field(default_factory=dict)
     name: str = ""
@@ -57,46 +50,24 @@ class FlowJob:
     subject: str = ""
     command: str = ""
 
-    def __post_init__(self) -> None:
-        if (self.images is None) == (self.reflow is None):
-            raise UsageError("give either pictures to train on, or --reflow with a model to straighten")
-        if self.autoencoder and self.origin:
-            raise UsageError(f"--autoencoder is for a new flow; {self.origin} has its own, or none")
-        if self.reflow is not None and self.splits is not None:
-            raise UsageError("--splits is for pictures; --reflow trains on pairs that it draws")
-        if self.reflow is None and (self.pairs, self.pair_steps) != (None, None):
-            raise UsageError("--pairs and --pair-steps are of what --reflow draws: name the model to straighten by it")
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        """How many pairs --reflow draws, and Euler steps of each."""
-        return (20_000 if self.pairs is None else self.pairs), (50 if self.pair_steps is None else self.pair_steps)
-
-    @property
-    def origin(self) -> str | None:
-        """The model whose weights training begins with."""
-        return self.start or self.reflow
-
     @property
     def config(self) -> FlowConfig:
         """The recipe with its changes, and with the network's sizes of the model it begins with."""
-        config = load_flow_config(self.recipe or ("faces128" if self.autoencoder else "faces64"))
-        if self.origin is not None:
-            config = config_of(self.origin, config)
+        config = load_flow_config(self.recipe or ("faces128" if self.source.autoencoder else "faces64"))
+        if self.source.origin is not None:
+            config = config_of(self.source.origin, config)
             self._refuse_other_size(config)
         config = config.change(**self.changes)
-        if self.reflow is not None and (config.training.flips or config.training.augment):
+        if self.source.reflow is not None and (config.training.flips or config.training.augment):
             raise UsageError("flips and augment are for pictures; --reflow trains on pairs as they are drawn")
         return config
 
     def _refuse_other_size(self, config: FlowConfig) -> None:
-        wanted = self.changes.get("size")
+        wanted, origin, reflow = self.changes.get("size"), self.source.origin, self.source.reflow
         if wanted is not None and wanted != config.network.size:
-            raise UsageError(f"{self.origin} is of size {config.network.size}, not {wanted}: leave --size out")
-        if self.reflow is not None and (drawn := load_config(self.reflow).size) != config.network.size:
-            raise UsageError(
-                f"{self.reflow} draws {drawn} pixels, and {self.origin} {config.network.size}: leave --from out"
-            )
+            raise UsageError(f"{origin} is of size {config.network.size}, not {wanted}: leave --size out")
+        if reflow is not None and (drawn := load_config(reflow).size) != config.network.size:
+            raise UsageError(f"{reflow} draws {drawn} pixels, and {origin} {config.network.size}: leave --from out")
 
 
 def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Workers | None = None) -> FlowResult:
@@ -105,17 +76,17 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
     Raises UsageError for what is wrong in the call before data are prepared.
     """
     options, workers = job.options, workers or Workers()
-    if job.images is not None:
-        refuse_among(job.images, options.output)
+    if job.source.images is not None:
+        refuse_among(job.source.images, options.output)
     config = job.config
-    place = latents_of(job.autoencoder, job.origin)
+    place = latents_of(job.source.autoencoder, job.source.origin)
     named = (job.name, job.title, job.licence, job.subject)
-    model = model_config(options.output, config, job.origin, *named, in_pixels=place is None)
+    model = model_config(options.output, config, job.source.origin, *named, in_pixels=place is None)
     workers.share(config.training.batch)
     options.begin()
-    saved = options.saved(**run_identity(config, job.origin, place))
+    saved = options.saved(**run_identity(config, job.source.origin, place))
     data = _data(job, config, place, saved["data"] if saved else "", reporter, workers)
-    run = FlowRun(data, config, options, job.origin, place, workers)
+    run = FlowRun(data, config, options, job.source.origin, place, workers)
     for _ in follow(run.steps()):
         pass
     return run.finish(model, job.command)
@@ -129,18 +100,18 @@ def _data(
     place: the folder of the latents' autoencoder; key: of the data of the run that goes on.
     """
     options = job.options
-    if job.reflow is not None:
-        drawn = prepare_reflow_data(job.reflow, *job.drawn, config.training.seed, options, workers)
-        _follow(drawn, "drawing pairs", job.drawn[0], reporter, workers)
-        return reflow_data(job.reflow, config, options.output)
-    images = prepare_pictures(job.images or "", config.network.size, options.output, key, reporter, workers)
+    if job.source.reflow is not None:
+        drawn = prepare_reflow_data(job.source.reflow, *job.source.drawn, config.training.seed, options, workers)
+        _follow(drawn, "drawing pairs", job.source.drawn[0], reporter, workers)
+        return reflow_data(job.source.reflow, config, options.output)
+    images = prepare_pictures(job.source.images or "", config.network.size, options.output, key, reporter, workers)
     if place is None:
-        return image_data(images, config, job.splits)
+        return image_data(images, config, job.source.splits)
     folder, device = options.state / "latents", resolve_device(workers.device(options.device))
     stage = load_first_stage(place, device, resolve_precision(config.training.precision, device))
     encoded = prepare_latents(stage, fingerprints(place)[0], images, folder, device, workers)
     _follow(encoded, "encoding pictures", len(images.names), reporter, workers)
-    return latent_data(images, load_latents(folder, images), stage.decode, config, job.splits)
+    return latent_data(images, load_latents(folder, images), stage.decode, config, job.source.splits)
 
 
 def _follow(steps: Iterator[ShardStep], label: str, count: int, reporter: Reporter, workers: Workers) -> None:

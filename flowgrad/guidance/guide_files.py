@@ -1,6 +1,7 @@
 """Guides by name or file: ours, OpenAI's CLIP by its package's names and files, and the models of open_clip."""
 
 import hashlib
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.files import FINGERPRINT, file_fingerprint
 from flowgrad.guidance.guide import Guide, Reading, to_network
 from flowgrad.guidance.names import OPEN_CLIP, is_downloaded, vocabulary, weights_file
+from flowgrad.resources import resource
 
 _FAILURES = (OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError, UnpicklingError)
 
@@ -127,3 +129,17 @@ def _state_fingerprint(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:FINGERPRINT]
+
+
+def place_guide(guide: str, folder: Path) -> str:
+    """Copy a .safetensors guide that does not ship; what the configuration in `folder` says of the guide."""
+    if not guide or is_downloaded(guide):
+        return guide
+    if guide.endswith(".pt"):
+        return str(Path(guide).expanduser().absolute())
+    path = guide_file(guide)
+    if path.is_relative_to(resource("weights")):
+        return guide
+    name = f"{path.parent.name}.safetensors" if path.name == "model.safetensors" else path.name
+    shutil.copyfile(path, folder / name)
+    return name

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from flowgrad.errors import UsageError
 from flowgrad.files import atomic_path
+from flowgrad.guidance.guide_files import place_guide
 from flowgrad.model_config import check_model_name
 from flowgrad.models import ModelConfig, load_config, load_model, resolve_device
 from flowgrad.models.autoencoder import find_autoencoder
 from flowgrad.models.diffusers_folder import fingerprints
 from flowgrad.models.diffusers_unet import AUTOENCODER, UNET, WEIGHTS, load_unet, unet_folder, write_unet_config
-from flowgrad.models.own import place_guide
 from flowgrad.models.parts import identity
 from flowgrad.ode import Grid
 from flowgrad.resources import FOLDER_CONFIG, model_files

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from flowgrad.resources import read_config
-from flowgrad.training.loop.optimizer import Optimization, Positive, Share
+from flowgrad.training.loop.optimization import Optimization, Positive, Share
 from flowgrad.validation import Section, nearest, validated
 
 

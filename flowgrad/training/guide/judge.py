@@ -14,7 +14,7 @@ from flowgrad.training.guide.augment import augment
 from flowgrad.training.guide.config import AttributeConfig, CategoryConfig, NumberConfig, ProbabilitiesConfig
 from flowgrad.training.guide.evaluation import area_under_curve
 from flowgrad.training.guide.labels import attribute_probabilities
-from flowgrad.training.loop.optimizer import Optimization
+from flowgrad.training.loop.optimization import Optimization
 from flowgrad.training.loop.trainer import BATCH
 from flowgrad.training.loop.weights import write_weights
 from flowgrad.training.loop.workers import Workers

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.training.loop.optimizer import Optimization, make_optimizers
+from flowgrad.training.loop.optimization import Optimization
+from flowgrad.training.loop.optimizer import make_optimizers
 from flowgrad.training.loop.workers import Workers
 
 ORDER, BATCH, HELD_OUT = range(3)  # streams of random numbers

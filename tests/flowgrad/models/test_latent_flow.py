@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL, UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from directions.own_models.folder import add_model
 from flowgrad.errors import FlowgradError
 from flowgrad.models import Model, load_model
 from flowgrad.models.autoencoder import FirstStage
-from flowgrad.models.own import add_model
 from flowgrad.ode import Grid, anchor, integrate, invert
 from tests.helpers.pipelines import make_autoencoder, make_unet
 from tests.helpers.tiny import load_described

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.seeds import generator
-from flowgrad.training.loop.optimizer import Muon, Optimization, make_optimizers, orthogonal
+from flowgrad.training.loop.optimization import Optimization
+from flowgrad.training.loop.optimizer import Muon, make_optimizers, orthogonal
 from flowgrad.training.loop.trainer import BATCH, Budget, Trainer, TrainStep, batch_rows, train
 from flowgrad.training.loop.workers import Workers
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from directions.own_models.flow import FlowJob, run_flow_job
+from directions.own_models.flow_source import FlowSource
 from directions.progress import Silent
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.guide_files import load_guide
@@ -487,7 +489,7 @@ def test_a_job_goes_from_pictures_to_a_model(source: Path, tmp_path: Path) -> No
     recipe.write_text(yaml.safe_dump({"network": sizes, "training": {"batch": 8, "held_out": 0.25}}))
     (source / "broken.jpg").write_bytes(b"nothing")
     options = RunOptions(out, Budget(steps=2), device="cpu")
-    job = FlowJob(options, source, recipe=str(recipe), changes={"learning_rate": 1e-3})
+    job = FlowJob(options, FlowSource(source), recipe=str(recipe), changes={"learning_rate": 1e-3})
     seen: list[int] = []
 
     def follow(steps: Iterator[TrainStep]) -> Iterator[TrainStep]:
@@ -506,7 +508,7 @@ def tiny_job(tmp_path: Path, images: Path | None, compiled: bool = False, **valu
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(yaml.safe_load(tiny().model_dump_json())))
     options = RunOptions(tmp_path / "out", Budget(steps=2), device="cpu", compiled=compiled)
-    return FlowJob(options, images, **{"recipe": str(recipe), **values})
+    return job(options, images, **{"recipe": str(recipe), **values})
 
 
 def run_tiny(job: FlowJob, workers: Workers | None = None) -> FlowResult:
@@ -553,35 +555,41 @@ def test_the_drawing_of_pairs_tells_how_far_it_is(flow: str, tmp_path: Path) -> 
     assert found == [("drawing pairs, 256 at a time", 2, 2)]
 
 
-def job(output: Path, images: Path | None = None, **values: object) -> FlowJob:
-    return FlowJob(RunOptions(output, Budget(steps=1), device="cpu"), images, **values)
+def one_step(output: Path) -> RunOptions:
+    return RunOptions(output, Budget(steps=1), device="cpu")
+
+
+def job(options: RunOptions, images: Path | None = None, **values: object) -> FlowJob:
+    """A job of pictures or of what is named; `values` are of the source and of the job."""
+    of_source = {key: values.pop(key) for key in [field.name for field in fields(FlowSource)] if key in values}
+    return FlowJob(options, FlowSource(images, **of_source), **values)
 
 
 def test_pairs_must_fit_the_network_they_train(flow: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="draws 16 pixels, and faces64 64"):
-        _ = job(tmp_path, reflow=flow, start="faces64").config
+        _ = job(one_step(tmp_path), reflow=flow, start="faces64").config
 
 
 def test_pairs_are_not_mirrored(flow: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="flips and augment are for pictures"):
-        _ = job(tmp_path, reflow=flow, changes={"flips": True}).config
+        _ = job(one_step(tmp_path), reflow=flow, changes={"flips": True}).config
 
 
 def test_jobs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lies among the pictures"):
-        run_tiny(job(tmp_path / "model", tmp_path))
+        run_tiny(job(one_step(tmp_path / "model"), tmp_path))
     for sources in ({}, {"images": tmp_path, "reflow": "faces64"}):
         with pytest.raises(UsageError, match="either pictures"):
-            job(tmp_path, **sources)
+            job(one_step(tmp_path), **sources)
     with pytest.raises(UsageError, match="--splits is for pictures"):
-        job(tmp_path, reflow="faces64", splits=tmp_path)
+        job(one_step(tmp_path), reflow="faces64", splits=tmp_path)
     for drawn in ({"pairs": 100}, {"pair_steps": 20}):
         with pytest.raises(UsageError, match="are of what --reflow draws"):
-            job(tmp_path, tmp_path, **drawn)
+            job(one_step(tmp_path), tmp_path, **drawn)
     with pytest.raises(UsageError, match="no 'shoes' in configs/flows"):
         load_flow_config("shoes")
     with pytest.raises(UsageError, match="is of size 64, not 32"):
-        _ = job(tmp_path, tmp_path, start="faces64", changes={"size": 32}).config
+        _ = job(one_step(tmp_path), tmp_path, start="faces64", changes={"size": 32}).config
 
 
 def test_the_shipped_recipe_is_the_default() -> None:

@@ -12,12 +12,9 @@ import yaml
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import TRASH, next_numbered
-from flowgrad.guidance.guide_files import guide_file, load_guide
 from flowgrad.guidance.names import is_downloaded
 from flowgrad.model_config import ModelConfig, check_model_name, load_config
-from flowgrad.models import build_model
-from flowgrad.models.diffusers_unet import network_files
-from flowgrad.resources import FOLDER_CONFIG, model_files, resource, user_folder
+from flowgrad.resources import FOLDER_CONFIG, model_files, user_folder
 
 COPIED = "diffusers-unet"  # the family that train-flow makes; checkpoints of others are large
 BESIDE = ("README.md", "*.png", "*.jpg")  # what a model's folder may hold for people
@@ -39,6 +36,10 @@ def add_model(
     _refuse_taken(name, overwrite)
     config = _read_source(Path(source).expanduser(), like)
     config = config.model_copy(update={"guide": guide or config.guide, "subject": subject or config.subject})
+
+    from flowgrad.guidance.guide_files import load_guide  # wrong calls are refused before torch is loaded
+    from flowgrad.models import build_model
+
     build_model(config, "cpu")
     if config.guide and not is_downloaded(config.guide):
         load_guide(config.guide)
@@ -104,6 +105,8 @@ def _read_source(source: Path, like: str) -> ModelConfig:
 
 def _write(name: str, config: ModelConfig) -> Path:
     """Fill a temporary folder beside the target, then rename it: a model is there whole or not at all."""
+    from flowgrad.guidance.guide_files import place_guide
+
     models = user_folder("models")
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=models) as temporary:
@@ -125,25 +128,13 @@ def _place_weights(config: ModelConfig, folder: Path) -> str:
         return config.weights
     if config.family != COPIED:
         return str(config.weights_path.absolute())  # not resolved: links have the names that people gave
+    from flowgrad.models.diffusers_unet import network_files
+
     for path in network_files(config.weights_path):
         copy = folder / path.relative_to(config.weights_path)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
     return "."
-
-
-def place_guide(guide: str, folder: Path) -> str:
-    """Copy a .safetensors guide that does not ship; what the configuration in `folder` says of the guide."""
-    if not guide or is_downloaded(guide):
-        return guide
-    if guide.endswith(".pt"):
-        return str(Path(guide).expanduser().absolute())
-    path = guide_file(guide)
-    if path.is_relative_to(resource("weights")):
-        return guide
-    name = f"{path.parent.name}.safetensors" if path.name == "model.safetensors" else path.name
-    shutil.copyfile(path, folder / name)
-    return name
 
 
 def _to_trash(folder: Path) -> Path:
