@@ -78,7 +78,7 @@ def train_flow(
     import dataclasses
 
     from directions.own_models.flow import FlowJob, run_flow_job
-    from flowgrad.training.loop.workers import Workers
+    from flowgrad.workers import Workers
 
     job = FlowJob(
         _run(output, steps, minutes, resume=resume, compiled=compiled, device=device, evaluate_every=evaluate_every),
@@ -133,7 +133,7 @@ def train_autoencoder(
     flowgrad train-autoencoder shoes/ --size 256 --minutes 60 --output shoe-latents
     """
     from directions.own_models.autoencoder import AutoencoderJob, run_autoencoder_job
-    from flowgrad.training.loop.workers import Workers
+    from flowgrad.workers import Workers
 
     job = AutoencoderJob(
         _run(output, steps, minutes, resume=resume, device=device, evaluate_every=evaluate_every),
@@ -183,7 +183,7 @@ def train_guide(
     from directions.commands import tables
     from directions.own_models.guide import GuideJob, run_guide_job
     from flowgrad.training.guide.config import load_guide_config
-    from flowgrad.training.loop.workers import Workers
+    from flowgrad.workers import Workers
 
     chosen = load_guide_config(config).change(**changed(setting, seed=seed))
     job = GuideJob(images, table, chosen, _run(output, steps, minutes, resume=resume, device=device), part, start)

@@ -28,7 +28,7 @@ from flowgrad.training.flow.run import (
     run_identity,
 )
 from flowgrad.training.loop.run import Follow, RunOptions
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
     place = latents_of(job.autoencoder, job.origin)
     named = (job.name, job.title, job.licence, job.subject)
     model = model_config(options.output, config, job.origin, *named, in_pixels=place is None)
-    workers.share(config.training.batch)
+    workers.equal_part(config.training.batch)
     options.begin()
     saved = options.saved(**run_identity(config, job.origin, place))
     data = _data(job, config, place, saved["data"] if saved else "", reporter, workers)

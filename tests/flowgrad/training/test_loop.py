@@ -12,7 +12,7 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.seeds import generator
 from flowgrad.training.loop.optimizer import Muon, Optimization, make_optimizers, orthogonal
 from flowgrad.training.loop.trainer import BATCH, Budget, Trainer, TrainStep, batch_rows, train
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 
 class Line:
@@ -135,7 +135,7 @@ def test_a_restored_trainer_goes_on_with_the_same_bits() -> None:
 def test_two_halves_of_a_batch_make_the_whole() -> None:
     trainer = line()
     trainer.network.eval()  # a batch norm would see its own part alone
-    parts = [float(trainer.objective.loss(0, 0.0, Workers(rank, 2).share(16)).detach()) for rank in range(2)]
+    parts = [float(trainer.objective.loss(0, 0.0, Workers(rank, 2).equal_part(16)).detach()) for rank in range(2)]
     assert sum(parts) / 2 == pytest.approx(float(trainer.objective.loss(0, 0.0, slice(None)).detach()), rel=1e-6)
 
 
@@ -177,9 +177,9 @@ def test_a_loss_that_is_not_a_number_ends_the_run() -> None:
 
 
 def test_a_batch_must_divide_among_the_processes() -> None:
-    assert [Workers(rank, 2).share(8) for rank in range(2)] == [slice(0, 4), slice(4, 8)]
+    assert [Workers(rank, 2).equal_part(8) for rank in range(2)] == [slice(0, 4), slice(4, 8)]
     with pytest.raises(UsageError, match="multiple of the 3 processes"):
-        Workers(0, 3).share(8)
+        Workers(0, 3).equal_part(8)
 
 
 def test_a_process_that_waits_for_one_that_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
