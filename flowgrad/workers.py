@@ -186,9 +186,12 @@ class Share:
         return slice(parts[0].start, parts[-1].stop)
 
     def gather(self, rows: "Tensor", dim: int = 0) -> "Tensor":
-        """All that the processes computed, `count` along `dim`, in order; `rows` has this process's own."""
+        """All that the processes computed, `count` along `dim`, in order; `rows` has this process's own.
+
+        Contiguous in any case: what networks make of it depends, in the last bits, on how it lies in memory.
+        """
         if self.workers.size == 1:
-            return rows
+            return rows.contiguous()
         import torch
 
         lengths = [end - begin for begin, end in pairwise(self._bounds)]

@@ -58,7 +58,7 @@ def train_direction(
 
     Afterwards `flowgrad apply-direction smiling photo.jpg` needs no training. Photos without a face are left out. The
     run's folder gets a figure of your photos before and after, the curves of the training, and a summary. Interrupted,
-    it goes on where it was.
+    it goes on where it was. `torchrun --nproc-per-node 2 -m cli train-direction ...` shares the work among processes.
     """
     from directions.photo.reading import find_photos
     from directions.train.checks import check_described, title_of

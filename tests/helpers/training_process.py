@@ -46,9 +46,12 @@ def run(count: int, forward: str, workers: Workers = ALONE) -> list[Tensor]:
 
 
 def exchange(workers: Workers) -> list[Tensor]:
-    """Five rows of several dtypes in groups of two, gathered along the second axis; and the leading process's bytes."""
+    """Five rows of several dtypes in groups of two, gathered along the second axis, however they lie in memory; and
+    the leading process's bytes."""
     share, rows = Share(5, workers, group=2), torch.arange(15.0).view(3, 5)
     gathered = [share.gather(rows.to(d)[:, share.rows], 1) for d in (torch.bfloat16, torch.int64, torch.float64)]
+    images = torch.arange(120.0).view(5, 3, 4, 2)[share.rows].to(memory_format=torch.channels_last)
+    gathered += [share.gather(images), torch.tensor(share.gather(images).stride())]
     told = [workers.tell(data if workers.leads else None) for data in (b"some", b"", None)]
     return [*gathered, *(torch.tensor(-1) if data is None else torch.tensor([*data]) for data in told)]
 
