@@ -32,7 +32,8 @@ class Workers:
     @classmethod
     def started(cls) -> "Workers":
         """The processes that torchrun started, which have not joined yet; one process alone otherwise."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        return cls(int(os.environ.get("RANK", "0")), size) if size > 1 else cls()
 
     @classmethod
     def join(cls) -> "Workers":

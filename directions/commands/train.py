@@ -103,14 +103,11 @@ def train_direction(
         if read:
             origin.append(digest(read.images))
         workers.check_same("photos", repr((origin, digest(held_out.images) if held_out else None)))
+        draw = partial(samples_without, loaded, network, target, samples, seed, None, deal)
         photos = (
             run.invert_photos(loaded, read.images, recipe, reporter, workers=workers)
             if read
-            else timed(
-                reporter,
-                "sampling",
-                lambda: samples_without(loaded, network, target, samples, seed, None, deal),
-            )
+            else timed(reporter, "sampling", draw)
         )
         kept = run.train_into_bank(
             Task.create(

@@ -32,8 +32,8 @@ class TextObjective:
     The score s is the mean over `copies` augmented views of the cosine with T minus that with its source. The
     original is seen through the same views, so that 0 is no change whatever views are drawn; the gradient is that of
     the score alone. What is kept is squared, since at the start an absolute value has the gradient of its rounding
-    errors. `decode` maps states to images in [-1, 1]; eta lies in [0, 1]. `share`: which of all
-    images these are, and in which groups they go through the networks.
+    errors. `decode` maps states to images in [-1, 1]; eta lies in [0, 1]. `share`: which of all images these are, and
+    in which groups they go through the networks.
     """
 
     guide: Guide
