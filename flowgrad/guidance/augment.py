@@ -15,8 +15,8 @@ def augment(
     """(copies * B, C, H, W) random views of images (B, C, H, W) in [-1, 1], copy by copy.
 
     The images are `rows` of `count`; the numbers are drawn for all of them, so that an image's views do not depend on
-    which are seen together. Each view has its own flip, rotation (15 degrees at most), scale (0.8 to 1.2), shift (a tenth of the side),
-    brightness, contrast, and one grey square cut out.
+    which are seen together. Each view has its own flip, rotation (15 degrees at most), scale (0.8 to 1.2), shift (a
+    tenth of the side), brightness, contrast, and one grey square cut out.
     """
     shape = (copies, len(images) if count is None else count)
 
