@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError, is_out_of_memory
 from flowgrad.velocity import Velocity, vjp
+from flowgrad.workers import neighbours
 
 SHARE = 0.6  # of the free memory that the activations of a batch may take
 UNLIMITED = 1 << 62  # bytes
@@ -19,8 +20,9 @@ UNLIMITED = 1 << 62  # bytes
 class Batched:
     """A velocity that takes any number of images, and hands on `limit` at a time.
 
-    `limit` starts at `batch`. It falls to what the free memory holds, measured on the first image that gradients are
-    taken of, and is halved whenever memory runs out. Raises FlowgradError when one image does not fit.
+    `limit` starts at `batch`. It falls to what this process's part of the free memory holds, measured on the first
+    image that gradients are taken of, and is halved whenever memory runs out. Raises FlowgradError when one image does
+    not fit.
     """
 
     def __init__(self, inner: Velocity, batch: int) -> None:
@@ -39,7 +41,7 @@ class Batched:
         if not self.measured and self.limit > 1 and len(x) > 1:
             with activation_sizes() as sizes:
                 self._divided(partial(vjp, self.inner), *(row[:1] for row in rows))
-            fit = int(SHARE * free_memory(x.device) / max(sum(sizes.values()), 1))
+            fit = int(SHARE * free_memory(x.device) / neighbours(x.device) / max(sum(sizes.values()), 1))
             self.measured, self.limit = True, max(1, min(self.limit, fit))
         return self._divided(partial(vjp, self.inner), *rows)
 

@@ -13,13 +13,14 @@ from flowgrad.ode import IN_PLACE, Control, Grid, Store, Trajectory, integrate
 from flowgrad.seeds import generator
 from flowgrad.straightness import gradient_grid
 from flowgrad.velocity import Velocity
+from flowgrad.workers import Share
 
 OPTIMIZERS = ("sgd", "normalized", "adam")
 RETRIES = 3  # of one evaluation, with ever smaller controls
 
 
 # Named terms of a loss on clean samples x1 (B, *D), each (B,), to be minimised in sum. Random draws come from the
-# generator alone, which makes a run repeatable.
+# generator alone, which makes a run repeatable; where images are shared out, it draws for all and takes its own.
 Objective = Callable[[Tensor, torch.Generator], Mapping[str, Tensor]]
 
 # Residuals (M, B, *D) for a grid, or None for none; see `flowgrad.ode.anchor`.
@@ -73,7 +74,7 @@ class Settings:
 class Step:
     """One evaluation of the objective: the control it was made with, and what came of it.
 
-    loss: sum over images plus lambda's term; terms: mean of each term over images; x1: (B, *D);
+    loss: sum over images plus lambda's term; terms: mean of each term over images; x1: (B, *D), of this process;
     grid: the one the gradient was taken on; gradient_rms: of dL/du per unit of time, 0 at the last evaluation;
     compared: the loss under the random draws that all evaluations of a run are compared under, which is `loss` itself
     for an objective that draws nothing; best: it is the lowest so far; state: what `optimize` needs to go on from here.
@@ -117,18 +118,20 @@ def optimize(
     anchor: Anchor | None = None,
     resume: State | None = None,
     store: Store = IN_PLACE,
+    share: Share | None = None,
 ) -> Iterator[Step]:
     """Run Algorithm 1 and yield every evaluation; the best control is `step.state.best` of the last.
 
     x0: (B, *D) latents. `grid` carries the control in the grid forward; its `steps` is N. `shared`: one control
     for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos. `store`
-    says where the trajectories of the fine forward are kept, and in what.
+    says where the trajectories of the fine forward are kept, and in what. `share`: of the images of a shared control
+    that several processes have, those here; sums over images go over all, and every process yields the same steps.
     There are `iterations` updates and one evaluation more. Every iteration draws its own random numbers for the
     gradient; which control is best is decided under draws that are the same for all. An evaluation that is not finite
     halves the step size and goes back to the best control. Raises FlowgradError if that happens three times running. If
     no update improves on the zero control, the last control is halved, up to three times.
     """
-    fine = settings.forward == "fine"
+    fine, share = settings.forward == "fine", share or Share(len(x0))
     carrier = Grid.full(grid.steps) if fine else grid
     residual = None if anchor is None else anchor(carrier)
     zero = Control.zeros(carrier, x0, shared)
@@ -139,11 +142,11 @@ def optimize(
         trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
         x1 = trajectory.x1.to(x0)
         begun = rng.get_state()
-        loss, terms, grad_x1 = evaluate(objective, x1, rng)
+        loss, terms, grad_x1 = evaluate(objective, x1, rng, share)
         drew = not torch.equal(begun, rng.get_state())
         energy = settings.penalty * _energy(state.control)
         loss += energy
-        compared = _compared(objective, x1, settings.seed) + energy if drew and isfinite(loss) else loss
+        compared = _compared(objective, x1, settings.seed, share) + energy if drew and isfinite(loss) else loss
         if not isfinite(compared):
             failures += 1
             state = _backtrack(state, settings, failures)
@@ -155,11 +158,11 @@ def optimize(
             halvings += 1
             state = replace(state, control=state.control * 0.5)
             continue
-        used = gradient_grid(trajectory.velocities, settings.xi) if fine else grid
+        used = gradient_grid(trajectory.velocities, settings.xi, share) if fine else grid
         after = replace(state, best=state.control, best_loss=compared) if improved else state
         rms = 0.0
         if not last:
-            gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings)
+            gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings, share)
             rms = float(_rms(gradient))
             after = _update(after, gradient, used, settings)
         after = replace(after, iteration=state.iteration + 1)
@@ -167,21 +170,25 @@ def optimize(
         state = after
 
 
-def evaluate(objective: Objective, x1: Tensor, rng: torch.Generator) -> tuple[float, dict[str, float], Tensor]:
+def evaluate(
+    objective: Objective, x1: Tensor, rng: torch.Generator, share: Share | None = None
+) -> tuple[float, dict[str, float], Tensor]:
     """The objective summed over images, the mean of each of its terms, and its gradient (B, *D) at x1."""
+    share = share or Share(len(x1))
     with torch.enable_grad():
         leaf = x1.detach().requires_grad_()
         terms = objective(leaf, rng)
-        loss = torch.stack(list(terms.values())).sum()
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return float(loss.detach()), {name: float(term.detach().mean()) for name, term in terms.items()}, gradient
+        values = torch.stack(list(terms.values()), 1)
+    (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    totals = share.total(values.detach())
+    return float(totals.sum()), dict(zip(terms, (totals / share.count).tolist(), strict=True)), gradient
 
 
 @torch.no_grad()
-def _compared(objective: Objective, x1: Tensor, seed: int) -> float:
+def _compared(objective: Objective, x1: Tensor, seed: int, share: Share) -> float:
     """The objective summed over images, under random draws that depend on the seed alone."""
     terms = objective(x1, generator(seed, device=x1.device))
-    return float(torch.stack(list(terms.values())).sum())
+    return float(share.total(torch.stack(list(terms.values()), 1)).sum())
 
 
 def _energy(control: Control) -> float:
@@ -191,7 +198,13 @@ def _energy(control: Control) -> float:
 
 
 def _gradient(
-    velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid, control: Control, settings: Settings
+    velocity: Velocity,
+    trajectory: Trajectory,
+    grad_x1: Tensor,
+    grid: Grid,
+    control: Control,
+    settings: Settings,
+    share: Share,
 ) -> Tensor:
     """(M, 1 or B, *D) dL/du per unit of time on the control's own intervals, lambda's term included.
 
@@ -199,7 +212,7 @@ def _gradient(
     """
     values = control_gradient(velocity, trajectory, grad_x1, grid).values
     if control.values.shape[1] == 1:
-        values = values.sum(1, keepdim=True)
+        values = share.total(values.movedim(1, 0)).unsqueeze(1)
     per_time = Control(values / grid.spans_of(values), grid).on(control.grid).values
     entries = control.values[0, 0].numel()
     per_time = per_time + 2 * settings.penalty * grid.steps / entries * control.values

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowgrad.errors import UsageError
 from flowgrad.ode import Grid
+from flowgrad.workers import Share
 
 FEWEST = 5  # intervals of a grid, however straight the flow is
 
@@ -36,13 +37,14 @@ def _wide(v: Tensor) -> Tensor:
     return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
-def pooled(straightness: Tensor) -> Tensor:
-    """(N,) one straightness for a batch: the mean over images of (N, B).
+def pooled(straightness: Tensor, share: Share | None = None) -> Tensor:
+    """(N,) one straightness for a batch: the mean over images of (N, B), and over those of the processes they share.
 
     A shared control needs one grid. The mean is the expected local error over the images that the control is
     for; the maximum would let a single photo spend the whole budget of intervals.
     """
-    return straightness.mean(1)
+    share = share or Share(straightness.shape[1])
+    return share.total(straightness.T) / share.count
 
 
 def nonuniform_grid(straightness: Tensor, xi: float) -> Grid:
@@ -62,9 +64,9 @@ def nonuniform_grid(straightness: Tensor, xi: float) -> Grid:
     return Grid(tuple(starts), len(straightness))
 
 
-def gradient_grid(velocities: Tensor, xi: float) -> Grid:
+def gradient_grid(velocities: Tensor, xi: float, share: Share | None = None) -> Grid:
     """The grid to back-propagate on, from velocities (N, B, *D): Eq. 12's, with no interval longer than N / 5."""
-    return bounded_grid(pooled(straightness(velocities)), xi)
+    return bounded_grid(pooled(straightness(velocities), share), xi)
 
 
 def bounded_grid(straightness: Tensor, xi: float, intervals: int = FEWEST) -> Grid:

@@ -17,6 +17,7 @@ from flowgrad.guidance.judge import Judge
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 from flowgrad.ode import Control
+from flowgrad.workers import Share
 
 JUDGED = 256  # images that a judge looks at together
 CONFIDENCE = NormalDist().inv_cdf(0.9)  # of one-sided bounds
@@ -42,6 +43,16 @@ class Effects:
         odds, apart = (np.concatenate([getattr(part, name) for part in parts], 1) for name in ("odds", "distances"))
         answers = {name: np.concatenate([part.answers[name] for part in parts], 1) for name in parts[0].answers}
         return cls(parts[0].strengths, odds, apart, answers)
+
+    def gather(self, share: Share) -> "Effects":
+        """The effects on all images that several processes have, of which these are on this process's share."""
+
+        def every(values: np.ndarray) -> np.ndarray:
+            found: np.ndarray = share.gather(torch.from_numpy(values), 1).numpy()
+            return found
+
+        apart = every(self.distances) if self.distances.size else self.distances
+        return Effects(self.strengths, every(self.odds), apart, {name: every(p) for name, p in self.answers.items()})
 
     @property
     def effect(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from flowgrad.errors import UsageError
 from flowgrad.models import Model
 from flowgrad.ode import INVERSIONS, Control, Grid, Trajectory, anchor, integrate, invert, restrict
 from flowgrad.straightness import bounded_grid, grid_of_size, pooled, straightness
+from flowgrad.workers import Share
 
 ANCHORED = "anchored"
 
@@ -92,12 +93,18 @@ class Inverted:
         grid, usual = grid_of_size(s, intervals), quarter_grid(len(s))
         return grid.onto(usual) if intervals < len(usual) else grid
 
-    def select(self, chosen: Sequence[int]) -> "Inverted":
-        """Some of the images, in the order given."""
-        index, t = list(chosen), self.trajectory
+    def select(self, chosen: Sequence[int] | slice) -> "Inverted":
+        """Some of the images, in the order given; of a slice, without copying them."""
+        index, t = chosen if isinstance(chosen, slice) else list(chosen), self.trajectory
         return Inverted(
             self.images[index], Trajectory(t.states[:, index], t.velocities[:, index], t.grid), self.anchored
         )
+
+    def gather(self, share: Share) -> "Inverted":
+        """All images that several processes have, of which these are this process's share."""
+        t = self.trajectory
+        states, velocities = (share.gather(of, 1) for of in (t.states, t.velocities))
+        return Inverted(share.gather(self.images), Trajectory(states, velocities, t.grid), self.anchored)
 
 
 def invert_images(
@@ -123,13 +130,15 @@ def invert_for(
     return invert_images(model, images, inversion, inversion.grid(control))
 
 
-def sample_images(model: Model, count: int, seed: int, grid: Grid | None = None) -> Iterator[Inverted]:
-    """New images of a model with the trajectories that made them, a batch at a time.
+def sample_images(
+    model: Model, count: int, seed: int, grid: Grid | None = None, rows: slice = slice(None)
+) -> Iterator[Inverted]:
+    """New images of a model with the trajectories that made them, a batch at a time; `rows` of them alone.
 
     Image i of a seed is the same whatever `count` is. They are drawn on `grid` (default: all N steps).
     """
-    keys = [(seed, i) for i in range(count)]
-    for start in range(0, count, model.batch):
+    keys = [(seed, i) for i in range(count)[rows]]
+    for start in range(0, len(keys), model.batch):
         noise = model.latents(keys[start : start + model.batch])
         trajectory = integrate(model.velocity, noise, grid or Grid.full(model.config.steps), store=model.store)
         with torch.no_grad():

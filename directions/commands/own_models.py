@@ -7,6 +7,7 @@ import typer
 
 from directions.commands.options import Device, Json, RecipeSeed, Setting, changed
 from directions.commands.terminal import Terminal, answer, wrote
+from flowgrad.workers import Workers
 
 if TYPE_CHECKING:
     from flowgrad.training.loop.run import RunOptions
@@ -82,7 +83,6 @@ def train_flow(
     source = FlowSource(images, reflow, pairs, pair_steps, splits, start, autoencoder)
 
     from directions.own_models.flow import FlowJob, run_flow_job
-    from flowgrad.training.loop.workers import Workers
 
     job = FlowJob(
         _run(output, steps, minutes, resume=resume, compiled=compiled, device=device, evaluate_every=evaluate_every),
@@ -131,7 +131,6 @@ def train_autoencoder(
     flowgrad train-autoencoder shoes/ --size 256 --minutes 60 --output shoe-latents
     """
     from directions.own_models.autoencoder import AutoencoderJob, run_autoencoder_job
-    from flowgrad.training.loop.workers import Workers
 
     job = AutoencoderJob(
         _run(output, steps, minutes, resume=resume, device=device, evaluate_every=evaluate_every),
@@ -184,7 +183,6 @@ def train_guide(
 
     from directions.commands import tables
     from directions.own_models.guide import GuideJob, run_guide_job
-    from flowgrad.training.loop.workers import Workers
 
     job = GuideJob(images, table, chosen, _run(output, steps, minutes, resume=resume, device=device), part, start)
     with Workers.join() as workers:

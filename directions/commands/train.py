@@ -1,5 +1,7 @@
 """Commands that train: `train-direction`, and `edit` for one photo alone."""
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import UsageError
 from flowgrad.resources import DEFAULT_MODEL
+from flowgrad.workers import Workers
 
 if TYPE_CHECKING:
     from directions.train.recipe import Recipe
@@ -55,7 +58,7 @@ def train_direction(
 
     Afterwards `flowgrad apply-direction smiling photo.jpg` needs no training. Photos without a face are left out. The
     run's folder gets a figure of your photos before and after, the curves of the training, and a summary. Interrupted,
-    it goes on where it was.
+    it goes on where it was. `torchrun --nproc-per-node 2 -m cli train-direction ...` shares the work among processes.
     """
     from directions.photo.reading import find_photos
     from directions.train.checks import check_described, title_of
@@ -73,33 +76,40 @@ def train_direction(
     place = Run(name, Bank.default(bank), output or Path("runs") / name, resume, overwrite)
     if sampler:
         place.bank.get(sampler, options.model_name(model), "sampler")
-    with place.claimed(str(options.model_name(model))):
+    claimed = place.claimed(str(options.model_name(model))) if Workers.started().leads else nullcontext()
+    with claimed, Workers.join() as workers:
         from directions.apply.files import read_photos
         from directions.commands import tables
-        from directions.progress import timed
+        from directions.progress import Silent, timed
         from directions.train import run
         from directions.train.calibration import Labels, samples_without
+        from directions.train.checkpoint import digest
         from directions.train.task import Task
         from flowgrad.guidance.guide_files import load_guide
         from flowgrad.models import load_model
 
-        terminal, loaded = Terminal(as_json), load_model(model, device, precision)
+        reporter = Terminal(as_json) if workers.leads else Silent()
+        loaded = load_model(model, workers.device(device), precision)
         network = load_guide(guide or loaded.config.guide, loaded.device)
+        deal = partial(recipe.share, batch=loaded.batch, workers=workers)
+        origin = [precision, str(samples)]
         if sampler:
             from directions.sampler.use import open_sampler
 
             loaded = open_sampler(sampler, loaded, place.bank)
-        hashes: tuple[str, ...] = ()
-        unedited: list[Path] = []
-        if samples:
-            photos = timed(terminal, "sampling", lambda: samples_without(loaded, network, target, samples, seed))
-        else:
-            read = read_photos(files, loaded, align, terminal)
-            photos, hashes = run.invert_photos(loaded, read.images, recipe, terminal), read.hashes
-            unedited += read.unedited
-        held_out = read_photos(others, loaded, align, terminal) if others else None
-        unedited += held_out.unedited if held_out else ()
-        entry, summary = run.train_into_bank(
+            origin.append(place.bank.get(sampler, loaded.name, "sampler").load_sampler().hash)
+        read = read_photos(files, loaded, align, reporter) if files else None
+        held_out = read_photos(others, loaded, align, reporter) if others else None
+        if read:
+            origin.append(digest(read.images))
+        workers.check_same("photos", repr((origin, digest(held_out.images) if held_out else None)))
+        draw = partial(samples_without, loaded, network, target, samples, seed, None, deal)
+        photos = (
+            run.invert_photos(loaded, read.images, recipe, reporter, workers=workers)
+            if read
+            else timed(reporter, "sampling", draw)
+        )
+        kept = run.train_into_bank(
             Task.create(
                 loaded,
                 photos,
@@ -110,14 +120,19 @@ def train_direction(
                 recipe=recipe,
                 seed=seed,
                 force=force,
+                workers=workers,
             ),
             place,
-            Labels(title, description, tags, hashes),
-            terminal,
+            Labels(title, description, tags, read.hashes if read else ()),
+            reporter,
             calibrate_on=held_out.images if held_out else None,
             calibration_photos=calibration_photos,
-            precision=precision,
+            origin=origin,
         )
+    if kept is None:
+        return
+    entry, summary = kept
+    unedited = [path for photos in (read, held_out) if photos for path in photos.unedited]
     answer(
         as_json,
         {**summary, "unedited": unedited},

@@ -8,7 +8,7 @@ from directions.progress import Reporter
 from flowgrad.training.autoencoder.config import load_autoencoder_config
 from flowgrad.training.autoencoder.run import AutoencoderData, AutoencoderRun, run_identity
 from flowgrad.training.loop.run import Follow, RunOptions
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def run_autoencoder_job(
     options, workers = job.options, workers or Workers()
     refuse_among(job.images, options.output)
     config = load_autoencoder_config(job.recipe).change(**job.changes)
-    workers.share(config.training.batch)
+    workers.equal_part(config.training.batch)
     options.begin()
     saved = options.saved(**run_identity(config, job.start))
     key = saved["data"] if saved else ""

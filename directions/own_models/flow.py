@@ -29,7 +29,7 @@ from flowgrad.training.flow.run import (
     run_identity,
 )
 from flowgrad.training.loop.run import Follow, RunOptions
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run_flow_job(job: FlowJob, reporter: Reporter, follow: Follow, workers: Work
     place = latents_of(job.source.autoencoder, job.source.origin)
     named = (job.name, job.title, job.licence, job.subject)
     model = model_config(options.output, config, job.source.origin, *named, in_pixels=place is None)
-    workers.share(config.training.batch)
+    workers.equal_part(config.training.batch)
     options.begin()
     saved = options.saved(**run_identity(config, job.source.origin, place))
     data = _data(job, config, place, saved["data"] if saved else "", reporter, workers)

@@ -19,7 +19,7 @@ from flowgrad.training.guide.objective import WEIGHTS, GuideObjective, data_key,
 from flowgrad.training.loop.card import Card
 from flowgrad.training.loop.run import Follow, Run, RunOptions
 from flowgrad.training.loop.trainer import Trainer
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from directions.progress import Reporter
 from flowgrad.errors import UsageError
 from flowgrad.training.data.pictures import ImageSet, load_images, prepare_images
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 
 def refuse_among(source: str | Path, output: Path) -> None:

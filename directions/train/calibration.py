@@ -1,10 +1,11 @@
 """Strength as a unit: a trained control is measured on images that it was not trained on, and becomes a direction."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from directions.apply.effects import Effects, kept_at_least, measure, spread
 from directions.apply.inversion import Inverted, join, sample_images
@@ -18,6 +19,7 @@ from flowgrad.guidance.judge import load_judge
 from flowgrad.guidance.text import Contrast, log_odds
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.ode import Control, Grid
+from flowgrad.workers import Share
 
 HELD_OUT = 48  # samples that the strength is calibrated on
 HELD_OUT_SEED = 1_000_000  # their latents: far from those that people train on
@@ -43,20 +45,28 @@ class Labels:
 def held_out(task: Task, control: Control, count: int = HELD_OUT) -> Inverted:
     """Samples that no training uses, to calibrate a control on; drawn on the grid that photos are inverted on."""
     way = task.recipe.way
-    samples = samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED, way.grid(control))
+    samples = samples_without(task.model, task.guide, task.target, count, HELD_OUT_SEED, way.grid(control), task.share)
     return replace(samples, anchored=way.anchored)
 
 
 def samples_without(
-    model: Model, guide: Guide, target: Contrast, count: int, seed: int, grid: Grid | None = None
+    model: Model,
+    guide: Guide,
+    target: Contrast,
+    count: int,
+    seed: int,
+    grid: Grid | None,
+    deal: Callable[[int], Share],
 ) -> Inverted:
     """Of half as many samples again, those that show the target's text least.
 
-    To be trained and calibrated on: what a direction does is seen on images that lack its text.
+    To be trained and calibrated on: what a direction does is seen on images that lack its text. deal: makes
+    this process's share of so many. Each process has all that the others draw.
     """
-    drawn = join(sample_images(model, count + -(-count // 2), seed, grid))
-    scores = log_odds(guide, drawn.images, [target])[:, 0]
-    return drawn.select(sorted(scores.argsort()[:count].tolist()))
+    share = deal(count + -(-count // 2))
+    drawn = [join(sample_images(model, share.count, seed, grid, part)) for part in share.parts]
+    scores = share.gather(torch.cat([log_odds(guide, part.images, [target])[:, 0] for part in drawn]))
+    return join(drawn).gather(share).select(sorted(scores.argsort()[:count].tolist()))
 
 
 def finish(
@@ -118,7 +128,11 @@ def calibrate(task: Task, control: Control, photos: Inverted, source: str) -> Ca
     config, target = task.model.config, task.target
     probes = [Contrast.parse(probe, config.subject) for probe in config.probes]
     judge = load_judge(config.judge, task.model.device) if config.judge else None
-    effects, _ = measure(task.model, task.guide, control, photos, [target, *probes], TRIED, judge)
+    share, texts = task.share(len(photos)), [target, *probes]
+    own = [
+        measure(task.model, task.guide, control, photos.select(part), texts, TRIED, judge)[0] for part in share.parts
+    ]
+    effects = Effects.join(own).gather(share)
     low, high = safe_range(effects)
     unit = min(high, saturation(effects)) or WEAKEST
     level, error = (float(np.interp(unit, TRIED, values)) for values in (effects.effect[:, 0], effects.error))

@@ -1,13 +1,15 @@
 """Interrupted trainings go on bit for bit: all that Algorithm 1 needs, in one file of plain values and tensors."""
 
 import hashlib
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from torch import Tensor
 
 from directions.progress import Reporter
 from directions.train.task import Task
@@ -16,41 +18,52 @@ from flowgrad.errors import FlowgradError
 from flowgrad.files import atomic_path
 from flowgrad.ode import Control, Grid
 from flowgrad.optimize import State
+from flowgrad.workers import ALONE, Workers
 
 VERSION = 4
 
 
-def train_resumably(task: Task, path: Path, resume: bool, precision: str, reporter: Reporter) -> Iterator[Training]:
-    """Yield a training as `train` does, with a checkpoint at `path` after every evaluation.
+def train_resumably(
+    task: Task, path: Path, resume: bool, origin: Sequence[str], reporter: Reporter
+) -> Iterator[Training]:
+    """Yield a training as `train` does, with a checkpoint at `path` after every evaluation, by the leading process.
 
-    With `resume` it goes on from the checkpoint there if that is of exactly this task, and says which is the case.
+    With `resume` it goes on from the checkpoint there if that is of exactly this task, on any number of processes, and
+    says which is the case. origin: see `task_hash`.
     """
-    identity = task_hash(task, precision)
-    begun = load_checkpoint(path, identity, task.model.device) if resume else None
+    identity = task_hash(task, origin)
+    begun = load_checkpoint(path, identity, task.model.device, task.workers) if resume else None
     if begun:
         reporter.warn(f"going on after {begun.state.iteration} of {task.recipe.iterations + 1} evaluations")
     elif resume and path.is_file():
         other = "is of another training (photos, texts, recipe, ...) or version of flowgrad"
         reporter.warn(f"{path} {other}: it is replaced, and this one starts from the beginning")
     for training in train(task, begun=begun):
-        if training is not begun:
+        if training is not begun and task.workers.leads:
             save_checkpoint(path, identity, training)
         yield training
 
 
-def task_hash(task: Task, precision: str) -> str:
-    """Return 16 hexadecimal digits that only the same training has: weights, photos, texts, recipe, seed, precision."""
-    photos = task.photos.images.detach().float().cpu().contiguous().numpy()
+def task_hash(task: Task, origin: Sequence[str]) -> str:
+    """Return 16 hexadecimal digits that only the same training has: weights, photos, texts, recipe, seed.
+
+    origin: the precision, and what the photos were made of, since what a network made of them may differ in the last
+    bits with the number of processes.
+    """
     facts = {
-        "model": [task.model.name, task.model.fingerprint, str(task.model.device)],
+        "model": [task.model.name, task.model.fingerprint, task.model.device.type],
         "guide": task.guide.fingerprint,
-        "photos": hashlib.sha256(photos.tobytes()).hexdigest(),
+        "origin": list(origin),
         "texts": [str(task.target), *map(str, task.keep)],
         "recipe": task.recipe.model_dump(),
         "seed": task.seed,
-        "precision": precision,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest(images: Tensor) -> str:
+    """The SHA-256 of images' values."""
+    return hashlib.sha256(images.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def save_checkpoint(path: Path, identity: str, training: Training) -> None:
@@ -62,15 +75,18 @@ def save_checkpoint(path: Path, identity: str, training: Training) -> None:
         torch.save({"version": VERSION, "task": identity, "training": asdict(training)}, temporary)
 
 
-def load_checkpoint(path: Path, identity: str, device: torch.device | str = "cpu") -> Training | None:
+def load_checkpoint(
+    path: Path, identity: str, device: torch.device | str = "cpu", workers: Workers = ALONE
+) -> Training | None:
     """Read the checkpoint of exactly this task; None if there is none, or one of another task.
 
-    Raises FlowgradError for a damaged file.
+    All processes get what the leading one reads. Raises FlowgradError for a damaged file.
     """
-    if not path.is_file():
-        return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        raw = workers.tell(path.read_bytes() if workers.leads and path.is_file() else None)
+        if raw is None:
+            return None
+        saved = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
         if (saved["version"], saved["task"]) != (VERSION, identity):
             return None
         state = saved["training"]["state"]

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from flowgrad.resources import read_config
 from flowgrad.validation import Section, validated
+from flowgrad.workers import Share, Workers
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used, so that wrong values are noticed at once
     from directions.apply.inversion import Inversion
@@ -29,6 +30,7 @@ class Recipe(Section):
     step_size: float = Field(default=0.03, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
     iterations: int = Field(default=8, ge=1)
+    group: int = Field(default=5, ge=1)
 
     @property
     def way(self) -> "Inversion":
@@ -43,6 +45,10 @@ class Recipe(Section):
 
         names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty")
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed, mirror=mirror)
+
+    def share(self, count: int, batch: int, workers: Workers) -> Share:
+        """This process's share of images for a model that takes `batch` of them together, at most."""
+        return Share(count, workers, min(self.group, batch))
 
 
 def load_recipe(name: str = "default", **changes: object) -> Recipe:

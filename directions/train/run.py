@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from directions.apply.edit import Edit
-from directions.apply.inversion import Inverted, invert_for, invert_images, join
+from directions.apply.inversion import Inverted, invert_images, join
 from directions.apply.steer import steer, sweep, to_control
 from directions.bank.bank import Bank, Entry
 from directions.bank.card import to_card
@@ -30,14 +30,29 @@ from directions.train.training import Training, train
 from flowgrad.files import atomic_path, remove_leftovers
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
+from flowgrad.ode import Control
 from flowgrad.straightness import pooled, straightness
+from flowgrad.workers import ALONE, Workers
 
 PREVIEW_SAMPLES = 4
 
 
-def invert_photos(model: Model, images: Tensor, recipe: Recipe, reporter: Reporter) -> Inverted:
-    """Images (B, 3, H, W) in [-1, 1] inverted as a recipe says."""
-    return join(list(reporter.track(invert_images(model, images, recipe.way), "inverting photos")))
+def invert_photos(
+    model: Model,
+    images: Tensor,
+    recipe: Recipe,
+    reporter: Reporter,
+    control: Control | None = None,
+    workers: Workers = ALONE,
+) -> Inverted:
+    """Images (B, 3, H, W) in [-1, 1] inverted as a recipe says, on all N steps, or as a control is applied to them.
+
+    Processes share them out, and each has all of what becomes of them.
+    """
+    share, way = recipe.share(len(images), model.batch, workers), recipe.way
+    grid = way.grid(control) if control else None
+    inverted = (join(invert_images(model, images[part], way, grid)) for part in share.parts)
+    return join(list(reporter.track(inverted, "inverting photos", len(share.parts)))).gather(share)
 
 
 def train_into_bank(
@@ -48,20 +63,22 @@ def train_into_bank(
     *,
     calibrate_on: Tensor | None,
     calibration_photos: int,
-    precision: str,
-) -> tuple[Entry, dict[str, Any]]:
+    origin: Sequence[str],
+) -> tuple[Entry, dict[str, Any]] | None:
     """Train, calibrate on held-out photos or samples, put the direction into the bank, and draw the run's figures.
 
-    calibrate_on: photos (n, 3, H, W) in [-1, 1]; without them, `calibration_photos` samples of the model.
+    calibrate_on: photos (n, 3, H, W) in [-1, 1]; without them, `calibration_photos` samples of the model. origin: see
+    `task_hash`.
     The caller has claimed the name; see `Run.claimed`. Samples of the model illustrate the direction in the bank; the
     user's photos appear in the run's folder alone.
-    Returns the bank's entry, and what the training was and did as plain values, which its folder holds as JSON too.
+    Returns the bank's entry, and what the training was and did as plain values, which its folder holds as JSON too. Of
+    several processes all train and calibrate, and the leading one alone writes; to the others there is None.
     """
     clock, overwrite = [perf_counter()], run.overwrite or run.was_ending
-    for file in (CHECKPOINT, SUMMARY, FIGURE, CURVES):
+    for file in (CHECKPOINT, SUMMARY, FIGURE, CURVES) if task.workers.leads else ():
         remove_leftovers(run.folder / file)
     _warn_of_unknown_words(task, reporter)
-    steps = train_resumably(task, run.checkpoint, run.resume, precision, reporter)
+    steps = train_resumably(task, run.checkpoint, run.resume, origin, reporter)
     for training in reporter.track(steps, "training", task.recipe.iterations + 1):
         control = training.control
     clock.append(perf_counter())
@@ -69,9 +86,11 @@ def train_into_bank(
     samples = timed(reporter, "sampling", lambda: held_out(task, control, count))
     photos, source = samples.select(range(min(count, calibration_photos))), "samples"
     if calibrate_on is not None:
-        parts = invert_for(task.model, calibrate_on, control, task.recipe.way)
-        photos, source = join(list(reporter.track(parts, "inverting photos"))), "photos"
+        photos = invert_photos(task.model, calibrate_on, task.recipe, reporter, control, task.workers)
+        source = "photos"
     direction = timed(reporter, "calibrating", lambda: finish(task, control, training.losses, photos, labels, source))
+    if not task.workers.leads:
+        return None
     warn_of_weakness(direction, reporter)
     clock.append(perf_counter())
     timed(reporter, "drawing", lambda: _draw(task, direction, training, run.folder))

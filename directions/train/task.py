@@ -12,14 +12,19 @@ from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.preserve import load_distance
 from flowgrad.guidance.text import TextObjective
+from flowgrad.memory import Batched
 from flowgrad.models import Model
 from flowgrad.ode import Grid
 from flowgrad.optimize import State, Step, optimize
+from flowgrad.workers import ALONE, Share, Workers
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked for: raise `target` on all of `photos`, and keep the texts of `keep`."""
+    """What is asked for: raise `target` on all of `photos`, and keep the texts of `keep`.
+
+    workers: the processes that share the computing out; each has all photos.
+    """
 
     model: Model
     guide: Guide
@@ -28,6 +33,7 @@ class Task:
     keep: tuple[Contrast, ...]
     recipe: Recipe
     seed: int = 0
+    workers: Workers = ALONE
 
     @classmethod
     def create(
@@ -42,6 +48,7 @@ class Task:
         recipe: Recipe | None = None,
         seed: int = 0,
         force: bool = False,
+        workers: Workers = ALONE,
     ) -> "Task":
         """Fill in what a model's configuration says: its guide, and its subject as source text.
 
@@ -53,7 +60,7 @@ class Task:
         target, kept = check_texts(text, source, keep, model.config.subject)
         guide, recipe = guide or load_guide(model.config.guide, model.device), recipe or load_recipe()
         check_words(target, guide.vocabulary, force)
-        return cls(model, guide, replace(photos, anchored=recipe.anchored), target, kept, recipe, seed)
+        return cls(model, guide, replace(photos, anchored=recipe.anchored), target, kept, recipe, seed, workers)
 
     @property
     def unknown_words(self) -> list[str]:
@@ -65,9 +72,14 @@ class Task:
         """The grid that the control lives on, from the straightness of the photos' trajectories."""
         return self.photos.grid(self.recipe.intervals, self.recipe.xi)
 
+    def share(self, count: int) -> Share:
+        """This process's share of so many images."""
+        return self.recipe.share(count, self.model.batch, self.workers)
+
     def steps(self, shared: bool = True, resume: State | None = None) -> Iterator[Step]:
         """Run Algorithm 1 and yield every evaluation; a control for each photo unless `shared`."""
-        model, photos, recipe = self.model, self.photos, self.recipe
+        share = self.share(len(self.photos))
+        model, photos, recipe = self.model, self.photos.select(share.rows), self.recipe
         objective = TextObjective(
             self.guide,
             self.target,
@@ -78,10 +90,11 @@ class Task:
             recipe.eta,
             recipe.keep_weight,
             recipe.augmentations,
+            share,
         )
         settings = recipe.settings(self.seed, mirror=shared and model.config.mirror)
         return optimize(
-            model.velocity,
+            Batched(model.velocity.inner, share.group),
             photos.x0,
             self.grid(),
             objective,
@@ -90,4 +103,5 @@ class Task:
             anchor=photos.residual,
             resume=resume,
             store=model.store,
+            share=share,
         )

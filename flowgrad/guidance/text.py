@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from flowgrad.guidance.augment import augment
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.preserve import Distance
+from flowgrad.workers import Share
 
 
 def contrast_vectors(guide: Guide, contrasts: Sequence[Contrast]) -> Tensor:
@@ -30,7 +32,8 @@ class TextObjective:
     The score s is the mean over `copies` augmented views of the cosine with T minus that with its source. The
     original is seen through the same views, so that 0 is no change whatever views are drawn; the gradient is that of
     the score alone. What is kept is squared, since at the start an absolute value has the gradient of its rounding
-    errors. `decode` maps states to images in [-1, 1]; eta lies in [0, 1].
+    errors. `decode` maps states to images in [-1, 1]; eta lies in [0, 1]. `share`: which of all images these are, and
+    in which groups they go through the networks.
     """
 
     guide: Guide
@@ -42,24 +45,37 @@ class TextObjective:
     eta: float = 0.7
     keep_weight: float = 5.0
     copies: int = 6
+    share: Share | None = None
 
     def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        share, seen = self.share or Share(len(x1), group=len(x1)), rng.get_state()
+        groups = []
+        for rows in share.parts:
+            own = slice(rows.start - share.rows.start, rows.stop - share.rows.start)
+            view = partial(augment, copies=self.copies, rng=rng.set_state(seen), count=share.count, rows=rows)
+            groups.append(self._terms(x1[own], self.originals[own], view, rng))
+        return {name: torch.cat([terms[name] for terms in groups]) for name in groups[0]}
+
+    def _terms(
+        self, x1: Tensor, originals: Tensor, view: Callable[[Tensor], Tensor], rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The terms of images that go through the networks together; `view` augments them by drawing from `rng`."""
         images = self.decode(x1)
         vectors = contrast_vectors(self.guide, [self.target, *self.keep])
         seen = rng.get_state()
-        scores = self._scores(images, vectors, rng)
+        scores = self._scores(view(images), vectors)
         with torch.no_grad():
-            before = self._scores(self.originals, vectors, rng.set_state(seen))
+            rng.set_state(seen)
+            before = self._scores(view(originals), vectors)
         change = scores - before
         terms = {
             "text": -self.eta * change[:, 0],
-            "preserve": (1 - self.eta) * self.distance(images, self.originals),
+            "preserve": (1 - self.eta) * self.distance(images, originals),
         }
         if self.keep:
             terms["keep"] = self.keep_weight * change[:, 1:].square().sum(1)
         return terms
 
-    def _scores(self, images: Tensor, vectors: Tensor, rng: torch.Generator) -> Tensor:
-        """(B, C) mean scores over augmented views."""
-        embeddings = self.guide.encode_images(augment(images, self.copies, rng))
-        return (embeddings @ vectors.T).view(self.copies, len(images), -1).mean(0)
+    def _scores(self, views: Tensor, vectors: Tensor) -> Tensor:
+        """(B, C) mean scores over augmented views (copies * B, 3, H, W)."""
+        return (self.guide.encode_images(views) @ vectors.T).unflatten(0, (self.copies, -1)).mean(0)

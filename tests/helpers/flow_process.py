@@ -15,7 +15,7 @@ from flowgrad.training.flow.config import FlowConfig
 from flowgrad.training.flow.run import FlowRun, image_data
 from flowgrad.training.loop.run import RunOptions
 from flowgrad.training.loop.trainer import Budget
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 TINY = {"size": 16, "channels": (8, 16), "attention": (False, True), "head_dim": 8, "groups": 4, "precision": "fp32"}
 

@@ -12,7 +12,7 @@ from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.seeds import generator
 from flowgrad.training.autoencoder.config import AutoencoderConfig, AutoencoderNetwork
 from flowgrad.training.loop.trainer import BATCH, batch_rows
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 HELD_OUT_LIMIT = 256  # images on which the held-out loss is measured
 TOGETHER = 8  # images that are measured at once

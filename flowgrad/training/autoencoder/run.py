@@ -22,7 +22,7 @@ from flowgrad.training.loop.pictures import write_curve, write_sheet
 from flowgrad.training.loop.run import Run, RunOptions
 from flowgrad.training.loop.trainer import Trainer, TrainStep
 from flowgrad.training.loop.weights import write_weights
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 SHEET = "reconstructions.png"
 MEASURED = 4_000  # images on which the latents' means and deviations are measured

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from flowgrad.models.autoencoder import FirstStage
 from flowgrad.training.data.pictures import ImageSet
 from flowgrad.training.data.shards import Shards, ShardStep, read_shards, write_shards
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 TOGETHER = 16  # pictures that are encoded at once
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowgrad.errors import FlowgradError
 from flowgrad.files import atomic_path, remove_leftovers
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 SHARD = 256  # rows in a file
 PLAN = "plan.json"

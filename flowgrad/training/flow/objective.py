@@ -17,8 +17,8 @@ from flowgrad.models.diffusers_unet import UNetVelocity
 from flowgrad.seeds import generator
 from flowgrad.training.flow.config import FlowConfig, FlowTraining, UNetConfig
 from flowgrad.training.loop.trainer import BATCH, HELD_OUT, batch_rows
-from flowgrad.training.loop.workers import Workers
 from flowgrad.velocity import Velocity
+from flowgrad.workers import Workers
 
 
 class Pairs(Protocol):

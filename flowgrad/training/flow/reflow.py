@@ -18,8 +18,8 @@ from flowgrad.models import Model
 from flowgrad.ode import Grid, Trajectory, integrate, require_finite
 from flowgrad.seeds import generator
 from flowgrad.training.data.shards import Shards, ShardStep, read_plan, read_shards, write_shards
-from flowgrad.training.loop.workers import Workers
 from flowgrad.velocity import Velocity
+from flowgrad.workers import Workers
 
 BATCH = 32  # pairs integrated at once
 FEWEST = 16

@@ -35,8 +35,8 @@ from flowgrad.training.loop.pictures import write_curve, write_sheet
 from flowgrad.training.loop.run import Run, RunOptions
 from flowgrad.training.loop.trainer import Trainer, TrainStep
 from flowgrad.training.loop.weights import write_weights
-from flowgrad.training.loop.workers import Workers
 from flowgrad.velocity import Velocity
+from flowgrad.workers import Workers
 
 FAMILY = "diffusers-unet"  # of the models that are trained here
 NOT_INHERITED = {"folder", "source", "download", "sha256", "gate"}  # of the weights that training began with

@@ -17,7 +17,7 @@ from flowgrad.training.guide.labels import attribute_probabilities
 from flowgrad.training.loop.optimization import Optimization
 from flowgrad.training.loop.trainer import BATCH
 from flowgrad.training.loop.weights import write_weights
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 AGES: dict[str, tuple[float, float]] = {

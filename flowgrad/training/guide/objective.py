@@ -25,7 +25,7 @@ from flowgrad.training.guide.config import GuideConfig, NetworkConfig
 from flowgrad.training.guide.labels import Labels, sampling_weights
 from flowgrad.training.loop.trainer import BATCH
 from flowgrad.training.loop.weights import write_weights
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 WEIGHTS = "model.safetensors"
 VOCABULARY_SIZE = 49408  # of CLIP's byte-pair tokens

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.training.loop.optimization import Optimization
 from flowgrad.training.loop.optimizer import make_optimizers
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 ORDER, BATCH, HELD_OUT = range(3)  # streams of random numbers
 
@@ -97,7 +97,7 @@ class Trainer:
 
     def __init__(self, objective: Objective, settings: Optimization, workers: Workers | None = None) -> None:
         self.objective, self.settings, self.workers = objective, settings, workers or Workers()
-        self.share = self.workers.share(settings.batch)
+        self.share = self.workers.equal_part(settings.batch)
         self.network = objective.network.requires_grad_(True).train()
         self.optimizers = make_optimizers(self.network, settings, objective.plain, objective.factors)
         self.average = {key: value.clone() for key, value in self._weights().items()}

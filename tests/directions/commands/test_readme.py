@@ -20,7 +20,13 @@ from tests.helpers.tiny import guide_recipe
 
 PAGES = ("README.md", "flowgrad/training/README.md", "flowgrad/models/README.md", "flowgrad/README.md")
 PAGES += ("flowgrad/sampling/README.md",)
-PAGES += ("directions/README.md", "directions/photo/README.md", "directions/page/README.md", "tests/README.md")
+PAGES += (
+    "directions/README.md",
+    "directions/train/README.md",
+    "directions/photo/README.md",
+    "directions/page/README.md",
+    "tests/README.md",
+)
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}  # in the order in which commands are run
 SET_UP = "pip install"
 # nobody waits for hours in a test

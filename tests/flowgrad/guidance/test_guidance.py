@@ -8,6 +8,7 @@ from flowgrad.guidance.augment import augment
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.preserve import l1, load_distance
 from flowgrad.guidance.text import TextObjective, contrast_vectors, log_odds
+from flowgrad.workers import Share, Workers
 
 
 class PatchGuide:
@@ -47,6 +48,24 @@ def test_augmentation_is_seeded_differs_per_view_and_keeps_the_shape():
     assert torch.equal(views, augment(x, 3, rng()))
     assert not torch.equal(views, augment(x, 3, rng(1)))
     assert len({view.sum().item() for view in views}) == 6
+
+
+def test_an_image_is_seen_alike_whatever_others_are_seen_with_it():
+    x = images(5).double()
+    together = augment(x, 3, rng()).view(3, 5, -1)
+    for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        alone = augment(x[rows], 3, rng(), 5, rows).view(3, rows.stop - rows.start, -1)
+        torch.testing.assert_close(alone, together[:, rows])
+
+
+@pytest.mark.parametrize(("rank", "size", "group"), [(0, 1, 2), (0, 2, 2), (1, 2, 2), (2, 3, 1)])
+def test_the_terms_of_an_image_do_not_depend_on_its_group_or_process(rank, size, group):
+    x, originals, share = images(5), images(5).flip(0), Share(5, Workers(rank, size), group)
+    whole = objective(originals, keep=(GREEN,))(x, rng())
+    part = objective(originals[share.rows], keep=(GREEN,), share=share)(x[share.rows], rng())
+    assert whole.keys() == part.keys()
+    for name, values in part.items():
+        torch.testing.assert_close(values, whole[name][share.rows])
 
 
 def test_augmentation_passes_gradients_to_every_image():

@@ -19,7 +19,7 @@ from flowgrad.training.data.latents import LatentPairs, load_latents, prepare_la
 from flowgrad.training.data.pictures import load_images, prepare_images
 from flowgrad.training.loop.run import RunOptions
 from flowgrad.training.loop.trainer import Budget, Trainer
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 CPU = torch.device("cpu")
 NETWORK = {"size": 16, "channels": (8, 8), "latent_channels": 2, "groups": 4}

@@ -13,7 +13,7 @@ from flowgrad.seeds import generator
 from flowgrad.training.loop.optimization import Optimization
 from flowgrad.training.loop.optimizer import Muon, make_optimizers, orthogonal
 from flowgrad.training.loop.trainer import BATCH, Budget, Trainer, TrainStep, batch_rows, train
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 
 
 class Line:
@@ -136,7 +136,7 @@ def test_a_restored_trainer_goes_on_with_the_same_bits() -> None:
 def test_two_halves_of_a_batch_make_the_whole() -> None:
     trainer = line()
     trainer.network.eval()  # a batch norm would see its own part alone
-    parts = [float(trainer.objective.loss(0, 0.0, Workers(rank, 2).share(16)).detach()) for rank in range(2)]
+    parts = [float(trainer.objective.loss(0, 0.0, Workers(rank, 2).equal_part(16)).detach()) for rank in range(2)]
     assert sum(parts) / 2 == pytest.approx(float(trainer.objective.loss(0, 0.0, slice(None)).detach()), rel=1e-6)
 
 
@@ -175,21 +175,3 @@ def test_a_loss_that_is_not_a_number_ends_the_run() -> None:
     trainer.network.get_parameter("last.bias").data.fill_(torch.nan)
     with pytest.raises(FlowgradError, match=r"loss became nan at step 0: lower the learning rate"):
         trainer.advance(0.0)
-
-
-def test_a_batch_must_divide_among_the_processes() -> None:
-    assert [Workers(rank, 2).share(8) for rank in range(2)] == [slice(0, 4), slice(4, 8)]
-    with pytest.raises(UsageError, match="multiple of the 3 processes"):
-        Workers(0, 3).share(8)
-
-
-def test_a_process_that_waits_for_one_that_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def closed(*_: object, **__: object) -> None:
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1024")
-
-    for name in ("barrier", "broadcast", "all_reduce"):
-        monkeypatch.setattr(f"torch.distributed.{name}", closed)
-    workers = Workers(1, 2)
-    for exchange in (workers.wait, lambda: workers.agree(1.0), lambda: workers.mean([torch.ones(1)])):
-        with pytest.raises(FlowgradError, match="another process of this run ended"):
-            exchange()

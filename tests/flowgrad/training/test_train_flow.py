@@ -41,7 +41,7 @@ from flowgrad.training.flow.run import (
 )
 from flowgrad.training.loop.run import RunOptions, read_checkpoint
 from flowgrad.training.loop.trainer import Budget, Trainer, TrainStep
-from flowgrad.training.loop.workers import Workers
+from flowgrad.workers import Workers
 from tests.helpers.flow_process import TINY
 from tests.helpers.paths import ROOT, killed_write
 from tests.helpers.tiny import make_guide
