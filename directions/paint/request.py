@@ -1,0 +1,127 @@
+"""What a painting is asked for, read and checked before torch is imported: strokes, masks with words, a method."""
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from directions.photo.reading import read_photo
+from flowgrad.errors import UsageError
+from flowgrad.guidance.contrast import Contrast
+from flowgrad.images import TRANSPARENT
+
+COVERED = 0.5  # of white, from which a pixel is in a mask
+
+
+class Method(str, Enum):
+    """How strokes become pictures; see `flowgrad.painting`."""
+
+    gradop_plus = "gradop+"
+    official = "official"
+    gradop = "gradop"
+    control = "control"
+    sdedit = "sdedit"
+    loopback = "loopback"
+    ilvr = "ilvr"
+
+
+DEFAULT_METHOD = Method.gradop_plus
+WITH_GRADIENTS = (
+    Method.gradop_plus,
+    Method.official,
+    Method.gradop,
+    Method.control,
+)  # which a guide's text can be added to
+SHEET, SUMMARY = "sheet.png", "summary.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Strokes:
+    """A painting of a model's size, what it was before, and what the person who made it may want to know."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """Words for a part of a painting: a mask (H, W) in [0, 1] of the model's size."""
+
+    mask: np.ndarray
+    target: Contrast
+    path: Path
+
+
+def read_strokes(path: Path, size: int) -> Strokes:
+    """Read a painting, upright and in RGB, and bring it to size x size.
+
+    Of one that is not square the central square is taken, and transparent parts are white paint, both with a warning.
+    Raises as `read_photo`.
+    """
+    pixels = read_photo(path).pixels
+    warnings = []
+    if pixels.width != pixels.height:
+        warnings.append(f"{path.name} is {pixels.width} x {pixels.height}: its central square is taken")
+    if pixels.mode in TRANSPARENT and pixels.getchannel("A").getextrema()[0] < 255:
+        warnings.append(f"{path.name} has transparent parts, which are taken as white paint: fill them with colour")
+    rgb = read_photo(path).rgb
+    if not np.ptp(np.asarray(rgb), axis=(0, 1)).any():
+        warnings.append(f"{path.name} has one colour alone: there is little to follow")
+    return Strokes(_square(rgb, size), pixels.size, tuple(warnings))
+
+
+def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
+    """Read MASK="words": white pixels of the image MASK are where the words apply; transparent ones are not.
+
+    Raises UsageError for what is not written so, for a mask of another shape than the painting, and for one that covers
+    nothing, or all of it: that is what --text is for. Raises as `read_photo` too.
+    """
+    name, equals, words = written.rpartition("=")
+    if not (equals and name.strip() and words.strip()):
+        raise UsageError(f'a region needs a mask and words, like mouth.png="a smiling mouth"; got {written!r}')
+    path, size = Path(name.strip()), strokes.image.width
+    target = Contrast.parse(words, subject)
+    pixels = read_photo(path).pixels
+    if (
+        abs(pixels.width * strokes.size[1] - pixels.height * strokes.size[0])
+        > max(strokes.size) * max(pixels.size) / 50
+    ):
+        across, down = strokes.size
+        raise UsageError(
+            f"the mask {path} is {pixels.width} x {pixels.height} and the painting {across} x {down}: "
+            "paint it over the painting itself, in the same shape"
+        )
+    levels = np.asarray(_square(_on_black(pixels), size), dtype=np.float32) / 255
+    if not (levels >= COVERED).any():
+        raise UsageError(f"the mask {path} covers nothing: paint the region in white, on black")
+    if (levels >= COVERED).all():
+        raise UsageError(f"the mask {path} covers the whole painting: give its words by --text")
+    return Masked(levels, target, path)
+
+
+def check_strength(strength: float | None) -> None:
+    """Raise UsageError for a strength that leaves the painting, or the model, no say; None is the method's own."""
+    if strength is not None and not 0 < strength < 1:
+        raise UsageError(
+            f"a strength must lie between 0, the painting itself, and 1, none of it; got {strength:g}: try 0.5"
+        )
+
+
+def candidate_name(seed: int, i: int) -> str:
+    """The name of a candidate's file."""
+    return f"candidate-{seed}-{i}.png"
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+
+
+def _on_black(pixels: Image.Image) -> Image.Image:
+    """8-bit grey; what is transparent is black."""
+    if pixels.mode not in TRANSPARENT:
+        return pixels.convert("RGB").convert("L")
+    rgba = pixels.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("L")
