@@ -165,10 +165,10 @@ def write(photos: Row, rows: Sequence[Row], paintings: int, chart: Path, table: 
 def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table."""
     head = ["method", "strength", "RMSE of blurs", "Frechet", "faces", "text", "evaluations", "seconds"]
-    forms = ((".4f", "rmse"), (".2f", "distance"), (".1%", "faces"), ("+.2f", "text"))
-    forms += ((".0f", "evaluations"), (".2f", "seconds"))
+    forms = {"rmse": ".4f", "distance": ".2f", "faces": ".1%", "text": "+.2f", "evaluations": ".0f", "seconds": ".2f"}
     cells = [
-        ["" if (value := getattr(row, name)) is None else format(value, form) for form, name in forms] for row in rows
+        ["" if (value := getattr(row, name)) is None else format(value, form) for name, form in forms.items()]
+        for row in rows
     ]
     return head, [[row.method, f"{row.strength:g}", *rest] for row, rest in zip(rows, cells, strict=True)]
 

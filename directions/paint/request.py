@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from directions.photo.reading import read_photo
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast
-from flowgrad.images import TRANSPARENT
+from flowgrad.images import TRANSPARENT, to_rgb
 
 COVERED = 0.5  # of white, from which a pixel is in a mask
 
@@ -65,9 +65,9 @@ def read_strokes(path: Path, size: int) -> Strokes:
     warnings = []
     if pixels.width != pixels.height:
         warnings.append(f"{path.name} is {pixels.width} x {pixels.height}: its central square is taken")
-    if pixels.mode in TRANSPARENT and pixels.getchannel("A").getextrema()[0] < 255:
+    if _is_transparent(pixels):
         warnings.append(f"{path.name} has transparent parts, which are taken as white paint: fill them with colour")
-    rgb = read_photo(path).rgb
+    rgb = to_rgb(pixels)
     if not np.ptp(np.asarray(rgb), axis=(0, 1)).any():
         warnings.append(f"{path.name} has one colour alone: there is little to follow")
     return Strokes(_square(rgb, size), pixels.size, tuple(warnings))
@@ -113,6 +113,10 @@ def check_strength(strength: float | None) -> None:
 def candidate_name(seed: int, i: int) -> str:
     """The name of a candidate's file."""
     return f"candidate-{seed}-{i}.png"
+
+
+def _is_transparent(pixels: Image.Image) -> bool:
+    return pixels.mode in TRANSPARENT and int(np.asarray(pixels.getchannel("A")).min()) < 255
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

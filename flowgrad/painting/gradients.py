@@ -42,20 +42,23 @@ def gradop(canvas: Canvas, steps: int = 24, rate: float = 0.1, pull: float = 0.0
 
 
 def gradop_plus(canvas: Canvas, steps: int = 4, rate: float = 0.03, knots: int = 4) -> Iterator[Tensor]:
-    """GradOP+: at some knots the clean estimate is moved towards the painting, and put back on the path with new noise.
+    """GradOP+: at some knots the clean estimate is moved towards the painting, and put back on the path.
 
     It is moved by the encoder first, which costs no gradient (see `nearer`), then by `steps` of Adam on the objective.
+    It is put back with the noise that its path came from, x - t v(x, t): the details that this noise becomes are kept,
+    and what was moved stays moved.
     """
     turn = canvas.turn
-    for_each = sorted({max(1, round(turn * (k + 1) / knots)) for k in range(knots)})
+    guided = sorted({max(1, round(turn * (k + 1) / knots)) for k in range(knots)})
     x, at = canvas.noise(0), 0
     times = canvas.grid.times(x)
-    for draw, knot in enumerate(for_each, 1):
+    for knot in guided:
         x = yield from last_of(travel(canvas.velocity, x, canvas.grid, at, knot))
         with torch.no_grad():
-            estimate = nearer(canvas, clean(canvas.velocity, x, times[knot]))
-        moved = yield from last_of(descend(canvas.objective, estimate, steps, rate, canvas.seed))
-        x, at = noised(moved, canvas.noise(draw), times[knot]), knot
+            x1 = clean(canvas.velocity, x, times[knot])
+            noise = (x - times[knot] * x1) / (1 - times[knot])
+        moved = yield from last_of(descend(canvas.objective, nearer(canvas, x1), steps, rate, canvas.seed))
+        x, at = noised(moved, noise, times[knot]), knot
     yield from travel(canvas.velocity, x, canvas.grid, at)
 
 
