@@ -64,7 +64,7 @@ def paint(
 
     The candidates are shown on one sheet beside the painting and its blur, which is what they follow.
     """
-    from directions.paint.request import candidate_name, check_strength, read_region, read_strokes
+    from directions.paint.request import candidate_name, check_steps, check_strength, read_region, read_strokes
     from flowgrad.model_config import load_config
 
     if save and (method or region or strength is not None):
@@ -72,8 +72,7 @@ def paint(
     config, folder = load_config(model), output or Path("painted") / strokes.stem
     target, chosen = _target(text, source, config, guide, force, save), method or DEFAULT_METHOD
     check_strength(strength)
-    if steps is not None and chosen not in WITH_GRADIENTS:
-        raise UsageError(f"{chosen.value} takes no gradient steps: leave --steps out")
+    check_steps(steps, chosen, bool(save))
     if region and config.prompt:
         raise UsageError("--region is for models that read no words themselves; this one has a prompt: leave it out")
     painting = read_strokes(strokes, config.size)

@@ -56,7 +56,7 @@ def painted(photo: Image.Image) -> Image.Image:
 
 
 def label(plan: Plan) -> str:
-    """A plan's name in figures: "gradop+ official"."""
+    """A plan's name in figures: "gradop+ 4 steps"."""
     steps = "" if plan.steps is None else f" {plan.steps} steps"
     return f"{plan.method.value}{steps}"
 
@@ -64,7 +64,7 @@ def label(plan: Plan) -> str:
 class Evaluation:
     """Paintings (B, 3, H, W) of photos, and the photos that results are compared with.
 
-    folder: where each plan's images and figures are kept. Whoever runs the same plan again on the same paintings gets
+    folder: where each plan's figures are kept. Whoever runs the same plan again on the same paintings gets
     what is kept.
     """
 
@@ -119,9 +119,9 @@ class Evaluation:
         job = self.job
         text = float(log_odds(job.guide, images, [job.target]).mean()) if job.guide and job.target else None
         faces = share_of_faces(images, reporter) if available() and job.model.config.aligned_faces else None
-        distance = (
-            frechet(features(self.judge, images), self.wanted) if self.judge and self.wanted is not None else None
-        )
+        distance = None
+        if self.judge and self.wanted is not None:
+            distance = frechet(features(self.judge, images), self.wanted)
         faithful = float(rmse(images, self.strokes).mean())
         return Row(name, strength, steps, faithful, distance, faces, text, evaluations, seconds)
 

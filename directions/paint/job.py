@@ -20,7 +20,7 @@ from flowgrad.painting import baselines, gradients
 from flowgrad.painting.objective import PaintingObjective, Words
 from flowgrad.painting.path import Canvas
 from flowgrad.seeds import Key
-from flowgrad.velocity import vjp
+from flowgrad.velocity import Velocity, vjp
 
 INTERVALS = 25  # Euler steps of a path, where the model has as many
 FUNCTIONS: dict[Method, Any] = {
@@ -89,7 +89,8 @@ def open_job(
     """Load a model, and its guide where there are words; a text is the prompt of a model that has one."""
     if text and config.prompt:
         config = config.model_copy(update={"prompt": text})
-    model, reader = build_model(config, device, precision), guide or config.guide
+    reader = guide or ("" if config.prompt else config.guide)  # a guide is not fetched to measure a prompt alone
+    model = build_model(config, device, precision)
     network = load_guide(reader, model.device) if reader and (target or others) else None
     words = Words(network, target) if network and target and not config.prompt else None
     return Job(model, network, target, words)
@@ -98,7 +99,7 @@ def open_job(
 class Counted:
     """A velocity that counts how often each image went through the network, backwards passes included."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Velocity) -> None:
         self.inner, self.evaluations = inner, 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -113,7 +114,12 @@ class Counted:
 
 
 def to_canvas(
-    model: Model, strokes: Tensor, plan: Plan, keys: Sequence[Key], words: Words | None, velocity: Any = None
+    model: Model,
+    strokes: Tensor,
+    plan: Plan,
+    keys: Sequence[Key],
+    words: Words | None,
+    velocity: Velocity | None = None,
 ) -> Canvas:
     """The canvas of strokes (1 or B, 3, H, W) in [-1, 1] for candidates with these keys of noise.
 

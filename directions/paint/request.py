@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from flowgrad.guidance.contrast import Contrast
 from flowgrad.images import TRANSPARENT, to_rgb
 
 COVERED = 0.5  # of white, from which a pixel is in a mask
+SAME_SHAPE = 0.02  # by how much the logarithms of two ratios of sides may differ
 
 
 class Method(str, Enum):
@@ -28,12 +30,7 @@ class Method(str, Enum):
 
 
 DEFAULT_METHOD = Method.gradop_plus
-WITH_GRADIENTS = (
-    Method.gradop_plus,
-    Method.official,
-    Method.gradop,
-    Method.control,
-)  # which a guide's text can be added to
+WITH_GRADIENTS = (Method.gradop_plus, Method.official, Method.gradop, Method.control)  # to which texts can be added
 SHEET, SUMMARY = "sheet.png", "summary.json"
 
 
@@ -85,11 +82,8 @@ def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
     path, size = Path(name.strip()), strokes.image.width
     target = Contrast.parse(words, subject)
     pixels = read_photo(path).pixels
-    if (
-        abs(pixels.width * strokes.size[1] - pixels.height * strokes.size[0])
-        > max(strokes.size) * max(pixels.size) / 50
-    ):
-        across, down = strokes.size
+    across, down = strokes.size
+    if abs(log(pixels.width * down / (pixels.height * across))) > SAME_SHAPE:
         raise UsageError(
             f"the mask {path} is {pixels.width} x {pixels.height} and the painting {across} x {down}: "
             "paint it over the painting itself, in the same shape"
@@ -100,6 +94,14 @@ def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
     if (levels >= COVERED).all():
         raise UsageError(f"the mask {path} covers the whole painting: give its words by --text")
     return Masked(levels, target, path)
+
+
+def check_steps(steps: int | None, method: Method, saved: bool) -> None:
+    """Raise UsageError for gradient steps of a method that takes none, and for a direction that takes none of them."""
+    if steps is not None and not saved and method not in WITH_GRADIENTS:
+        raise UsageError(f"{method.value} takes no gradient steps: leave --steps out")
+    if saved and steps == 0:
+        raise UsageError("--save trains a control by gradient steps: give --steps 1 or more, or leave it out")
 
 
 def check_strength(strength: float | None) -> None:

@@ -66,7 +66,7 @@ def official(canvas: Canvas, steps: int = 12, rate: float = 0.1, knots: int = 3)
     """GradOP+ as its published code does it: the noisy state is decoded and moved as if it were clean.
 
     That happens after `knots` steps in succession from the turn on, each time with new noise. The published settings
-    are those of 50 steps and strength 0.8.
+    are those of 50 steps and strength 0.8. The code compares f(x) with y itself, here with f(y) as everywhere.
     """
     x = yield from last_of(travel(canvas.velocity, canvas.noise(0), canvas.grid, 0, canvas.turn))
     times, last = canvas.grid.times(x), min(canvas.turn + knots, len(canvas.grid) - 1)

@@ -49,8 +49,7 @@ def test_a_region_changes_nothing_outside_and_its_words_are_measured(tiny, strok
     summary = paint(tiny, strokes, "--count", 1, "--steps", 1, *words, "--output", home / "words")
     assert list(summary["text"]) == ["an old face - a face", "a smiling face - a face"]
     before, after = (np.asarray(Image.open(home / name / "candidate-0-0.png")) for name in ("plain", "words"))
-    outside = np.asarray(Image.open(home / "mask.png").resize((16, 16), Image.Resampling.BOX)) == 0
-    assert abs(after[outside][:40].astype(int) - before[outside][:40]).max() <= 1  # rows far from the mask's edge
+    assert abs(after[:6].astype(int) - before[:6]).max() <= 1  # the mask begins in row 8
 
 
 def test_a_saved_painting_is_a_direction_for_any_seed(tiny, strokes, home):
@@ -72,6 +71,7 @@ def test_a_saved_painting_is_a_direction_for_any_seed(tiny, strokes, home):
         (("--strength", 1.5), ("strength", "1.5")),
         (("--method", "sdedit", "--steps", 3), ("sdedit", "--steps")),
         (("--save", "x", "--method", "control"), ("--save", "--method")),
+        (("--save", "x", "--steps", 0), ("--save", "--steps")),
         (("--save", "no name"), ("no name",)),
         (("--text", "xyzzy"), ("xyzzy",)),
         (("--source", "a face"), ("--source", "--text")),
