@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -102,7 +102,8 @@ class Evaluation:
         for start in range(0, len(self.strokes), size):
             strokes = self.strokes[start : start + size]
             keys = [(plan.seed, start + i) for i in range(len(strokes))]
-            *_, images = follow(to_canvas(self.job.model, strokes, plan, keys, self.job.words, velocity), plan)
+            canvas = to_canvas(self.job.model, strokes, plan, keys, self.job.words)
+            *_, images = follow(replace(canvas, velocity=velocity), plan)
             yield images
 
     def measure(

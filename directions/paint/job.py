@@ -113,14 +113,7 @@ class Counted:
         return vjp(self.inner, x, t, g)
 
 
-def to_canvas(
-    model: Model,
-    strokes: Tensor,
-    plan: Plan,
-    keys: Sequence[Key],
-    words: Words | None,
-    velocity: Velocity | None = None,
-) -> Canvas:
+def to_canvas(model: Model, strokes: Tensor, plan: Plan, keys: Sequence[Key], words: Words | None) -> Canvas:
     """The canvas of strokes (1 or B, 3, H, W) in [-1, 1] for candidates with these keys of noise.
 
     A candidate depends on its own key alone, whatever others there are (but for the views of a text).
@@ -131,7 +124,7 @@ def to_canvas(
         return model.latents([(*key, draw) if draw else key for key in keys])
 
     return Canvas(
-        velocity or model.velocity,
+        model.velocity,
         model.encode,
         model.decode,
         noise,
