@@ -2,14 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from directions.paint.request import DEFAULT_METHOD, Method
+from directions.paint.request import DEFAULT_METHOD, TEXT_STEPS, Method
 from directions.progress import Reporter
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
@@ -33,7 +33,7 @@ FUNCTIONS: dict[Method, Any] = {
     Method.ilvr: baselines.ilvr,
 }
 STRENGTHS = {  # how much of the path is the model's alone, where nothing else is asked for
-    Method.gradop_plus: 0.5,
+    Method.gradop_plus: 0.35,
     Method.official: 0.8,
     Method.gradop: 0.5,
     Method.control: 0.5,
@@ -62,6 +62,11 @@ class Plan:
         """The method as a function of a canvas alone."""
         way = FUNCTIONS[self.method]
         return way if self.steps is None else partial(way, steps=self.steps)
+
+    def with_words(self) -> "Plan":
+        """The same for a text that a guide raises: GradOP+, which moves by the encoder alone, takes gradient steps."""
+        needs = self.method is Method.gradop_plus and self.steps is None
+        return replace(self, steps=TEXT_STEPS) if needs else self
 
 
 @dataclass(frozen=True)

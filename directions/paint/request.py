@@ -31,6 +31,7 @@ class Method(str, Enum):
 
 DEFAULT_METHOD = Method.gradop_plus
 WITH_GRADIENTS = (Method.gradop_plus, Method.official, Method.gradop, Method.control)  # to which texts can be added
+TEXT_STEPS = 4  # gradient steps of GradOP+ that a text is followed by, where no number is given
 SHEET, SUMMARY = "sheet.png", "summary.json"
 
 

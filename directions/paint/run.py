@@ -104,6 +104,7 @@ def candidates(
 ) -> Outcome:
     """Paint `count` candidates, add the words of masks, and measure them."""
     strokes, began = to_tensor([painting.image]).to(job.model.device), perf_counter()
+    plan = plan.with_words() if job.words else plan
     images = paint(job, strokes, plan, count, reporter)
     targets = [job.target] if job.target else []
     if masked and job.guide:
@@ -112,6 +113,7 @@ def candidates(
     told = {
         "method": plan.method.value,
         "strength": plan.used,
+        "steps": plan.steps,
         "regions": [{"mask": part.path, "text": str(part.target)} for part in masked],
         "seconds": round(perf_counter() - began, 2),
     }

@@ -7,12 +7,14 @@ from torchvision.transforms.functional import gaussian_blur
 SIGMA, SIDE = 7.0, 512  # the official Gaussian's deviation, in pixels of an image of this side
 
 
-def blur(images: Tensor, sigma: float | None = None) -> Tensor:
-    """f(x): Gaussian blur of images (B, C, H, W) with mirrored edges, differentiable.
+def deviation(images: Tensor) -> float:
+    """The deviation of f in pixels of images (B, C, H, W): the official 7 of 512, scaled with the width."""
+    return SIGMA * images.shape[-1] / SIDE
 
-    sigma: in pixels; the default is the official 7 of 512, scaled with the width.
-    """
-    sigma = SIGMA * images.shape[-1] / SIDE if sigma is None else sigma
+
+def blur(images: Tensor, sigma: float | None = None) -> Tensor:
+    """f(x): Gaussian blur of images (B, C, H, W), differentiable, with mirrored edges; sigma: in pixels, else f's."""
+    sigma = deviation(images) if sigma is None else sigma
     radius = min(max(1, round(3 * sigma)), min(images.shape[-2:]) - 1)  # a mirror has no more than the image
     return gaussian_blur(images, [2 * radius + 1] * 2, [sigma] * 2)
 

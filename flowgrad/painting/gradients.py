@@ -12,6 +12,8 @@ from flowgrad.optimize import Objective, Settings, evaluate, optimize
 from flowgrad.painting.path import Canvas, begun_at, clean, last_of, nearer, noised, travel
 from flowgrad.seeds import generator
 
+COARSER = 3.0  # times as wide as f: the blur by which GradOP+ moves its estimates
+
 
 def descend(objective: Objective, x1: Tensor, steps: int, rate: float, seed: int = 0) -> Iterator[Tensor]:
     """Clean states x1 (B, *D), and Adam's iterates from them, `steps` of them, on an objective summed over images.
@@ -41,10 +43,13 @@ def gradop(canvas: Canvas, steps: int = 24, rate: float = 0.1, pull: float = 0.0
     yield from begun_at(canvas, x, 1)
 
 
-def gradop_plus(canvas: Canvas, steps: int = 4, rate: float = 0.03, knots: int = 4) -> Iterator[Tensor]:
+def gradop_plus(
+    canvas: Canvas, steps: int = 0, rate: float = 0.03, knots: int = 4, coarser: float = COARSER
+) -> Iterator[Tensor]:
     """GradOP+: at some knots the clean estimate is moved towards the painting, and put back on the path.
 
     It is moved by the encoder first, which costs no gradient (see `nearer`), then by `steps` of Adam on the objective.
+    The encoder's move is `coarser` than f: of what is finer, strokes say little, and the model knows better.
     It is put back with the noise that its path came from, x - t v(x, t): the details that this noise becomes are kept,
     and what was moved stays moved.
     """
@@ -57,7 +62,7 @@ def gradop_plus(canvas: Canvas, steps: int = 4, rate: float = 0.03, knots: int =
         with torch.no_grad():
             x1 = clean(canvas.velocity, x, times[knot])
             noise = (x - times[knot] * x1) / (1 - times[knot])
-        moved = yield from last_of(descend(canvas.objective, nearer(canvas, x1), steps, rate, canvas.seed))
+        moved = yield from last_of(descend(canvas.objective, nearer(canvas, x1, coarser), steps, rate, canvas.seed))
         x, at = noised(moved, noise, times[knot]), knot
     yield from travel(canvas.velocity, x, canvas.grid, at)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from flowgrad.errors import UsageError
 from flowgrad.ode import Grid
 from flowgrad.optimize import Objective
-from flowgrad.painting.blur import blur
+from flowgrad.painting.blur import blur, deviation
 from flowgrad.velocity import Velocity, checked
 
 
@@ -78,14 +78,15 @@ def travel(velocity: Velocity, x: Tensor, grid: Grid, first: int, last: int | No
 
 
 @torch.no_grad()
-def nearer(canvas: Canvas, x1: Tensor) -> Tensor:
+def nearer(canvas: Canvas, x1: Tensor, coarser: float = 1.0) -> Tensor:
     """Clean states (B, *D), moved until f of their images i is that of the painting: x1 + E(i + f(y - i)) - E(i).
 
     The encoder E undoes the decoder, so this is about a step of Gauss and Newton's on |f(decode(x1)) - f(y)|^2, which
-    needs no gradient.
+    needs no gradient. coarser: how many times as wide as f the blur is that the move is made by.
     """
     images = canvas.decode(x1)
-    return x1 + canvas.encode(images + blur(canvas.strokes - images)) - canvas.encode(images)
+    low = blur(canvas.strokes - images, coarser * deviation(images))
+    return x1 + canvas.encode(images + low) - canvas.encode(images)
 
 
 def begun_at(canvas: Canvas, x1: Tensor, draw: int) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from flowgrad.errors import UsageError
 from flowgrad.ode import Grid, integrate
 from flowgrad.painting import baselines, gradients
-from flowgrad.painting.blur import blur, rmse
+from flowgrad.painting.blur import blur, deviation, rmse
 from flowgrad.painting.path import clean, nearer, noised
 from tests.flowgrad.painting.conftest import SHAPE, SPREAD
 
@@ -65,7 +65,7 @@ def test_the_mixture_flows_to_its_own_samples(mixture, canvas):
     assert torch.allclose(nearest, torch.full_like(nearest, SPREAD), rtol=0.15)
 
 
-@pytest.mark.parametrize("method", [gradients.gradop_plus, partial(gradients.control, steps=16)])
+@pytest.mark.parametrize("method", [partial(gradients.gradop_plus, coarser=1), partial(gradients.control, steps=16)])
 def test_ours_find_the_posterior(method, canvas):
     easel = canvas(0.2)
     assert found(last(method(easel)), easel)
@@ -111,10 +111,12 @@ def test_ilvr_is_its_formula(mixture, canvas):
     assert torch.allclose(states[1], x)
 
 
-def test_the_encoder_moves_a_state_as_the_blur_asks(canvas):
+@pytest.mark.parametrize("coarser", [1, 2])
+def test_the_encoder_moves_a_state_as_the_blur_asks(coarser, canvas):
     easel = canvas(count=2)
     x = easel.noise(0)
-    assert torch.allclose(nearer(easel, x) - x, blur(easel.strokes - x))
+    moved = nearer(easel, x, coarser) - x
+    assert torch.allclose(moved, blur(easel.strokes - x, coarser * deviation(x)))
 
 
 def test_gradop_plus_without_knots_is_the_models_own_sample(mixture, canvas):
