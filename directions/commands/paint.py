@@ -9,7 +9,16 @@ import typer
 from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
-from directions.paint.request import DEFAULT_METHOD, SHEET, SUMMARY, WITH_GRADIENTS, Method
+from directions.paint.methods import (
+    DEFAULT_METHOD,
+    SHEET,
+    SUMMARY,
+    WITH_GRADIENTS,
+    Method,
+    candidate_name,
+    check_steps,
+    check_strength,
+)
 from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
@@ -64,7 +73,7 @@ def paint(
 
     The candidates are shown on one sheet beside the painting and its blur, which is what they follow.
     """
-    from directions.paint.request import candidate_name, check_steps, check_strength, read_region, read_strokes
+    from directions.paint.request import read_region, read_strokes
     from flowgrad.model_config import load_config
 
     if save and (method or region or strength is not None):
@@ -167,7 +176,6 @@ def paint_evaluate(
 
     What is done is kept in the folder: interrupted, or with another method or strength, it goes on where it was.
     """
-    from directions.paint.request import check_strength
     from flowgrad.model_config import load_config
 
     tried = options.numbers(strengths, "--strengths")

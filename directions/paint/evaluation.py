@@ -15,7 +15,7 @@ from torch import Tensor
 from directions.figures import INK, MUTED
 from directions.measure.model_card import features, frechet, read_photos, share_of_faces
 from directions.paint.job import Counted, Job, Plan, follow, to_canvas
-from directions.paint.request import WITH_GRADIENTS, Method
+from directions.paint.methods import WITH_GRADIENTS, Method
 from directions.photo.faces import available
 from directions.photo.reading import to_images, to_tensor
 from directions.progress import Reporter

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from directions.paint.request import DEFAULT_METHOD, TEXT_STEPS, Method
+from directions.paint.methods import DEFAULT_METHOD, TEXT_STEPS, Method
 from directions.progress import Reporter
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide

@@ -17,7 +17,8 @@ from directions.figures import contact_sheet
 from directions.file.metadata import TITLE_LIMIT
 from directions.paint import composition
 from directions.paint.job import Job, Plan, paint
-from directions.paint.request import SHEET, SUMMARY, Masked, Strokes, candidate_name
+from directions.paint.methods import SHEET, SUMMARY, candidate_name
+from directions.paint.request import Masked, Strokes
 from directions.photo.reading import to_images, to_tensor
 from directions.photo.writing import save_image
 from directions.progress import Reporter, timed

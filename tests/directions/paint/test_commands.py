@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from directions.bank.bank import Bank
-from directions.paint.request import WITH_GRADIENTS, Method
+from directions.paint.methods import WITH_GRADIENTS, Method
 from tests.helpers.command_line import call, failed, passed
 
 

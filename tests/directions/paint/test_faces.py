@@ -8,7 +8,7 @@ from directions.apply.inversion import join, sample_images
 from directions.apply.steer import steer
 from directions.paint import composition
 from directions.paint.job import Plan, open_job, paint
-from directions.paint.request import Method
+from directions.paint.methods import Method
 from directions.paint.run import edit_regions
 from directions.photo.reading import to_tensor
 from directions.progress import Silent

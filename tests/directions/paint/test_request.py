@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from directions.paint.request import Strokes, check_strength, read_region, read_strokes
+from directions.paint.methods import check_strength
+from directions.paint.request import Strokes, read_region, read_strokes
 from flowgrad.errors import FlowgradError, UsageError
 
 SIZE = 16
