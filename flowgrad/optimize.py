@@ -36,7 +36,7 @@ class Settings:
     xi: threshold of Eq. 12, for the fine forward.
     optimizer: "sgd" on the gradient of Eq. 13 as in the paper, (t_{j+1} - t_j) g_{j+1} for every step of the
         interval [t_j, t_{j+1}] that it was taken on; "normalized", momentum on the gradient per unit
-        of time, divided by its root mean square, so that the step is in units of dx/dt whatever the
+        of time, divided by each control's root mean square, so that the step is in units of dx/dt whatever the
         objective's scale; "adam" on the gradient per unit of time.
     step_size: the learning rate; of "normalized" and "adam" the first, which falls linearly to 0.
     mirror: keep the control symmetric about the middle of its last axis, as if every image were there mirrored too;
@@ -119,6 +119,7 @@ def optimize(
     resume: State | None = None,
     store: Store = IN_PLACE,
     share: Share | None = None,
+    mask: Tensor | None = None,
 ) -> Iterator[Step]:
     """Run Algorithm 1 and yield every evaluation; the best control is `step.state.best` of the last.
 
@@ -126,6 +127,9 @@ def optimize(
     for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos. `store`
     says where the trajectories of the fine forward are kept, and in what. `share`: of the images of a shared control
     that several processes have, those here; sums over images go over all, and every process yields the same steps.
+    `mask`: factors in [0, 1] on the gradient and on every update, of a shape that broadcasts with the control's values
+    (M, 1 or B, *D): where they are 0, there is no control.
+
     There are `iterations` updates and one evaluation more. Every iteration draws its own random numbers for the
     gradient; which control is best is decided under draws that are the same for all. An evaluation that is not finite
     halves the step size and goes back to the best control. Raises FlowgradError if that happens three times running. If
@@ -163,8 +167,9 @@ def optimize(
         rms = 0.0
         if not last:
             gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings, share)
+            gradient = gradient if mask is None else gradient * mask
             rms = float(_rms(gradient))
-            after = _update(after, gradient, used, settings)
+            after = _update(after, gradient, used, settings, mask)
         after = replace(after, iteration=state.iteration + 1)
         yield Step(state.iteration, loss, terms, state.control, x1, used, rms, compared, improved, after)
         state = after
@@ -228,18 +233,21 @@ def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, optimizer: str) ->
     if optimizer == "sgd":
         return gradient * Control(grid.spans_of(gradient), grid).on(carrier).values
     if optimizer == "normalized":
-        return gradient / _rms(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        rms = gradient.square().mean((0, *range(2, gradient.ndim)), keepdim=True).sqrt()  # of each image by itself
+        return gradient / rms.clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient
 
 
-def _update(state: State, gradient: Tensor, grid: Grid, settings: Settings) -> State:
+def _update(state: State, gradient: Tensor, grid: Grid, settings: Settings, mask: Tensor | None) -> State:
     """One step of the optimiser (torch.optim) from the state's control, by a gradient taken on `grid`; a new state."""
     values = state.control.values.clone().requires_grad_()
     values.grad = _transformed(gradient, grid, state.control.grid, settings.optimizer)
     optimizer = _optimizer(values, state, settings)
     optimizer.step()
     moments = tuple(v.detach().clone() for v in optimizer.state[values].values() if isinstance(v, Tensor))
-    return replace(state, control=Control(values.detach(), state.control.grid), moments=moments)
+    moved, before = values.detach(), state.control.values
+    moved = moved if mask is None else before + mask * (moved - before)
+    return replace(state, control=Control(moved, state.control.grid), moments=moments)
 
 
 def _optimizer(values: Tensor, state: State, settings: Settings) -> torch.optim.Optimizer:

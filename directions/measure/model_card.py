@@ -92,7 +92,7 @@ def gather(
         raise UsageError(f"{config.name} has no folder for a card: `flowgrad models add` makes one of it that has")
     records = read_log(log) if log else []
     sides = ("test", "train") if splits else ("test",)
-    read = [_read_photos(photos, splits, side, config.size, reporter) if photos else None for side in sides]
+    read = [read_photos(photos, splits, side, config.size, reporter) if photos else None for side in sides]
     other = _open_before(before, config, device) if before else None
     return Material(config.card_folder, other, read[0], read[1] if splits else None, records)
 
@@ -108,7 +108,7 @@ def _open_before(name: str, like: ModelConfig, device: str) -> Model:
     return build_model(config, device)
 
 
-def _read_photos(source: Path, table: Path | None, side: str, size: int, reporter: Reporter) -> Tensor:
+def read_photos(source: Path, table: Path | None, side: str, size: int, reporter: Reporter) -> Tensor:
     """(N, 3, size, size) in [-1, 1], prepared as for training; what cannot be used is left out with a warning.
 
     All that the table calls test, or without a table all there are; of those it calls train, TRAINED_ON at random.
@@ -227,12 +227,12 @@ def _measure(
         held_out = _held_out(model, states) if model.config.family in STRAIGHT else None
         returned = _returned(model, photos, states)
     if judge and photos is not None and min(len(images), len(photos)) > 1:
-        distance = frechet(_features(judge, images), _features(judge, photos))
+        distance = frechet(features(judge, images), features(judge, photos))
     return Portrait(
         held_out,
         returned,
         curvature=curvature(model.velocity, model.noise(16, 0), STEPS) if model else None,
-        faces=_share_of_faces(images, reporter) if judge and available() else None,
+        faces=share_of_faces(images, reporter) if judge and available() else None,
         distance=distance,
         answers={name: float(p.mean()) for name, p in judged(judge, images).items()} if judge else {},
     )
@@ -258,13 +258,13 @@ def _returned(model: Model, photos: Tensor, states: Tensor) -> float | None:
     return float(-10 * errors.log10().mean()) if errors.any() else None
 
 
-def _share_of_faces(images: Tensor, reporter: Reporter) -> float:
+def share_of_faces(images: Tensor, reporter: Reporter) -> float:
     pictures = reporter.track(to_images(images), "looking for faces", len(images))
     return sum(bool(find_faces(picture)) for picture in pictures) / len(images)
 
 
 @torch.no_grad()
-def _features(judge: Judge, images: Tensor) -> Tensor:
+def features(judge: Judge, images: Tensor) -> Tensor:
     """(B, C) float64."""
     return torch.cat([judge.features(part) for part in images.split(JUDGED)]).cpu().double()
 

@@ -1,0 +1,167 @@
+"""A model that paints: candidates from noise of their own, which follow the same strokes by one method."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from directions.paint.methods import DEFAULT_METHOD, TEXT_STEPS, Method
+from directions.progress import Reporter
+from flowgrad.guidance.contrast import Contrast
+from flowgrad.guidance.guide import Guide
+from flowgrad.guidance.guide_files import load_guide
+from flowgrad.models import Model, ModelConfig, build_model
+from flowgrad.ode import Grid, require_finite
+from flowgrad.painting import baselines, gradients
+from flowgrad.painting.objective import PaintingObjective, Words
+from flowgrad.painting.path import Canvas
+from flowgrad.seeds import Key
+from flowgrad.velocity import Velocity, vjp
+
+INTERVALS = 25  # Euler steps of a path, where the model has as many
+FUNCTIONS: dict[Method, Any] = {
+    Method.gradop_plus: gradients.gradop_plus,
+    Method.official: gradients.official,
+    Method.gradop: gradients.gradop,
+    Method.control: gradients.control,
+    Method.sdedit: baselines.sdedit,
+    Method.loopback: baselines.loopback,
+    Method.ilvr: baselines.ilvr,
+}
+STRENGTHS = {  # how much of the path is the model's alone, where nothing else is asked for
+    Method.gradop_plus: 0.35,
+    Method.official: 0.8,
+    Method.gradop: 0.5,
+    Method.control: 0.5,
+    Method.sdedit: 0.5,
+    Method.loopback: 0.6,
+    Method.ilvr: 0.5,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a painting is followed. strength, steps: None for the method's own."""
+
+    method: Method = DEFAULT_METHOD
+    strength: float | None = None
+    steps: int | None = None
+    seed: int = 0
+
+    @property
+    def used(self) -> float:
+        """The strength, the method's own where none is asked for."""
+        return STRENGTHS[self.method] if self.strength is None else self.strength
+
+    @property
+    def way(self) -> Any:
+        """The method as a function of a canvas alone."""
+        way = FUNCTIONS[self.method]
+        return way if self.steps is None else partial(way, steps=self.steps)
+
+    def with_words(self) -> "Plan":
+        """The same for a text that a guide raises: GradOP+, which moves by the encoder alone, takes gradient steps."""
+        needs = self.method is Method.gradop_plus and self.steps is None
+        return replace(self, steps=TEXT_STEPS) if needs else self
+
+
+@dataclass(frozen=True)
+class Job:
+    """A loaded model, what reads words for it (None where nothing has to), and the text as it raises it.
+
+    words: None without a text, and for a model that reads the text itself, as its prompt.
+    """
+
+    model: Model
+    guide: Guide | None
+    target: Contrast | None
+    words: Words | None
+
+
+def open_job(
+    config: ModelConfig,
+    device: str,
+    precision: str,
+    guide: str | None,
+    target: Contrast | None,
+    others: Sequence[Contrast],
+    text: str,
+) -> Job:
+    """Load a model, and its guide where there are words; a text is the prompt of a model that has one."""
+    if text and config.prompt:
+        config = config.model_copy(update={"prompt": text})
+    reader = guide or ("" if config.prompt else config.guide)  # a guide is not fetched to measure a prompt alone
+    model = build_model(config, device, precision)
+    network = load_guide(reader, model.device) if reader and (target or others) else None
+    words = Words(network, target) if network and target and not config.prompt else None
+    return Job(model, network, target, words)
+
+
+class Counted:
+    """A velocity that counts how often each image went through the network, backwards passes included."""
+
+    def __init__(self, inner: Velocity) -> None:
+        self.inner, self.evaluations = inner, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """v(x, t), see `flowgrad.velocity`."""
+        self.evaluations += len(x)
+        return self.inner(x, t)
+
+    def vjp(self, x: Tensor, t: Tensor, g: Tensor) -> Tensor:
+        """The vector-Jacobian product g @ dv/dx, which costs a pass forwards and one backwards."""
+        self.evaluations += 2 * len(x)
+        return vjp(self.inner, x, t, g)
+
+
+def to_canvas(model: Model, strokes: Tensor, plan: Plan, keys: Sequence[Key], words: Words | None) -> Canvas:
+    """The canvas of strokes (1 or B, 3, H, W) in [-1, 1] for candidates with these keys of noise.
+
+    A candidate depends on its own key alone, whatever others there are (but for the views of a text).
+    """
+    intervals = min(INTERVALS, model.config.steps)
+
+    def noise(draw: int) -> Tensor:
+        return model.latents([(*key, draw) if draw else key for key in keys])
+
+    return Canvas(
+        model.velocity,
+        model.encode,
+        model.decode,
+        noise,
+        strokes,
+        Grid.uniform(model.config.steps, intervals),
+        PaintingObjective(strokes, model.decode, words),
+        plan.used,
+        plan.seed,
+    )
+
+
+def follow(canvas: Canvas, plan: Plan) -> Iterator[Tensor]:
+    """Yield the method's states, and last the images (B, 3, H, W) in [-1, 1].
+
+    Raises FlowgradError if they are not finite.
+    """
+    x = canvas.noise(0)
+    for x in plan.way(canvas):
+        yield x
+    with torch.no_grad():
+        yield require_finite(canvas.decode(x), "a painted image").clamp(-1, 1)
+
+
+def paint(job: Job, strokes: Tensor, plan: Plan, count: int, reporter: Reporter) -> Tensor:
+    """(count, 3, H, W) images in [-1, 1] that follow strokes (1, 3, H, W), a batch at a time.
+
+    Image i of a seed is that of noise (seed, i).
+    """
+    parts: list[Tensor] = []
+    model = job.model
+    for start in range(0, count, model.batch):
+        keys = [(plan.seed, i) for i in range(start, min(start + model.batch, count))]
+        steps = follow(to_canvas(model, strokes, plan, keys, job.words), plan)
+        parts.append(deque(reporter.track(steps, "painting"), maxlen=1).pop())
+    return torch.cat(parts)

@@ -1,0 +1,94 @@
+"""Strokes, and masks with words, as they are read and checked before torch is imported."""
+
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from directions.photo.reading import read_photo
+from flowgrad.errors import UsageError
+from flowgrad.guidance.contrast import Contrast
+from flowgrad.images import TRANSPARENT, to_rgb
+
+COVERED = 0.5  # of white, from which a pixel is in a mask
+SAME_SHAPE = 0.02  # by how much the logarithms of two ratios of sides may differ
+
+
+@dataclass(frozen=True, eq=False)
+class Strokes:
+    """A painting of a model's size, what it was before, and what the person who made it may want to know."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """Words for a part of a painting: a mask (H, W) in [0, 1] of the model's size."""
+
+    mask: np.ndarray
+    target: Contrast
+    path: Path
+
+
+def read_strokes(path: Path, size: int) -> Strokes:
+    """Read a painting, upright and in RGB, and bring it to size x size.
+
+    Of one that is not square the central square is taken, and transparent parts are white paint, both with a warning.
+    Raises as `read_photo`.
+    """
+    pixels = read_photo(path).pixels
+    warnings = []
+    if pixels.width != pixels.height:
+        warnings.append(f"{path.name} is {pixels.width} x {pixels.height}: its central square is taken")
+    if _is_transparent(pixels):
+        warnings.append(f"{path.name} has transparent parts, which are taken as white paint: fill them with colour")
+    rgb = to_rgb(pixels)
+    if not np.ptp(np.asarray(rgb), axis=(0, 1)).any():
+        warnings.append(f"{path.name} has one colour alone: there is little to follow")
+    return Strokes(_square(rgb, size), pixels.size, tuple(warnings))
+
+
+def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
+    """Read MASK="words": white pixels of the image MASK are where the words apply; transparent ones are not.
+
+    Raises UsageError for what is not written so, for a mask of another shape than the painting, and for one that covers
+    nothing, or all of it: that is what --text is for. Raises as `read_photo` too.
+    """
+    name, equals, words = written.rpartition("=")
+    if not (equals and name.strip() and words.strip()):
+        raise UsageError(f'a region needs a mask and words, like mouth.png="a smiling mouth"; got {written!r}')
+    path, size = Path(name.strip()), strokes.image.width
+    target = Contrast.parse(words, subject)
+    pixels = read_photo(path).pixels
+    across, down = strokes.size
+    if abs(log(pixels.width * down / (pixels.height * across))) > SAME_SHAPE:
+        raise UsageError(
+            f"the mask {path} is {pixels.width} x {pixels.height} and the painting {across} x {down}: "
+            "paint it over the painting itself, in the same shape"
+        )
+    levels = np.asarray(_square(_on_black(pixels), size), dtype=np.float32) / 255
+    if not (levels >= COVERED).any():
+        raise UsageError(f"the mask {path} covers nothing: paint the region in white, on black")
+    if (levels >= COVERED).all():
+        raise UsageError(f"the mask {path} covers the whole painting: give its words by --text")
+    return Masked(levels, target, path)
+
+
+def _is_transparent(pixels: Image.Image) -> bool:
+    return pixels.mode in TRANSPARENT and int(np.asarray(pixels.getchannel("A")).min()) < 255
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+
+
+def _on_black(pixels: Image.Image) -> Image.Image:
+    """8-bit grey; what is transparent is black."""
+    if pixels.mode not in TRANSPARENT:
+        return pixels.convert("RGB").convert("L")
+    rgba = pixels.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("L")

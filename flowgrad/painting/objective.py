@@ -1,0 +1,47 @@
+"""What a painting asks of clean samples, as an objective of `flowgrad.optimize`: its colours, and a text's words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowgrad.guidance.augment import augment
+from flowgrad.guidance.contrast import Contrast
+from flowgrad.guidance.guide import Guide
+from flowgrad.guidance.text import contrast_vectors
+from flowgrad.painting.blur import unfaithfulness
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text that a guide raises: the mean over `copies` augmented views of the cosine with it less its source's."""
+
+    guide: Guide
+    target: Contrast
+    copies: int = 4
+
+    def score(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """(B,) scores of images (B, 3, H, W) in [-1, 1], differentiable."""
+        embeddings = self.guide.encode_images(augment(images, self.copies, rng))
+        return (embeddings @ contrast_vectors(self.guide, [self.target])[0]).view(self.copies, -1).mean(0)
+
+
+@dataclass(frozen=True)
+class PaintingObjective:
+    """mean |f(decode(x1)) - f(y)|^2 - weight s(decode(x1)), for each image.
+
+    strokes: y (1, 3, H, W) in [-1, 1]; words: the text whose score s is raised, None for the colours alone.
+    """
+
+    strokes: Tensor
+    decode: Callable[[Tensor], Tensor]
+    words: Words | None = None
+    weight: float = 0.1
+
+    def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        images = self.decode(x1)
+        terms = {"painting": unfaithfulness(images, self.strokes)}
+        if self.words:
+            terms["text"] = -self.weight * self.words.score(images, rng)
+        return terms
