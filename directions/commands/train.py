@@ -1,5 +1,6 @@
 """Commands that train: `train-direction`, and `edit` for one photo alone."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from flowgrad.errors import UsageError
 from flowgrad.resources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from directions.photo.sources import Source
     from directions.train.recipe import Recipe
     from flowgrad.guidance.contrast import Contrast
 
@@ -57,7 +59,7 @@ def train_direction(
     run's folder gets a figure of your photos before and after, the curves of the training, and a summary. Interrupted,
     it goes on where it was.
     """
-    from directions.photo.reading import find_photos
+    from directions.photo.sources import find_sources
     from directions.train.checks import check_described, title_of
     from directions.train.folder import Run
 
@@ -65,8 +67,8 @@ def train_direction(
         raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
     if sampler and not samples:
         raise UsageError("--sampler says where samples come from: give --samples N too, and no photos")
-    files = find_photos(images) if images else []
-    others = find_photos(calibrate_on) if calibrate_on else []
+    files = find_sources(map(str, images)) if images else []
+    others = find_sources(map(str, calibrate_on)) if calibrate_on else []
     target = _checked(text, source, keep, model, guide, force)
     title, tags = title_of(title, target), tuple(tag or ())
     check_described(title=title, description=description, tags=tags)
@@ -74,7 +76,7 @@ def train_direction(
     if sampler:
         place.bank.get(sampler, options.model_name(model), "sampler")
     with place.claimed(str(options.model_name(model))):
-        from directions.apply.files import read_photos
+        from directions.apply.photos import read_photos
         from directions.commands import tables
         from directions.progress import timed
         from directions.train import run
@@ -90,7 +92,7 @@ def train_direction(
 
             loaded = open_sampler(sampler, loaded, place.bank)
         hashes: tuple[str, ...] = ()
-        unedited: list[Path] = []
+        unedited: list[Source] = []
         if samples:
             photos = timed(terminal, "sampling", lambda: samples_without(loaded, network, target, samples, seed))
         else:
@@ -120,7 +122,7 @@ def train_direction(
         )
     answer(
         as_json,
-        {**summary, "unedited": unedited},
+        {**summary, "unedited": list(map(str, unedited))},
         tables.direction_card(entry),
         f"seconds: {', '.join(f'{stage} {s:.0f}' for stage, s in summary['seconds'].items())}",
         wrote(entry.path, *summary["files"]),
@@ -172,10 +174,10 @@ def edit(
     and details, as with apply-direction, and the largest face is edited; a figure shows it before and after.
     """
     from directions.bank.mixture import check_strength
-    from directions.photo.reading import find_photos
+    from directions.photo.sources import find_sources
 
     check_strength(strength)
-    files = find_photos([photo])
+    files = find_sources([str(photo)])
     if len(files) > 1:
         raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
     _checked(text, source, keep, model, guide, force)
@@ -184,11 +186,12 @@ def edit(
 
     done, inputs = outputs.slug(text), outputs.Inputs(files)
     figures = outputs.output_paths(files, output, f"{done}-before-after", png=True)
-    targets = [*outputs.output_paths(files, output, done), *figures]
+    targets = [Path(target) for target in (*outputs.output_paths(files, output, done), *figures)]
     for target in targets:
         outputs.check_output(target, inputs, overwrite)
 
-    from directions.apply import files as editing
+    from directions.apply.files import composed
+    from directions.apply.photos import read_photos
     from directions.figures import strip
     from directions.photo.composite import Patch
     from directions.photo.reading import read_photo, to_images
@@ -196,12 +199,13 @@ def edit(
     from directions.photo.writing import save_image
     from directions.train import run
     from directions.train.task import Task
+    from flowgrad.addresses import write_bytes
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
-    read = editing.read_photos(files, loaded, align, terminal, whole=not crop)
+    read = read_photos(files, loaded, align, terminal, whole=not crop)
     photos = run.invert_photos(loaded, read.images, recipe, terminal)
     task = Task.create(
         loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed, force=force
@@ -211,9 +215,10 @@ def edit(
         pictures = [*to_images(edited.before[None]), *to_images(edited.after)]
         save_image(pictures[1], targets[0], overwrite)
     else:
-        original, patches = read_photo(files[0]), [Patch(edited.difference(), read.places[0])]
+        content = files[0].read()
+        original, patches = read_photo(files[0], BytesIO(content)), [Patch(edited.difference(), read.places[0])]
         pictures = views(original.pixels, [[], patches])
-        editing.write_composite(files[0], original, patches, targets[0], overwrite)
+        write_bytes(targets[0], composed(content, files[0].suffix, original, patches, targets[0].suffix))
     save_image(strip(pictures, ["photo", text]), targets[1], overwrite)
     answer(
         as_json,

@@ -16,15 +16,16 @@ from directions.apply.outputs import (
     output_paths,
     slug,
 )
+from directions.photo.sources import Source
 from flowgrad.errors import FlowgradError, UsageError
 
 OUT = Path("edited")
 
 
 def names(photos: list[str], done: str = "old", png: bool = False) -> list[str]:
-    paths = list(output_paths(map(Path, photos), OUT, done, png))
-    assert all(path.parent == OUT for path in paths)
-    return [path.name for path in paths]
+    paths = list(output_paths((Source(Path(photo)) for photo in photos), OUT, done, png))
+    assert all(isinstance(path, Path) and path.parent == OUT for path in paths)
+    return [Path(path).name for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_names_never_meet() -> None:
     found = names(photos)
     assert found[:3] == ["x-old.png", "b-x-old.png", "x-2-old.png"]
     assert len({name.casefold() for name in found}) == len(photos)
-    taken = list(output_paths([Path("a/x.png")], OUT, "old", taken=[OUT / "x-old.png"]))
+    taken = list(output_paths([Source(Path("a/x.png"))], OUT, "old", taken=[OUT / "x-old.png"]))
     assert taken == [OUT / "a-x-old.png"]
 
 
@@ -74,7 +75,7 @@ def test_names_are_decided_one_at_a_time() -> None:
     def endless() -> object:
         for i in range(10**9):
             asked.append(i)
-            yield Path(f"folder-{i % 2}/photo.png")
+            yield Source(Path(f"folder-{i % 2}/photo.png"))
 
     assert len(list(islice(output_paths(endless(), OUT, "old"), 5))) == 5  # type: ignore[arg-type]
     assert len(asked) == 5
@@ -97,8 +98,8 @@ def test_photos_are_never_replaced(tmp_path: Path) -> None:
         for output in (photo, link, tmp_path / "no" / ".." / "photo.png"):
             (tmp_path / "no").mkdir(exist_ok=True)
             with pytest.raises(UsageError, match="photos themselves"):
-                check_output(output, Inputs([photo]), overwrite)
-    check_output(tmp_path / "other.png", Inputs([photo]), overwrite=False)
+                check_output(output, Inputs([Source(photo)]), overwrite)
+    check_output(tmp_path / "other.png", Inputs([Source(photo)]), overwrite=False)
 
 
 def test_folders_that_cannot_be_written_to_are_noticed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
