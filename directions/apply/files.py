@@ -78,9 +78,11 @@ def apply_to_files(
     if wanted.budget is not None:
         check_budget(model, wanted.budget)
     targets = find_targets(sources, outputs, wanted, sheets, known)
+    first = 1 if known is None else model.batch  # alone, its result is soon there to be looked at
+    groups = find_groups(targets, model.batch, first)
     writer = ThreadPoolExecutor(1)
     try:
-        for outcome in _outcomes(model, control, find_groups(targets, model.batch), wanted, beside, writer):
+        for outcome in _outcomes(model, control, groups, wanted, beside, writer):
             if sheets:
                 sheets.add(outcome)
             yield outcome

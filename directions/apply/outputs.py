@@ -1,5 +1,6 @@
 """Where results go: names that say what was done, that never meet, and that replace no photo."""
 
+import glob
 import os
 import re
 from collections import defaultdict
@@ -116,6 +117,13 @@ def check_output(output: Place, inputs: Container[Place], overwrite: bool) -> No
         raise UsageError(f"{output} would replace one of the photos themselves. Choose another folder with --output.")
     if not overwrite and exists(output):
         raise occupied(output)
+
+
+def remove_unfinished(folder: Path, done: str) -> None:
+    """Remove the beginnings of results that a killed run left in a folder; call it while nobody writes there."""
+    for path in folder.rglob(f".*-{glob.escape(done)}-*"):
+        if re.fullmatch(rf"\..*-{re.escape(done)}-[0-9a-f]{{8}}\.\w+", path.name):
+            path.unlink(missing_ok=True)
 
 
 def check_folder(folder: Place) -> None:

@@ -58,10 +58,10 @@ class Group:
             yield None if target.settled else Asked(target.source, target.known if self.done else "")
 
 
-def find_groups(targets: Iterable[Target], size: int) -> Iterator[Group]:
-    """The targets in groups of a size; the first is alone, so that its result is soon there to be looked at."""
+def find_groups(targets: Iterable[Target], size: int, first: int) -> Iterator[Group]:
+    """The targets in groups of a size, but for the first one."""
     targets = iter(targets)
-    yield from (Group((target,)) for target in islice(targets, 1))
+    yield from (Group(group) for group in [tuple(islice(targets, first))] if group)
     while group := tuple(islice(targets, size)):
         yield Group(group)
 

@@ -5,6 +5,7 @@ part of the manifest, whose name follows from the shard: a shard that is begun a
 same files again, and one whose part is there is not edited again. Nothing else is shared but where the files are.
 """
 
+import logging
 import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,10 +24,14 @@ from directions.photo.sources import Source
 from flowgrad.addresses import Place, below, exists, files_in, is_folder, read_bytes, write_bytes
 from flowgrad.errors import FlowgradError, UsageError, reason
 
-SHARD = 64  # photos that a worker takes at once: a minute of work, and what is done again if it dies
+SHARDS, SMALLEST, LARGEST = 256, 16, 256  # how many there are of few photos, and photos that one has
 PER_GPU = 4  # workers that share a GPU, so that it need not wait for a worker that looks for faces
 _MISSING = "needs Ray, which is not installed. Run: pip install 'flowgrad[ray]'"
 _PART = ".jsonl"
+_QUIET = {  # what Ray is told unless the user says otherwise: send no statistics, and leave the variables of GPUs alone
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +134,12 @@ def edit_on_cluster(
                 yield pickle.loads(row["outcome"])
 
 
-def find_shards(
-    sources: Sequence[Source], outputs: Iterable[Place], known: Mapping[str, Known], size: int = SHARD
-) -> Iterator[Shard]:
-    """The photos in shards, which follow from the list of photos alone."""
+def find_shards(sources: Sequence[Source], outputs: Iterable[Place], known: Mapping[str, Known]) -> Iterator[Shard]:
+    """The photos in shards, which follow from the list of photos alone.
+
+    A shard is what is done again if its worker dies, and makes one part of the manifest.
+    """
+    size = min(max(len(sources) // SHARDS, SMALLEST), LARGEST)
     pairs = iter(zip(sources, outputs, strict=True))
     while part := list(islice(pairs, size)):
         own, places = zip(*part, strict=True)
@@ -172,18 +179,20 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
 
     Raises UsageError without the extra `ray`, FlowgradError if no cluster answers.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise UsageError(f"--engine ray {_MISSING}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
-    own = None if address else workers or len(os.sched_getaffinity(0))
+    own = {} if address else {"num_cpus": workers or len(os.sched_getaffinity(0)), "include_dashboard": False}
     try:
-        ray.init(address, num_cpus=own, log_to_driver=False, include_dashboard=None if address else False)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        remedy = "Start it with `ray start --head`, and name its address as HOST:6379."
+        remedy = "Start one with the command of Ray (`ray start`), and name its address as HOST:6379."
         raise FlowgradError(
             f"no Ray cluster answers at {address or 'this machine'} ({reason(error)}). {remedy}"
         ) from error

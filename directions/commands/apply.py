@@ -133,6 +133,8 @@ def apply_direction(
         else:
             from directions.batch.manifest import Manifest, options_of
 
+            if isinstance(folder, Path):
+                outputs.remove_unfinished(folder, done)
             label = "+".join(f"{part}:{amount:g}" for part, amount in asked)
             options = options_of(control, wanted, loaded.fingerprint, precision, png)
             if engine is Engine.RAY:
