@@ -9,8 +9,8 @@ import logging
 import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from typing import Any
@@ -26,7 +26,7 @@ from flowgrad.errors import FlowgradError, UsageError, reason
 
 SHARDS, SMALLEST, LARGEST = 256, 16, 256  # how many there are of few photos, and photos that one has
 PER_GPU = 4  # workers that share a GPU, so that it need not wait for a worker that looks for faces
-_MISSING = "needs Ray, which is not installed. Run: pip install 'flowgrad[ray]'"
+_MISSING = "a cluster needs Ray, which is not installed. Run: pip install 'flowgrad[ray]'"
 _PART = ".jsonl"
 _QUIET = {  # what Ray is told unless the user says otherwise: send no statistics, and leave the variables of GPUs alone
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,7 +38,8 @@ _QUIET = {  # what Ray is told unless the user says otherwise: send no statistic
 class Job:
     """What a worker must know to edit photos: the model by name, and the control (M, 1, *D) that begins at `starts`.
 
-    direction, options: as the manifest has them; manifest: its folder; retry: photos that failed are tried again.
+    direction, options: as the manifest has them; manifest: its folder; retry: photos that failed are tried again; home:
+    the folder that paths are relative to.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Job:
     options: str
     manifest: Place
     retry: bool = False
+    home: str = field(default_factory=os.getcwd)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Worker:
         from flowgrad.ode import Control, Grid
 
         torch.set_num_threads(threads)
+        with suppress(OSError):  # on a machine without that folder, whole paths and addresses can be used
+            os.chdir(job.home)
         self._job, self._model = job, load_model(job.model, job.device, job.precision)
         values = torch.from_numpy(job.values.copy()).to(self._model.device)
         self._control = Control(values, Grid(job.starts, job.steps))
@@ -186,11 +190,18 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise UsageError(f"--engine ray {_MISSING}") from error
+        raise UsageError(_MISSING) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
-    own = {} if address else {"num_cpus": workers or len(os.sched_getaffinity(0)), "include_dashboard": False}
+    cores = None if address else workers or len(os.sched_getaffinity(0))
+    dashboard = None if address else False  # a cluster of one's own needs none
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        ray.init(
+            address,
+            num_cpus=cores,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=dashboard,
+        )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         remedy = "Start one with the command of Ray (`ray start`), and name its address as HOST:6379."
         raise FlowgradError(
