@@ -57,7 +57,7 @@ class _Names:
     def take(self, stem: str, folder: str, ending: str) -> str:
         """The stem and the ending; if that is taken, the folder's name or a number beside the stem."""
         names = chain(
-            (_joined(name, ending) for name in (stem, f"{folder}-{stem}")),
+            (_joined(name, ending) for name in (stem, f"{folder}-{stem}" if folder else stem)),
             (_joined(stem, f"-{i}{ending}") for i in self._numbers[(stem + ending).casefold()]),
         )
         name = next(name for name in names if name.casefold() not in self._used)
@@ -108,7 +108,7 @@ class Inputs(Container[Place]):
 
 
 def _resolved(place: Place) -> str:
-    return os.path.realpath(place) if isinstance(place, Path) else place
+    return os.path.realpath(place) if isinstance(place, Path) else place.rstrip("/")
 
 
 def check_output(output: Place, inputs: Container[Place], overwrite: bool) -> None:
@@ -117,6 +117,13 @@ def check_output(output: Place, inputs: Container[Place], overwrite: bool) -> No
         raise UsageError(f"{output} would replace one of the photos themselves. Choose another folder with --output.")
     if not overwrite and exists(output):
         raise occupied(output)
+
+
+def check_apart(folder: Place, sources: Iterable[Source]) -> None:
+    """Raise UsageError if results would lie among the photos: workers that know some photos must replace no other."""
+    homes = {source.at.parent if isinstance(source.at, Path) else source.at.rsplit("/", 1)[0] for source in sources}
+    if _resolved(folder) in {_resolved(home) for home in homes}:
+        raise UsageError(f"{folder} holds photos that are to be edited. Choose another folder with --output.")
 
 
 def remove_unfinished(folder: Path, done: str) -> None:

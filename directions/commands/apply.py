@@ -138,6 +138,7 @@ def apply_direction(
             label = "+".join(f"{part}:{amount:g}" for part, amount in asked)
             options = options_of(control, wanted, loaded.fingerprint, precision, png)
             if engine is Engine.RAY:
+                outputs.check_apart(folder, files)
                 from directions.batch.ray_engine import Job, edit_on_cluster
 
                 place = to_place(manifest) if manifest else below(folder, "manifest")

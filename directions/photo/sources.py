@@ -19,6 +19,7 @@ import numpy as np
 from directions.photo.reading import SUFFIXES, check_file
 from flowgrad.addresses import (
     Place,
+    StorageError,
     exists,
     files_in,
     is_folder,
@@ -42,7 +43,7 @@ class Source:
     """A photo: the file `at` a place, or a `member` of that file.
 
     start, size: where its bytes are in an archive once that is unpacked; of a table, start is the row, and size is 0.
-    damage: why there is nothing to read; the source then stands for the file itself, or for the rest of it.
+    damage: what is said in place of reading: the source then stands for a file itself, or for the rest of it.
     """
 
     at: Place
@@ -88,7 +89,7 @@ class Source:
     def read(self) -> bytes:
         """The photo's file. Raises FlowgradError, which names it."""
         if self.damage:
-            raise FlowgradError(f"{self.at} {self.damage}")
+            raise FlowgradError(self.damage)
         if isinstance(self.at, Path):
             check_file(self.at)
         if not self.member:
@@ -102,8 +103,8 @@ class Source:
 def find_sources(named: Iterable[str]) -> list[Source]:
     """The photos that are named, in order, none twice: files, folders as their files by name, patterns, "-".
 
-    An archive or a table is all of its photos; a damaged one is those that can be found, and one source that cannot be
-    read. Raises UsageError naming all that does not exist, for what holds no photo, and for nothing at all;
+    An archive or a table is all of its photos; a damaged one is those that can be found, and one source that says so
+    when it is read. Raises UsageError naming all that does not exist, for what holds no photo, and for nothing at all;
     FlowgradError where a store refuses or does not answer.
     """
     found: dict[object, Source] = {}
@@ -180,8 +181,12 @@ def _readable(place: Place, sources: Iterator[Source]) -> Iterator[Source]:
     """The sources up to where the file is damaged, and one that says so."""
     try:
         yield from sources
+    except StorageError:
+        raise
+    except FlowgradError as error:
+        yield Source(place, damage=str(error))
     except (*ENCODING, ValueError) as error:
-        yield Source(place, damage=f"is damaged ({reason(error)}). {_AGAIN}")
+        yield Source(place, damage=f"{place} is damaged ({reason(error)}). {_AGAIN}")
 
 
 def _members(place: Place) -> Iterator[Source]:

@@ -112,13 +112,14 @@ def test_all_that_is_missing_is_named(tmp_path: Path) -> None:
         find_sources([str(tmp_path / "none.png"), str(tmp_path / "x*.tar")])
 
 
-def test_a_table_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_table_without_pictures_says_so(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow.parquet import write_table
 
     write_table(pyarrow.table({"label": [1, 2]}), tmp_path / "labels.parquet")
+    (labels,) = find_sources([str(tmp_path / "labels.parquet")])
     with pytest.raises(FlowgradError, match=r"labels\.parquet has no column of pictures.*label"):
-        find_sources([str(tmp_path / "labels.parquet")])
+        labels.read()
 
 
 def test_a_source_is_named_by_its_own_parts() -> None:
