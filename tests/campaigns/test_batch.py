@@ -24,7 +24,7 @@ from tests.helpers.tiny import Tiny, make_photos
 
 pytestmark = pytest.mark.slow
 SEED, KILLS = 0, 5
-MANY, ON_RAY = 20_000, 3_000  # photos
+MANY, ON_RAY = 20_000, 1_000  # photos
 DISTINCT = 200  # of them; the others are these under other names
 PATIENCE = 3600  # seconds for one command
 GROWTH = 40 << 20  # bytes that the resident memory may grow by over all photos but the first tenth
