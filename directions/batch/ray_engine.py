@@ -185,12 +185,13 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise UsageError(_MISSING) from error
+    for name in ("ray", "ray.data"):  # its reports of progress are no answer to a command
+        logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     cores = None if address else workers or len(os.sched_getaffinity(0))
     dashboard = None if address else False  # a cluster of one's own needs none

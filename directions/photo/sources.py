@@ -117,7 +117,7 @@ def find_sources(named: Iterable[str]) -> list[Source]:
             continue
         for source in _sources_at(name, files):
             key = source.at.resolve() if isinstance(source.at, Path) else source.at
-            found.setdefault((key, source.member, source.start), source)
+            found.setdefault((key, source.member), source)
     if missing:
         verb = "does" if len(missing) == 1 else "do"
         raise UsageError(
