@@ -87,9 +87,14 @@ class Worker:
         self._control = Control(values, Grid(job.starts, job.steps))
 
     def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, list[bytes]]:
-        """Edit the shards of some rows; what became of their photos."""
-        shards = [pickle.loads(row) for row in rows["shard"]]
-        return {"outcome": [pickle.dumps(outcome) for shard in shards for outcome in self.edit(shard)]}
+        """Edit the shards of some rows; what became of their photos, or the error that ends the whole run."""
+        ended: list[Outcome | FlowgradError] = []
+        for row in rows["shard"]:
+            try:
+                ended += self.edit(pickle.loads(row))
+            except FlowgradError as error:
+                ended.append(error)
+        return {"ended": list(map(pickle.dumps, ended))}
 
     def edit(self, shard: Shard) -> list[Outcome]:
         """Edit the photos of a shard that are not done, and write its part of the manifest."""
@@ -133,9 +138,18 @@ def edit_on_cluster(
             num_cpus=threads,
             num_gpus=gpus,
         )
-        with _told():
-            for row in edited.iter_rows():
-                yield pickle.loads(row["outcome"])
+        try:
+            yield from _outcomes(edited.iter_rows())
+        except ray.exceptions.RayError as error:
+            raise FlowgradError(f"the cluster gave up ({reason(error)}). The same command then goes on.") from error
+
+
+def _outcomes(rows: Iterable[Mapping[str, bytes]]) -> Iterator[Outcome]:
+    for row in rows:
+        ended = pickle.loads(row["ended"])
+        if isinstance(ended, FlowgradError):
+            raise ended
+        yield ended
 
 
 def find_shards(sources: Sequence[Source], outputs: Iterable[Place], known: Mapping[str, Known]) -> Iterator[Shard]:
@@ -191,7 +205,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
     except ImportError as error:
         raise UsageError(_MISSING) from error
     for name in ("ray", "ray.data"):  # its reports of progress are no answer to a command
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
     cores = None if address else workers or len(os.sched_getaffinity(0))
     dashboard = None if address else False  # a cluster of one's own needs none
@@ -200,7 +214,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
             address,
             num_cpus=cores,
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            logging_level=logging.CRITICAL,
             include_dashboard=dashboard,
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -225,19 +239,3 @@ def shares(resources: Mapping[str, float], workers: int) -> tuple[int, float]:
     cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
     part = gpus / workers
     return max(1, cores // workers), float(int(part)) if part >= 1 else int(100 * part) / 100
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """An error of a worker's as the error that it was."""
-    try:
-        yield
-    except FlowgradError:
-        raise
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, FlowgradError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, FlowgradError):
-            raise type(cause)(str(cause)) from error
-        raise FlowgradError(f"the cluster gave up ({reason(error)}). The same command then goes on.") from error
