@@ -85,7 +85,7 @@ def test_a_cluster_of_one_machine_edits_goes_on_and_fails_clearly(applied, tmp_p
     files = json.loads(result.stdout)["files"]
     assert result.exit_code == 1 and len(files) == 25 and sum(file["error"] is not None for file in files) == 1
     times = {path: path.stat().st_mtime_ns for path in Path("edited").rglob("*.*")}
-    assert applied(*arguments[:-1]).output.count("skipped edited/") == 24
+    assert applied(*arguments[:-1]).stdout.count("skipped edited/") == 24
     assert {path: path.stat().st_mtime_ns for path in Path("edited").rglob("*.*")} == times
     (tmp_path / "photos" / "broken.png").write_bytes((tmp_path / "photos" / "photo-0.png").read_bytes())
     result = applied(*arguments, "--retry")
