@@ -8,6 +8,7 @@ same files again, and one whose part is there is not edited again. Nothing else 
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from flowgrad.addresses import Place, below, exists, files_in, is_folder, read_b
 from flowgrad.errors import FlowgradError, UsageError, reason
 
 SHARDS, SMALLEST, LARGEST = 256, 16, 256  # how many there are of few photos, and photos that one has
+PATIENCE = 10.0  # seconds in which a cluster must answer
 PER_GPU = 4  # workers that share a GPU, so that it need not wait for a worker that looks for faces
 _MISSING = "a cluster needs Ray, which is not installed. Run: pip install 'flowgrad[ray]'"
 _PART = ".jsonl"
@@ -210,6 +212,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
     cores = None if address else workers or len(os.sched_getaffinity(0))
     dashboard = None if address else False  # a cluster of one's own needs none
     try:
+        _knock(address or "")
         ray.init(
             address,
             num_cpus=cores,
@@ -217,7 +220,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
             logging_level=logging.CRITICAL,
             include_dashboard=dashboard,
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         remedy = "Start one with the command of Ray (`ray start`), and name its address as HOST:6379."
         raise FlowgradError(
             f"no Ray cluster answers at {address or 'this machine'} ({reason(error)}). {remedy}"
@@ -226,6 +229,13 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT, for which Ray itself would wait many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def usual_workers(resources: Mapping[str, float]) -> int:
