@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from directions.commands import apply, bank, measure, models, own_models, page, paint, sampler, train
+from directions.commands import apply, bank, cluster, measure, models, own_models, page, paint, sampler, train
 from directions.commands.errors import Commands
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (train, apply, paint, measure, page, own_models):
+for group in (train, apply, paint, measure, page, own_models, cluster):
     app.add_typer(group.app)
 app.add_typer(bank.app, name="bank")
 app.add_typer(models.app, name="models")

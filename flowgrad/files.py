@@ -80,7 +80,12 @@ def file_sha256(path: Path) -> str:
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise UsageError if `path` exists and may not be overwritten."""
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists already. Choose another name, or replace it with --overwrite.")
+        raise occupied(path)
+
+
+def occupied(place: Path | str) -> UsageError:
+    """The error that something is at a place where a file would be written."""
+    return UsageError(f"{place} exists already. Choose another name, or replace it with --overwrite.")
 
 
 def next_numbered(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Images edited: what each was to the model, and what became of it at every strength or within an identity budget."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,6 +77,15 @@ def keep_identity(model: Model, control: Control, inverted: Inverted, limit: flo
                 high[i] = share[i]
         share = (low + high) / 2
     return edits
+
+
+def measure_identity(model: Model, edits: Sequence[Edit]) -> list[Edit]:
+    """The edits with dlib's distance between each face before and after; as they are where that cannot be measured."""
+    if not (edits and has_faces() and model.config.aligned_faces):
+        return list(edits)
+    before, after = torch.stack([edit.before for edit in edits]), torch.stack([edit.after[0] for edit in edits])
+    apart = distances(descriptors(after), descriptors(before)).tolist()
+    return [replace(edit, distance=distance) for edit, distance in zip(edits, apart, strict=True)]
 
 
 def _scaled(control: Control, shares: np.ndarray) -> Control:

@@ -13,11 +13,18 @@ SHEET_COLUMNS, SHEET_ROWS = 8, 25  # images, of one sheet
 SHEET_SIDE = 256  # pixels that an image has at most on a sheet
 
 
+class Named(Protocol):
+    """A photo, of which a sheet shows the name."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class Shown(Protocol):
     """What a sheet shows of a photo: the photo and its edited versions, none if it was not edited."""
 
     @property
-    def photo(self) -> Path: ...
+    def photo(self) -> Named: ...
     @property
     def images(self) -> tuple[Image.Image, ...]: ...
 

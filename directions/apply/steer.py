@@ -1,4 +1,4 @@
-"""Applying directions: one forward pass of the ODE with their controls, without optimisation."""
+"""Applying directions: their controls, added, and one forward pass of the ODE with them, without optimisation."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_for, join
+from directions.bank.card import is_safe
 from directions.file.direction import Direction, check_compatible
+from directions.progress import Reporter
 from flowgrad.errors import UsageError
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.ode import Control, Grid, integrate, require_finite, total
@@ -82,3 +84,23 @@ def apply_direction(
     inversion = common_inversion([direction for direction, _ in directions])
     control = total(to_control(direction, model, force) * strength for direction, strength in directions)
     return steer(model, join(invert_for(model, images, control, inversion)), control)
+
+
+def mixture(
+    model: Model,
+    parts: Sequence[tuple[Direction, float]],
+    reporter: Reporter,
+    force: bool = False,
+    factors: Sequence[float] = (1.0,),
+) -> Control:
+    """The sum of several directions as one control (M, 1, *D), which will be used at the multiples `factors`.
+
+    Warns of strengths beyond those measured as safe. Raises FlowgradError for directions that do not fit the model.
+    """
+    for direction, strength in parts:
+        calibration = direction.info.calibration
+        for used in sorted({strength * min(factors), strength * max(factors)}):
+            if calibration and not is_safe(calibration, used):
+                where = "beyond the safe range of {!r} ({:g} to {:g})".format(direction.info.title, *calibration.safe)
+                reporter.warn(f"strength {used:g} is {where}: faces may turn into other people, or break")
+    return total(to_control(direction, model, force) * strength for direction, strength in parts)

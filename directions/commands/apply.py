@@ -1,14 +1,13 @@
 """Commands that apply directions: `apply-direction` to photos, `sample` to new images."""
 
-from collections import Counter
-from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from directions.bank.bank import Bank
-from directions.commands.errors import failed
+from directions.commands.engine import Address, Engine, EngineName, ManifestPlace, Retry, Workers, check_engine
 from directions.commands.options import (
     Align,
     BankFolder,
@@ -30,14 +29,11 @@ from directions.commands.options import (
     model_name,
     numbers,
 )
-from directions.commands.terminal import Listing, Terminal, answer, wrote
+from directions.commands.outcomes import report
+from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import UsageError
-from flowgrad.files import printable, refuse_existing
+from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    from directions.apply.files import Outcome
-    from directions.apply.sheets import Sheets
 
 app = typer.Typer()
 LISTED = 10  # samples that are named one by one when a command ends
@@ -54,7 +50,7 @@ def apply_direction(
     keep_identity: KeepIdentity = None,
     crop: Crop = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write PNG, whatever the photo was.")] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("edited"),
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write to, or an address.")] = "edited",
     model: DirectionsModel = None,
     bank: BankFolder = None,
     align: Align = "auto",
@@ -67,6 +63,11 @@ def apply_direction(
     copy_unedited: Annotated[
         bool, typer.Option("--copy-unedited", help="Write a copy of each photo in which no face is found.")
     ] = False,
+    manifest: ManifestPlace = None,
+    retry: Retry = False,
+    engine: EngineName = Engine.LOCAL,
+    address: Address = None,
+    workers: Workers = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -78,16 +79,20 @@ def apply_direction(
 
     flowgrad apply-direction smiling photo.jpg --strengths=-0.5,0,0.5,1
 
+    flowgrad apply-direction smiling shards/ --manifest done.jsonl
+
     Photos keep their sizes and details: what the edit changes in a face (all of them, or --face 2) is put back
     into the photo, and the rest stays as it was. A strip shows the photo around its faces. Results are named after the
     photo and what was done: photo-smiling.jpg, photo-smiling@0.8+old@0.3.jpg, photo-smiling-strip.png.
     A photo without a face is left as it is. One that cannot be edited is reported, and the others go on; if the command
-    is interrupted, the same one with --skip-existing does the rest.
+    is interrupted, the same one with --skip-existing does the rest. With --manifest, the same command does the rest.
     """
     from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.beside import process_beside
-    from directions.photo.reading import find_photos
+    from directions.photo.sources import find_sources
+    from flowgrad.addresses import below, to_place
 
+    check_engine(engine, manifest, retry, address, grid)
     steps, terminal = numbers(strengths, "--strengths") if strengths else (), Terminal(as_json)
     if steps and strength != 1:
         raise UsageError(f"--strengths takes the place of --strength; give one of the two (got {strength:g} as well)")
@@ -96,111 +101,57 @@ def apply_direction(
         ((name, own),) = asked
         asked, steps = [(name, 1.0)], tuple(own * step for step in steps)
     parts = load_parts(asked, Bank.default(bank), model_name(model))
-    files = find_photos(photos)
-    with process_beside(align) as beside:
-        from directions.apply import files as editing
+    files, folder = find_sources(photos), to_place(output)
+    with process_beside(align if engine is Engine.LOCAL else "never", workers) as beside, ExitStack() as opened:
         from directions.apply import outputs
+        from directions.apply.files import apply_to_files
         from directions.apply.sheets import Sheets
-        from directions.apply.steer import common_inversion
+        from directions.apply.steer import common_inversion, mixture
+        from directions.apply.wanted import Wanted
         from flowgrad.models import load_model
 
         inversion = common_inversion([part for part, _ in parts])
         done, title = outputs.done_by(named), outputs.done_by(asked)
-        wanted = editing.Wanted(
-            steps, crop, face, align, overwrite, keep_identity, inversion, skip_existing, title, copy_unedited
+        recorded = bool(manifest) or engine is Engine.RAY
+        wanted = Wanted(
+            steps, crop, face, align, overwrite, keep_identity, inversion, skip_existing, title, copy_unedited, recorded
         )
-        kind = ("-crop" if crop else "") + ("-strip" if steps else "")
-        sheets = Sheets(len(files), steps, title, output, done + kind)
-        targets = outputs.output_paths(files, output, done + kind, bool(steps) or lossless, taken=sheets.paths)
-        outputs.check_folder(output)
-        for sheet in sheets.paths if grid else ():
+        done, png = done + ("-crop" if crop else "") + ("-strip" if steps else ""), bool(steps) or lossless
+        sheets = Sheets(len(files), steps, title, folder, done) if isinstance(folder, Path) else None
+        if grid and not sheets:
+            raise UsageError(f"--grid draws on this machine: leave it out, or write to a folder of it, not to {folder}")
+        targets = outputs.output_paths(files, folder, done, png, taken=sheets.paths if sheets else ())
+        outputs.check_folder(folder)
+        for sheet in sheets.paths if sheets and grid else ():
             outputs.check_output(sheet, outputs.Inputs(files), overwrite or skip_existing)
-        loaded = load_model(model or parts[0][0].info.model, device, precision)
-        control = editing.mixture(loaded, parts, terminal, force, steps or (1.0,))
-        edited = editing.apply_to_files(loaded, control, files, targets, wanted, beside, sheets if grid else None)
-        _report(terminal.track(edited, "editing", len(files)), len(files), output, sheets, terminal, as_json)
+        name = model or parts[0][0].info.model
+        loaded = load_model(name, device, precision)
+        control = mixture(loaded, parts, terminal, force, steps or (1.0,))
+        drawn = sheets if grid else None
+        if not recorded:
+            edited = apply_to_files(loaded, control, files, targets, wanted, beside, drawn)
+        else:
+            from directions.batch.manifest import Manifest, options_of
 
+            if isinstance(folder, Path):
+                outputs.remove_unfinished(folder, done)
+            label = "+".join(f"{part}:{amount:g}" for part, amount in asked)
+            options = options_of(control, wanted, loaded.fingerprint, precision, png)
+            if engine is Engine.RAY:
+                outputs.check_apart(folder, files)
+                from directions.batch.ray_engine import Job, edit_on_cluster
 
-def _report(
-    outcomes: "Iterable[Outcome]", count: int, folder: Path, sheets: "Sheets", terminal: Terminal, as_json: bool
-) -> None:
-    """Say at once what became of each photo; exit with 1 if any failed, or if none has a face: nothing was done.
-
-    The error of a single photo is raised.
-    """
-    counted, unedited = Counter[str](), []
-    with Listing(as_json, "files") as listing:
-        for outcome in outcomes:
-            if outcome.error and count == 1:
-                raise outcome.error
-            if outcome.warning:
-                terminal.warn(f"{printable(outcome.photo.name)}: {outcome.warning}")
-            if outcome.error:
-                failed(printable(str(outcome.error)))
-            if outcome.unedited:
-                unedited.append(outcome.photo)
-            counted[_fate(outcome)] += 1
-            listing.add(_as_json(outcome), _left(outcome), _faces(outcome), _kept(outcome), _wrote(outcome))
-        listing.end(
-            {"unedited": unedited, "contact_sheets": sheets.written},
-            wrote(*sheets.written),
-            _count(counted, count, folder) if count > 1 else "",
-        )
-    if counted["left"] == count:
-        from directions.photo.faces import NO_FACE_REMEDY
-
-        raise failed(f"no photo was edited. {NO_FACE_REMEDY}")
-    if counted["failed"]:
-        raise typer.Exit(1)
-
-
-def _fate(outcome: "Outcome") -> str:
-    if outcome.error:
-        return "failed"
-    return "skipped" if outcome.skipped else "written" if outcome.output else "left"
-
-
-def _as_json(outcome: "Outcome") -> dict[str, object]:
-    error = outcome.error and str(outcome.error)
-    result: dict[str, object] = {"photo": outcome.photo, "output": outcome.output, "error": error}
-    result |= {"warning": outcome.warning, "skipped": outcome.skipped, "unedited": outcome.unedited}
-    if outcome.faces:
-        result["faces"] = dict(zip(("edited", "too_small"), outcome.faces, strict=True))
-    if outcome.kept:
-        result["identity"] = [{"share": share, "distance": distance} for share, distance in outcome.kept]
-    return result
-
-
-def _left(outcome: "Outcome") -> str:
-    """That a photo was left as it is, and why."""
-    return f"{printable(outcome.photo.name)}: {outcome.unedited}, so it stays as it is" if outcome.unedited else ""
-
-
-def _faces(outcome: "Outcome") -> str:
-    """How many faces were edited, unless it is the only one: "3 faces edited, 1 too small"."""
-    edited, too_small = outcome.faces or (0, 0)
-    if not edited or edited + too_small == 1:
-        return ""
-    small = f", {too_small} too small" if too_small else ""
-    return f"{printable(outcome.photo.name)}: {edited} {'face' if edited == 1 else 'faces'} edited{small}"
-
-
-def _kept(outcome: "Outcome") -> str:
-    """What the identity budget left of the strength asked for, face by face."""
-    faces = (f"{share:.0%} of the strength, identity distance {distance:.2f}" for share, distance in outcome.kept)
-    return f"{printable(outcome.photo.name)}: {'; '.join(faces)}" if outcome.kept else ""
-
-
-def _wrote(outcome: "Outcome") -> str:
-    if outcome.error or not outcome.output:
-        return ""
-    return f"skipped {printable(str(outcome.output))}: it exists already" if outcome.skipped else wrote(outcome.output)
-
-
-def _count(counted: "Counter[str]", count: int, folder: Path) -> str:
-    words = {"skipped": "skipped", "left": "left as they are", "failed": "failed"}
-    others = "".join(f", {counted[what]} {told}" for what, told in words.items() if counted[what])
-    return f"{counted['written']} of {count} photos written to {folder}{others}"
+                place = to_place(manifest) if manifest else below(folder, "manifest")
+                starts, steps_of = control.grid.starts, control.grid.steps
+                values = control.values.float().cpu().numpy()
+                job = Job(name, device, precision, values, starts, steps_of, wanted, label, options, place, retry)
+                edited = edit_on_cluster(job, files, targets, address, workers)
+            else:
+                kept = opened.enter_context(Manifest(Path(str(manifest)), label, options, retry))
+                known = kept.known
+                edited = kept.record(apply_to_files(loaded, control, files, targets, wanted, beside, known=known))
+        edited = terminal.track(edited, "editing", len(files))
+        report(edited, len(files), folder, drawn.written if drawn else [], terminal, keep_identity is not None)
 
 
 @app.command()
@@ -243,7 +194,8 @@ def sample(
     if grid:
         refuse_existing(sheet, overwrite)
 
-    from directions.apply import files as editing
+    from directions.apply.samples import sample_to_files
+    from directions.apply.steer import mixture
     from directions.figures import contact_sheet
     from directions.photo.writing import save_image
     from flowgrad.models import load_model
@@ -253,8 +205,8 @@ def sample(
         from directions.sampler.use import open_sampler
 
         loaded = open_sampler(sampler, loaded, found, guide, force)
-    control = editing.mixture(loaded, parts, terminal, force) if parts else None
-    samples = editing.sample_to_files(loaded, count, seed, control, output, overwrite)
+    control = mixture(loaded, parts, terminal, force) if parts else None
+    samples = sample_to_files(loaded, count, seed, control, output, overwrite)
     files, images = map(list, zip(*terminal.track(samples, "sampling", count), strict=True))
     if grid:
         save_image(contact_sheet(images, title=direction or sampler), sheet, overwrite)

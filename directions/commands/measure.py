@@ -17,7 +17,7 @@ app = typer.Typer()
 @app.command()
 def evaluate(
     direction: options.Mixture,
-    photos: Annotated[list[Path], typer.Option("--photos", "-p", help="Photos or folders; repeatable.")],
+    photos: options.PhotosOption,
     strengths: options.Strengths = "1",
     judge: Annotated[str, typer.Option(help="Name or file of the judge.", callback=options.known_judge)] = "",
     guide: options.GuideName = None,
@@ -38,25 +38,25 @@ def evaluate(
     Writes a contact sheet and evaluation.json. Photos without a face are left out.
     """
     from directions.bank.mixture import load_parts, parse_mixture
-    from directions.photo.reading import find_photos
+    from directions.photo.sources import find_sources
 
     steps, terminal = options.numbers(strengths, "--strengths"), Terminal(as_json)
     parts = load_parts(parse_mixture(direction), Bank.default(bank), options.model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
     for path in (sheet, figures):
         refuse_existing(path, overwrite)
-    files, info = find_photos(photos), parts[0][0].info
+    files, info = find_sources(photos), parts[0][0].info
 
-    from directions.apply import files as editing
-    from directions.apply.steer import common_inversion
+    from directions.apply.photos import read_photos
+    from directions.apply.steer import common_inversion, mixture
     from directions.commands import tables
     from directions.measure import evaluation
     from flowgrad.models import load_model
 
     common_inversion([part for part, _ in parts])
     loaded = load_model(model or info.model, device, precision)
-    control = editing.mixture(loaded, parts, terminal, force, steps)
-    read = editing.read_photos(files, loaded, align, terminal)
+    control = mixture(loaded, parts, terminal, force, steps)
+    read = read_photos(files, loaded, align, terminal)
     measured, images = evaluation.evaluate_photos(loaded, control, read.images, info, steps, guide, judge, terminal)
     data = evaluation.save_evaluation(measured, images, read, sheet, figures, direction)
     table = tables.plain_table(*evaluation.evaluation_rows(measured), numbers=True)

@@ -105,7 +105,17 @@ Mixture = Annotated[
         show_default=False,
     ),
 ]
-Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)]
+Photos = Annotated[
+    list[str],
+    typer.Argument(
+        help="Photos, folders, patterns, .tar and .parquet files, by path or address; - reads a list of them.",
+        show_default=False,
+    ),
+]
+PhotosOption = Annotated[
+    list[str],
+    typer.Option("--photos", "-p", help="Photos, folders, patterns, .tar or .parquet files, or -; repeatable."),
+]
 KnownModel = Annotated[str, typer.Argument(help="Name, .yaml file or folder.", callback=known_model)]
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="Name, .yaml file or folder; see `flowgrad models`.", callback=known_model)

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,7 @@ def train_direction(
     run's folder gets a figure of your photos before and after, the curves of the training, and a summary. Interrupted,
     it goes on where it was. `torchrun --nproc-per-node 2 -m cli train-direction ...` shares the work among processes.
     """
-    from directions.photo.reading import find_photos
+    from directions.photo.sources import find_sources
     from directions.train.checks import check_described, title_of
     from directions.train.folder import Run
 
@@ -68,8 +69,8 @@ def train_direction(
         raise UsageError("give either photos to train on, or --samples N to train on N samples of the model")
     if sampler and not samples:
         raise UsageError("--sampler says where samples come from: give --samples N too, and no photos")
-    files = find_photos(images) if images else []
-    others = find_photos(calibrate_on) if calibrate_on else []
+    files = find_sources(map(str, images)) if images else []
+    others = find_sources(map(str, calibrate_on)) if calibrate_on else []
     target = _checked(text, source, keep, model, guide, force)
     title, tags = title_of(title, target), tuple(tag or ())
     check_described(title=title, description=description, tags=tags)
@@ -78,7 +79,7 @@ def train_direction(
         place.bank.get(sampler, options.model_name(model), "sampler")
     claimed = place.claimed(str(options.model_name(model))) if Workers.started().leads else nullcontext()
     with claimed, Workers.join() as workers:
-        from directions.apply.files import read_photos
+        from directions.apply.photos import read_photos
         from directions.commands import tables
         from directions.progress import Silent, timed
         from directions.train import run
@@ -135,7 +136,7 @@ def train_direction(
     unedited = [path for photos in (read, held_out) if photos for path in photos.unedited]
     answer(
         as_json,
-        {**summary, "unedited": unedited},
+        {**summary, "unedited": list(map(str, unedited))},
         tables.direction_card(entry),
         f"seconds: {', '.join(f'{stage} {s:.0f}' for stage, s in summary['seconds'].items())}",
         wrote(entry.path, *summary["files"]),
@@ -187,10 +188,10 @@ def edit(
     and details, as with apply-direction, and the largest face is edited; a figure shows it before and after.
     """
     from directions.bank.mixture import check_strength
-    from directions.photo.reading import find_photos
+    from directions.photo.sources import find_sources
 
     check_strength(strength)
-    files = find_photos([photo])
+    files = find_sources([str(photo)])
     if len(files) > 1:
         raise UsageError(f"edit takes one photo; {photo} holds {len(files)}. For many, train a direction.")
     _checked(text, source, keep, model, guide, force)
@@ -199,11 +200,12 @@ def edit(
 
     done, inputs = outputs.slug(text), outputs.Inputs(files)
     figures = outputs.output_paths(files, output, f"{done}-before-after", png=True)
-    targets = [*outputs.output_paths(files, output, done), *figures]
+    targets = [Path(target) for target in (*outputs.output_paths(files, output, done), *figures)]
     for target in targets:
         outputs.check_output(target, inputs, overwrite)
 
-    from directions.apply import files as editing
+    from directions.apply.files import composed
+    from directions.apply.photos import read_photos
     from directions.figures import strip
     from directions.photo.composite import Patch
     from directions.photo.reading import read_photo, to_images
@@ -211,12 +213,13 @@ def edit(
     from directions.photo.writing import save_image
     from directions.train import run
     from directions.train.task import Task
+    from flowgrad.addresses import write_bytes
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
-    read = editing.read_photos(files, loaded, align, terminal, whole=not crop)
+    read = read_photos(files, loaded, align, terminal, whole=not crop)
     photos = run.invert_photos(loaded, read.images, recipe, terminal)
     task = Task.create(
         loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed, force=force
@@ -226,9 +229,10 @@ def edit(
         pictures = [*to_images(edited.before[None]), *to_images(edited.after)]
         save_image(pictures[1], targets[0], overwrite)
     else:
-        original, patches = read_photo(files[0]), [Patch(edited.difference(), read.places[0])]
+        content = files[0].read()
+        original, patches = read_photo(files[0], BytesIO(content)), [Patch(edited.difference(), read.places[0])]
         pictures = views(original.pixels, [[], patches])
-        editing.write_composite(files[0], original, patches, targets[0], overwrite)
+        write_bytes(targets[0], composed(content, files[0].suffix, original, patches, targets[0].suffix))
     save_image(strip(pictures, ["photo", text]), targets[1], overwrite)
     answer(
         as_json,

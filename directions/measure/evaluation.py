@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from directions.apply.effects import Effects, measure
-from directions.apply.files import Photos
 from directions.apply.inversion import Inversion, invert_for
+from directions.apply.photos import Photos
 from directions.apply.sheets import SHEET_COLUMNS
 from directions.figures import contact_sheet, strength_label
 from directions.file.direction import DirectionInfo
@@ -103,14 +103,14 @@ def save_evaluation(
     measured: Sequence[Measured], images: Tensor, read: Photos, sheet: Path, table: Path, title: str
 ) -> dict[str, object]:
     """Write a contact sheet of the images and the measurements as JSON, replacing what is there; return the latter."""
-    shown = [image for i in range(len(read.files)) for image in to_images(images[:, i])]
+    shown = [image for i in range(len(read.sources)) for image in to_images(images[:, i])]
     after = [strength_label(m.strength) for m in measured[1:]]
-    labels = [label for photo in read.files for label in (photo.name, *after)]
+    labels = [label for photo in read.sources for label in (photo.name, *after)]
     columns = len(measured) * max(1, SHEET_COLUMNS // len(measured))
     save_image(contact_sheet(shown, labels, columns, title), sheet, overwrite=True)
     data: dict[str, object] = {
         "direction": title,
-        "photos": len(read.files),
+        "photos": len(read.sources),
         "unedited": list(map(str, read.unedited)),
         "measured": [asdict(m) for m in measured],
         "contact_sheet": str(sheet),

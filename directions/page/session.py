@@ -17,9 +17,9 @@ from PIL import Image
 
 from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
 from directions.apply.familiarity import is_face, judge_familiarity, usual_grid
-from directions.apply.files import alignment
 from directions.apply.identity import has_faces
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
+from directions.apply.photos import alignment
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank, Entry
 from directions.bank.mixture import check_strength

@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from directions.photo import faces
 from directions.photo.reading import Align
@@ -18,12 +18,21 @@ from directions.photo.reading import Align
 T = TypeVar("T")
 Item = TypeVar("Item")
 _PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when the thread that forked it ends
-_AHEAD = 2  # results that wait at most: photos at full size
+_AHEAD = 2  # results that wait at most for each process: photos at full size
+
+
+class Beside(NamedTuple):
+    """Processes that work is given to, and how many they are."""
+
+    executor: Executor
+    processes: int = 1
 
 
 @contextmanager
-def process_beside(align: Align) -> Iterator[Executor | None]:
-    """A process that prepares photos: dlib's models and torch take a second each to load, so load both at once.
+def process_beside(align: Align, count: int | None = None) -> Iterator[Beside | None]:
+    """Processes that prepare photos: dlib's models and torch take a second each to load, so load both at once.
+
+    count: how many; by default half the cores, since a model uses the others meanwhile.
 
     None where there is nothing to gain (no faces to find, or a single core), or where a fork is not safe: torch and its
     threads are there already, or the system knows none.
@@ -32,10 +41,12 @@ def process_beside(align: Align) -> Iterator[Executor | None]:
     if align == "never" or not faces.available() or not safe or len(os.sched_getaffinity(0)) < 2:
         yield None
         return
-    executor = ProcessPoolExecutor(1, get_context("fork"), initializer=_follow, initargs=(os.getpid(),))
+    count = count or len(os.sched_getaffinity(0)) // 2
+    executor = ProcessPoolExecutor(count, get_context("fork"), initializer=_follow, initargs=(os.getpid(),))
     try:
-        executor.submit(faces.warm_up)
-        yield executor
+        for _ in range(count):
+            executor.submit(faces.warm_up)
+        yield Beside(executor, count)
     finally:
         executor.shutdown(cancel_futures=True)  # photos that still wait are not prepared after an interruption
 
@@ -52,17 +63,18 @@ def _follow(parent: int) -> None:
 
 
 def ahead(
-    executor: Executor | None, work: Callable[[Item], T], items: Iterable[Item | None]
+    beside: Beside | None, work: Callable[[Item], T], items: Iterable[Item | None]
 ) -> Iterator[Callable[[], T | None]]:
     """For each item what returns `work(item)`, or raises what that raises; the next ones are begun meanwhile.
 
     For None it returns None. `work` belongs to a module that needs no torch, since the other process loads it.
-    Without an executor the work is done here, as it is if its process is killed: for its memory, most likely.
+    With no process beside the work is done here, as it is if one is killed: for its memory, most likely.
     """
+    executor, limit = (beside.executor, _AHEAD * beside.processes) if beside else (None, _AHEAD)
     waiting: deque[Callable[[], T | None]] = deque()
     for item in items:
         waiting.append(_nothing if item is None else _begun(executor, partial(work, item)))
-        if len(waiting) > _AHEAD:
+        if len(waiting) > limit:
             yield waiting.popleft()
     yield from waiting
 

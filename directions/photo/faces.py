@@ -4,10 +4,12 @@ Faces are found by dlib, of the extra `faces`, which is imported when first used
 alone: nothing but `align="never"` takes it as it is.
 """
 
+import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +18,7 @@ from directions.photo.crop import Place
 from directions.photo.detection import detector, find_faces, overlap
 from directions.photo.landmarks import CHIP_PADDING, CHIP_SIZE, Box, Face, look, predictor
 from directions.photo.reading import Align, Photo, read_photo
+from directions.photo.sources import Source
 from flowgrad.errors import FlowgradError, UsageError
 
 _TURNED = 0.5  # of `turn`
@@ -64,15 +67,46 @@ class Faces:
         return "its face is too small" if self.too_small == 1 else f"its {self.too_small} faces are too small"
 
 
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A photo that was read: its file's bytes and their SHA-256, its pixels, and its faces."""
+
+    content: bytes
+    sha256: str
+    photo: Photo
+    faces: Faces
+
+
+class Asked(NamedTuple):
+    """A photo to be read, unless its file still has the SHA-256 `known`."""
+
+    source: Source
+    known: str = ""
+
+
 def read_faces(
-    path: Path, size: int, align: Align = "auto", face: int | None = None, enough: int | None = None
-) -> tuple[Photo, Faces]:
-    """Read a photo, see `read_photo`, and prepare its faces. Raises FlowgradError, which names the file."""
-    photo = read_photo(path, enough=enough)
+    source: Source, size: int, align: Align = "auto", face: int | None = None, enough: int | None = None
+) -> Read:
+    """Read a photo, see `read_photo`, and prepare its faces. Raises FlowgradError, which names the source."""
+    return _prepared(source, source.read(), size, align, face, enough)
+
+
+def read_changed(
+    asked: Asked, size: int, align: Align = "auto", face: int | None = None, enough: int | None = None
+) -> Read | None:
+    """As `read_faces`; None if its file is known, of which then nothing is decoded."""
+    content = asked.source.read()
+    if asked.known and hashlib.sha256(content).hexdigest() == asked.known:
+        return None
+    return _prepared(asked.source, content, size, align, face, enough)
+
+
+def _prepared(source: Source, content: bytes, size: int, align: Align, face: int | None, enough: int | None) -> Read:
+    photo = read_photo(source, io.BytesIO(content), enough)
     try:
-        return photo, prepare_faces(photo.rgb, size, align, face)
+        return Read(content, hashlib.sha256(content).hexdigest(), photo, prepare_faces(photo.rgb, size, align, face))
     except FlowgradError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{source}: {error}") from error
 
 
 def prepare(photo: Image.Image, size: int, align: Align = "auto") -> Prepared:

@@ -1,15 +1,15 @@
-"""Photos: found, read whatever way they are stored with all that their files say of them, and turned into tensors."""
+"""Photos: read whatever way they are stored with all that their files say of them, and turned into tensors."""
 
 import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -87,49 +87,24 @@ class Photo:
         return to_rgb(self.pixels)
 
 
-def find_photos(paths: Iterable[Path]) -> list[Path]:
-    """Return the photos that `paths` name: files as given, folders as their images by name; none twice.
+class Named(Protocol):
+    """What messages call a photo: a path, or whatever else is written as its place."""
 
-    Raises UsageError naming all paths that do not exist, for a folder without images, and for no path at all.
-    """
-    photos: dict[Path, Path] = {}
-    paths = list(paths)
-    if missing := [str(path) for path in paths if not path.exists()]:
-        verb = "does" if len(missing) == 1 else "do"
-        raise UsageError(f"{', '.join(missing)} {verb} not exist. Name image files, or folders of them.")
-    for path in paths:
-        for photo in _photos_at(path):
-            photos.setdefault(photo.resolve(), photo)
-    if not photos:
-        raise UsageError("no photo was named. Give image files, or folders of them.")
-    return list(photos.values())
+    @property
+    def suffix(self) -> str: ...
 
 
-def _photos_at(path: Path) -> list[Path]:
-    if not path.is_dir():
-        check_file(path)
-        return [path]
-    try:
-        photos = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES and file.is_file()]
-    except OSError as error:
-        raise FlowgradError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-    photos = [photo for photo in photos if not photo.name.startswith(".")]
-    if not photos:
-        raise UsageError(f"{path} holds no image ({', '.join(SUFFIXES)}). Name another folder, or the files.")
-    return photos
-
-
-def read_photo(path: Path, content: BinaryIO | None = None, enough: int | None = None) -> Photo:
-    """Read a photo, from `content`, if given, under the name `path`.
+def read_photo(path: Named, content: BinaryIO | None = None, enough: int | None = None) -> Photo:
+    """Read the photo at a path, or from `content`, under the name `path`.
 
     enough: pixels of the longer side that will do. A JPEG that has twice as many, or more, is decoded at a reduced
     scale, which takes a fraction of the memory; photos of other formats are of their own size always.
     Raises FlowgradError for a file that is missing, no image, damaged, over PIXEL_LIMIT, or of pixels whose range is
     unknown (floating-point, or a TIFF's of 32 bits), and UsageError for what is no file, as a pipe.
     """
-    source = content or path
-    if content is None:
-        check_file(path)
+    source = content or cast(Path, path)
+    if isinstance(source, Path):
+        check_file(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; the limit of pixels below is our own
@@ -189,7 +164,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _check_pixels(path: Path, image: Image.Image) -> None:
+def _check_pixels(path: Named, image: Image.Image) -> None:
     signed = image.mode == "I" and image.format == "TIFF"  # PNG and PPM have this mode for 16 bits
     if image.mode == "F" or signed:
         kind = "signed or 32-bit" if signed else "floating-point"
@@ -198,7 +173,7 @@ def _check_pixels(path: Path, image: Image.Image) -> None:
         raise FlowgradError(_too_large(path, f" {image.width} x {image.height},"))
 
 
-def _too_large(path: Path, size: str = "") -> str:
+def _too_large(path: Named, size: str = "") -> str:
     return f"{path} has too many pixels:{size} at most {PIXEL_LIMIT} are read. Scale it down first."
 
 

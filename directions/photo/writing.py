@@ -1,7 +1,6 @@
 """Images written as files, and photos like the files that they were read from."""
 
 import io
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,6 @@ def save_photo(pixels: Image.Image, like: Photo, path: Path, overwrite: bool = F
     refuse_existing(path, overwrite)
     with atomic_path(path) as temporary:
         temporary.write_bytes(to_bytes(pixels, like, path.suffix))
-    return path
-
-
-def copy_file(source: Path, path: Path, overwrite: bool = False) -> Path:
-    """Copy a photo that nothing was changed in, byte for byte. Returns the path. Raises as `save_photo`."""
-    refuse_existing(path, overwrite)
-    with atomic_path(path) as temporary:
-        shutil.copyfile(source, temporary)
     return path
 
 

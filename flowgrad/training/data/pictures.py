@@ -26,6 +26,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from flowgrad.containers import MISSING_PYARROW, require_pictures, tar_members
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path, file_fingerprint, remove_leftovers
 from flowgrad.images import to_rgb
@@ -242,8 +243,7 @@ def _list_zip(source: Path) -> list[tuple[str, Read]]:
 
 def _list_tar(source: Path) -> list[tuple[str, Read]]:
     archive = tarfile.open(source)  # noqa: SIM115 (its members are read later)
-    members = [member for member in archive if member.isfile() and _is_image(member.name)]
-    _refuse_damaged_header(archive)
+    members = [member for member in tar_members(archive) if _is_image(member.name)]
 
     def reader(member: tarfile.TarInfo) -> Read:
         def read() -> bytes:
@@ -254,13 +254,6 @@ def _list_tar(source: Path) -> list[tuple[str, Read]]:
 
     # in the archive's order: a compressed one can only be read forwards without starting again for each file
     return [(member.name, reader(member)) for member in members]
-
-
-def _refuse_damaged_header(archive: Any) -> None:
-    """Raise TarError if what was listed ends before a header that cannot be read, where tarfile stops silently."""
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # an archive ends with zeros
-        raise tarfile.ReadError("bad header")
 
 
 def _list_tables(source: Path, tables: list[Path]) -> list[tuple[str, Read]]:
@@ -275,6 +268,8 @@ def _list_tables(source: Path, tables: list[Path]) -> list[tuple[str, Read]]:
 def _row_reader(table: Path, row: int, source: Path) -> Read:
     def read() -> bytes:
         cell = _image_column(table)[row].as_py() or {}
+        if isinstance(cell, bytes):
+            return cell
         if cell.get("bytes"):
             return bytes(cell["bytes"])
         if not cell.get("path"):
@@ -289,22 +284,17 @@ def _row_reader(table: Path, row: int, source: Path) -> Read:
 
 @lru_cache(maxsize=1)  # tables are large: one at a time
 def _image_column(table: Path) -> Any:
-    """The column of a Parquet or Arrow file that holds pictures: records with `bytes` and `path`."""
+    """The column of a Parquet or Arrow file that holds pictures; see `picture_column`."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise FlowgradError(
-            f"{table.name} needs pyarrow, which is not installed: pip install 'flowgrad[datasets]'."
-        ) from error
+        raise FlowgradError(f"{table.name} {MISSING_PYARROW}") from error
     try:
         data = pyarrow.parquet.read_table(table) if table.suffix.lower() == ".parquet" else _read_arrow(table)
     except (OSError, pyarrow.ArrowException) as error:
         raise FlowgradError(f"{table} is damaged ({str(error).splitlines()[0]}): download it again.") from error
-    for field in data.schema:
-        if pyarrow.types.is_struct(field.type) and {"bytes", "path"} <= {f.name for f in field.type}:
-            return data.column(field.name)
-    raise FlowgradError(f"{table} has no column of pictures (records with bytes and path): it has {data.column_names}.")
+    return data.column(require_pictures(str(table), data.schema))
 
 
 def _read_arrow(table: Path) -> Any:

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from directions.apply import files
-from directions.apply.files import Wanted, apply_to_files
+from directions.apply.files import apply_to_files
 from directions.apply.outputs import output_paths
+from directions.apply.wanted import Wanted
+from directions.photo.sources import Source
 from flowgrad.models import Model
 from flowgrad.ode import Control
 from tests.helpers.tiny import Tiny
@@ -36,7 +38,7 @@ def test_a_photo_is_decoded_once(
         return load(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
-    (outcome,) = apply_to_files(model, control * strength, [path], [output], wanted)
+    (outcome,) = apply_to_files(model, control * strength, [Source(path)], [output], wanted)
     assert outcome.output == output and len(decoded) == 1
 
 
@@ -53,6 +55,7 @@ def test_photos_that_fill_the_memory_are_edited_in_turn(
     for pixels, expected in ((files._PIXELS, [1, 3]), (2 * 16 * 16, [1, 2, 1]), (1, [1] * 4)):
         monkeypatch.setattr(files, "_PIXELS", pixels)
         sizes.clear()
-        outputs = output_paths(tiny.files, tmp_path / str(pixels), "edited")
-        assert len(list(apply_to_files(model, control, tiny.files, outputs, Wanted()))) == 4
+        sources = list(map(Source, tiny.files))
+        outputs = output_paths(sources, tmp_path / str(pixels), "edited")
+        assert len(list(apply_to_files(model, control, sources, outputs, Wanted()))) == 4
         assert sizes == expected

@@ -10,21 +10,25 @@ from directions.apply.outputs import (
     DONE_LIMIT,
     NAME_LIMIT,
     Inputs,
+    check_apart,
     check_folder,
     check_output,
     done_by,
     output_paths,
+    remove_unfinished,
     slug,
 )
+from directions.photo.sources import Source
 from flowgrad.errors import FlowgradError, UsageError
+from tests.helpers.paths import killed_write
 
 OUT = Path("edited")
 
 
 def names(photos: list[str], done: str = "old", png: bool = False) -> list[str]:
-    paths = list(output_paths(map(Path, photos), OUT, done, png))
-    assert all(path.parent == OUT for path in paths)
-    return [path.name for path in paths]
+    paths = list(output_paths((Source(Path(photo)) for photo in photos), OUT, done, png))
+    assert all(isinstance(path, Path) and path.parent == OUT for path in paths)
+    return [Path(path).name for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,7 @@ def test_names_never_meet() -> None:
     found = names(photos)
     assert found[:3] == ["x-old.png", "b-x-old.png", "x-2-old.png"]
     assert len({name.casefold() for name in found}) == len(photos)
-    taken = list(output_paths([Path("a/x.png")], OUT, "old", taken=[OUT / "x-old.png"]))
+    taken = list(output_paths([Source(Path("a/x.png"))], OUT, "old", taken=[OUT / "x-old.png"]))
     assert taken == [OUT / "a-x-old.png"]
 
 
@@ -74,7 +78,7 @@ def test_names_are_decided_one_at_a_time() -> None:
     def endless() -> object:
         for i in range(10**9):
             asked.append(i)
-            yield Path(f"folder-{i % 2}/photo.png")
+            yield Source(Path(f"folder-{i % 2}/photo.png"))
 
     assert len(list(islice(output_paths(endless(), OUT, "old"), 5))) == 5  # type: ignore[arg-type]
     assert len(asked) == 5
@@ -97,8 +101,35 @@ def test_photos_are_never_replaced(tmp_path: Path) -> None:
         for output in (photo, link, tmp_path / "no" / ".." / "photo.png"):
             (tmp_path / "no").mkdir(exist_ok=True)
             with pytest.raises(UsageError, match="photos themselves"):
-                check_output(output, Inputs([photo]), overwrite)
-    check_output(tmp_path / "other.png", Inputs([photo]), overwrite=False)
+                check_output(output, Inputs([Source(photo)]), overwrite)
+    check_output(tmp_path / "other.png", Inputs([Source(photo)]), overwrite=False)
+
+
+def test_results_that_would_lie_among_the_photos_are_noticed(tmp_path: Path) -> None:
+    sources = [Source(tmp_path / "a" / "x.png"), Source("s3://bucket/b/x.png"), Source("s3://bucket/c.tar", "x.png")]
+    for folder in (tmp_path / "b" / ".." / "a", "s3://bucket/b/", "s3://bucket"):
+        with pytest.raises(UsageError, match="holds photos"):
+            check_apart(folder, sources)
+    check_apart(tmp_path, sources)
+    check_apart("s3://bucket/c", sources)
+
+
+def test_photos_of_archives_go_to_folders_of_their_own() -> None:
+    files = ["a/1.tar", "b/1.tar.gz", "b/x.png"]
+    sources = [Source(Path(file), member) for file in files[:2] for member in ("p/x.png", "q/x.png", "x.bmp")]
+    found = [str(path) for path in output_paths([*sources, Source(Path(files[2]))], OUT, "old")]
+    assert found[:3] == ["edited/1/x-old.png", "edited/1/q-x-old.png", "edited/1/x-2-old.png"]
+    assert found[3:6] == [path.replace("/1/", "/b-1/") for path in found[:3]] and found[6] == "edited/x-old.png"
+    assert list(output_paths(sources[:1], "s3://bucket/out", "old")) == ["s3://bucket/out/1/x-old.png"]
+
+
+def test_beginnings_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
+    left = killed_write(tmp_path / "1" / "x-old@0.5.png")
+    others = [tmp_path / name for name in ("x-old@0.5.png", ".x-old-0123abcd.png", ".hidden", ".x-old@0.5-notes.png")]
+    for path in others:
+        path.touch()
+    remove_unfinished(tmp_path, "old@0.5")
+    assert not left.exists() and all(path.exists() for path in others)
 
 
 def test_folders_that_cannot_be_written_to_are_noticed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

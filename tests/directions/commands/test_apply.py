@@ -78,7 +78,7 @@ def test_a_rerun_does_what_is_left(tiny: Tiny, apply) -> None:
 
 def test_photos_that_are_skipped_are_not_read(tiny: Tiny, apply, monkeypatch: pytest.MonkeyPatch) -> None:
     assert apply(*tiny.files).exit_code == 0
-    monkeypatch.setattr("directions.apply.files.read_faces", lambda *_, **__: pytest.fail("a photo is read"))
+    monkeypatch.setattr("directions.apply.files.read_changed", lambda *_, **__: pytest.fail("a photo is read"))
     assert apply(*tiny.files, "--skip-existing").exit_code == 0
 
 
@@ -93,7 +93,7 @@ def test_a_sheet_shows_skipped_photos_too(
         Path("edited", path).unlink()
         result = apply(*tiny.files, "--grid", "--skip-existing", *more)
         assert result.exit_code == 0 and f"wrote edited/{sheet}" in result.output and edited() == whole
-    monkeypatch.setattr("directions.apply.files.read_faces", lambda *_, **__: pytest.fail("a photo is read"))
+    monkeypatch.setattr("directions.apply.files.read_changed", lambda *_, **__: pytest.fail("a photo is read"))
     assert apply(*tiny.files, "--grid", "--skip-existing", *more).exit_code == 0 and edited() == whole
 
 
@@ -194,7 +194,7 @@ import psutil
 import cli, directions.apply.files as files, directions.commands.apply as command
 from directions.photo import faces
 
-process, read, save, times, memory = psutil.Process(), files.read_faces, files._save, {}, []
+process, read, save, times, memory = psutil.Process(), files.read_changed, files._save, {}, []
 
 def first_read(*given, **more):
     times.setdefault("read", time.monotonic())
@@ -206,7 +206,7 @@ def counted(*given):
     memory.append(process.memory_info().rss)
     return outcome
 
-files.read_faces, files._save = first_read, counted
+files.read_changed, files._save = first_read, counted
 try:
     cli.app(sys.argv[1:], standalone_mode=False)
 finally:

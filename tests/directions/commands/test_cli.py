@@ -351,11 +351,11 @@ def test_a_full_disk(tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch)
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "photo.png")
 
-    monkeypatch.setattr(Image.Image, "save", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     result = apply(tiny, trained, "smiling", *tiny.files)
     failed(result, 1, "No space left on device", "Free some space")
     assert result.output.count("No space left") == 1  # the first photo stops the rest
-    monkeypatch.setattr(directions.apply.files, "save_photo", refuse)
+    monkeypatch.setattr(directions.apply.files, "write_bytes", refuse)
     failed(apply(tiny, trained, "smiling", *tiny.files), 1, "the disk is full", "Free some space")
 
 

@@ -20,10 +20,11 @@ import pytest
 from PIL import Image, ImageFile, features
 
 from directions.photo import faces
-from directions.photo.beside import ahead
+from directions.photo.beside import Beside, ahead
 from directions.photo.detection import find_faces
 from directions.photo.faces import Faces, prepare, prepare_faces
-from directions.photo.reading import PIXEL_LIMIT, find_photos, read_photo, to_images, to_tensor
+from directions.photo.reading import PIXEL_LIMIT, read_photo, to_images, to_tensor
+from directions.photo.sources import find_sources
 from flowgrad.errors import FlowgradError, UsageError
 from tests.helpers.paths import ROOT, SHARED
 from tests.helpers.pictures import bomb
@@ -46,6 +47,10 @@ def apart(a: Image.Image, b: Image.Image) -> float:
 
 
 # --- finding ----------------------------------------------------------------------------------------------------
+
+
+def find_photos(paths: list[Path]) -> list[Path]:
+    return [Path(source.at) for source in find_sources(map(str, paths))]
 
 
 def test_find_photos_in_folders_and_files(tmp_path: Path) -> None:
@@ -363,14 +368,15 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 from directions.photo.faces import read_faces
+from directions.photo.sources import Source
 os.sched_getaffinity = lambda process: {{0, 1}}
 beside.faces.available, beside.faces.warm_up = (lambda: True), (lambda: None)
 with beside.process_beside("never") as none, beside.process_beside("auto") as executor:
     assert none is None and executor is not None
-    paths = [Path({str(tmp_path)!r}, "photo.png")]
-    (awaited,) = beside.ahead(executor, partial(read_faces, size=16, align="never"), paths)
-    photo, faces = awaited()
-    print("torch" in sys.modules, photo.pixels.size, faces.crops[0].image.size)
+    sources = [Source(Path({str(tmp_path)!r}, "photo.png"))]
+    (awaited,) = beside.ahead(executor, partial(read_faces, size=16, align="never"), sources)
+    read = awaited()
+    print("torch" in sys.modules, read.photo.pixels.size, read.faces.crops[0].image.size)
 import torch
 with beside.process_beside("auto") as none:
     print(none)
@@ -399,13 +405,13 @@ class Killed(Executor):
 
 @pytest.mark.parametrize("executor", [None, Killed()])
 def test_work_that_no_process_does_is_done_here(executor: Executor | None) -> None:
-    assert [awaited() for awaited in ahead(executor, abs, (-1, -2, -3, -4, -5))] == [1, 2, 3, 4, 5]
+    assert [awaited() for awaited in ahead(executor and Beside(executor), abs, (-1, -2, -3, -4, -5))] == [1, 2, 3, 4, 5]
 
 
 def test_no_more_is_begun_than_a_few_photos_ahead() -> None:
     with ThreadPoolExecutor(1) as executor:
         numbers = iter(range(1000))
-        next(ahead(executor, abs, numbers))
+        next(ahead(Beside(executor), abs, numbers))
         assert next(numbers) < 10
 
 
@@ -416,7 +422,7 @@ def test_a_process_beside_ends_when_its_parent_does(sent: signal.Signals) -> Non
     script = """
 os.sched_getaffinity = lambda process: {0, 1}
 beside.faces.available, beside.faces.warm_up = (lambda: True), (lambda: None)
-with beside.process_beside("auto") as executor:
+with beside.process_beside("auto") as (executor, _):
     executor.submit(sum, range(10**11))
     time.sleep(0.5)
     print(*executor._processes, flush=True)
