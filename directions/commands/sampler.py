@@ -16,6 +16,7 @@ from flowgrad.resources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from directions.file.terms import Term
+    from directions.progress import Reporter
     from directions.sampler.train import Trained
     from flowgrad.model_config import ModelConfig
 
@@ -59,14 +60,15 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
     ) -> None:
         from flowgrad.model_config import load_config
 
-        terms = terms_of(config=load_config(model), guide=guide, **others)
         if method == "network" and on:
             raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
         found, folder, own = Bank.default(bank), output or Path("runs") / name, str(options.model_name(model))
         parent = found.get(on, own, "sampler").load_sampler() if on else None
         for file in (SHEET, CHART):
             refuse_existing(folder / file, overwrite)
+        terminal = Terminal(as_json)
         with found.claim(name, own, overwrite):
+            terms = terms_of(config=load_config(model), guide=guide, reporter=terminal, **others)
             from directions.sampler import train
             from directions.sampler.network import NetworkPlan
             from directions.sampler.pool import Parts
@@ -82,7 +84,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
                 terms,
                 load_guide(guide or loaded.config.guide, loaded.device),
                 load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None,
-                Terminal(as_json),
+                terminal,
                 pool=pool,
                 intervals=intervals,
                 seed=seed,
@@ -95,7 +97,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
             parts.remove()
         _answer(entry, files, name, as_json)
 
-    return options.declared_together(run, terms_of, made=("config",))
+    return options.declared_together(run, terms_of, made=("config", "reporter"))
 
 
 @app.command("train")
@@ -103,21 +105,31 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
 def sampler_train(
     config: "ModelConfig",
     guide: str | None,
+    reporter: "Reporter",
     text: Annotated[str | None, typer.Option("--text", "-t", help='What all shall show: "a smiling face".')] = None,
     source: options.Source = None,
     classes: Annotated[str, typer.Option("--class", help="Classes that all shall have: happy,female.")] = "",
-    weight: Annotated[float, typer.Option(help="Lambda; 1 is Bayes' rule, more is stricter.")] = 1.0,
+    identity: Annotated[
+        Path | None, typer.Option(help="A photo of the person whom all shall show, or a folder of them.")
+    ] = None,
+    pose: Annotated[
+        str | None,
+        typer.Option(help="Degrees that all shall be turned by, or a range: 15, or --pose=-20,-10 (to the left)."),
+    ] = None,
+    weight: Annotated[float, typer.Option(help="Lambda of each; 1 is Bayes' rule, more is stricter.")] = 1.0,
 ) -> "list[Term]":
-    """Make a sampler whose images show a text, or are of classes, and put it into the bank.
+    """Make a sampler whose images show a text, a person or a pose, or are of classes, and put it into the bank.
 
     flowgrad sampler train --text "a smiling face" --name smilers
 
     flowgrad sampler train --class happy,female --name happy-women
 
+    flowgrad sampler train --identity photo.jpg --pose 15 --name her-turned
+
     Afterwards `flowgrad sample --sampler smilers` draws from it: exactly, by rejection, or by a network in one pass.
     Interrupted, it goes on with the pool that it has drawn.
     """
-    from directions.sampler.request import class_term, text_term
+    from directions.sampler.request import class_term, identity_term, pose_term, text_term
     from flowgrad.guidance.names import vocabulary_of
 
     terms = []
@@ -126,8 +138,12 @@ def sampler_train(
         terms.append(text_term(text, source, config, vocabulary_of(reader) if reader else None, weight))
     if classes:
         terms.append(class_term([part.strip() for part in classes.split(",") if part.strip()], config, weight))
+    if pose is not None:
+        terms.append(pose_term(options.numbers(pose, "--pose"), config, weight))
+    if identity is not None:
+        terms.append(identity_term(identity, config, reporter, weight))
     if not terms:
-        raise UsageError("say what the samples shall be like: with --text, with --class, or with both")
+        raise UsageError("say what the samples shall be like: by --text, --class, --identity or --pose, or several")
     return terms
 
 
@@ -136,6 +152,7 @@ def sampler_train(
 def sampler_debias(
     config: "ModelConfig",
     guide: str | None,
+    reporter: "Reporter",
     attribute: Annotated[list[str], typer.Option("--attribute", "-a", help="Whose shares to set; repeatable.")],
     target: Annotated[
         list[str] | None, typer.Option("--target", help="uniform, or shares such as 0.2,0.8; one for each attribute.")

@@ -225,7 +225,8 @@ def _check_questions(info: SamplerInfo) -> None:
         known = set(term.attributes) <= set(info.questions)
         require(known, "attributes of a term must be among the questions", term.attributes)
         count = sum(len(info.questions[name]) for name in term.attributes)
-        fits = len(term.beta) == len(term.target) == count
+        target = () if term.kind == "pose" else term.target
+        fits = len(term.beta) == len(target) == count
         require(fits, f"beta and target of a term must have {count} numbers, one for each answer", term.beta)
 
 

@@ -120,8 +120,10 @@ def train_sampler(
     if network is None:
         chosen = resample(weights.log(), min(SHOWN, pool), seed)
         return Trained(SamplerFile(info), images[:SHOWN], images[chosen])
-    fitted = fit_network(model, energy, grid, network, seed, reporter)
-    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter)
+    own = parts.of(SamplerFile(info).hash) if parts else None
+    fitted = fit_network(model, energy, grid, network, seed, reporter, own)
+    own = own.of(network, seed) if own else None
+    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own)
     measured = measure(images, weights, classes, judge, drawn)
     tensors = {name: value.numpy() for name, value in fitted.sampler.tensors().items()}
     described = replace(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from directions.apply.identity import SAME_PERSON
 from directions.bank.bank import Bank
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import Term
@@ -11,9 +12,18 @@ from directions.photo.faces import CHIP_PADDING
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.contrast import Contrast
-from flowgrad.guidance.energies import ClassEnergy, Energy, EnergySum, IdentityEnergy, MomentEnergy, TextEnergy
+from flowgrad.guidance.energies import (
+    ClassEnergy,
+    Energy,
+    EnergySum,
+    IdentityEnergy,
+    MomentEnergy,
+    PoseEnergy,
+    TextEnergy,
+)
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
+from flowgrad.guidance.landmarks import load_landmarks
 from flowgrad.guidance.questions import Questions
 from flowgrad.guidance.recognizer import load_recognizer
 from flowgrad.models import TIME_CONVENTION, Model
@@ -98,7 +108,9 @@ def to_energy(terms: Sequence[Term], classes: Classes | None, guide: Guide | Non
 def _to_energy(term: Term, classes: Classes | None, guide: Guide | None, model: Model) -> Energy:
     if term.kind == "identity":
         descriptor = torch.tensor(term.descriptor, device=model.device)
-        return IdentityEnergy(load_recognizer(CHIP_PADDING, str(model.device)), descriptor)
+        return IdentityEnergy(load_recognizer(CHIP_PADDING, str(model.device)), descriptor, SAME_PERSON)
+    if term.kind == "pose":
+        return PoseEnergy(load_landmarks(device=str(model.device)).yaw, *term.target)
     if guide is None:
         raise FlowgradError(f"the energy of {term.words} needs a guide, and the sampler names none. Train it again.")
     if term.kind == "text":

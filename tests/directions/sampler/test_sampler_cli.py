@@ -4,9 +4,12 @@ import json
 
 import pytest
 import yaml
+from PIL import Image
 
+from directions.apply.identity import descriptors, has_faces
 from directions.bank.bank import Bank
 from directions.file.sampler import read_sampler, read_sampler_info
+from directions.photo.reading import to_tensor
 from directions.sampler.train import POOL_SEED
 from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.guide_files import load_guide
@@ -89,6 +92,45 @@ def test_a_network_draws_in_one_pass_and_asks_no_guide(tiny, home):
     refused = call(*make(tiny, "third", "--class", "happy", "--method", "network", "--on", "quick"))
     failed(refused, 2, "own noise", "--method rejection")
     passed(*make(tiny, "second", "--class", "happy", "--on", "quick"))
+
+
+@pytest.fixture
+def aligned(tiny, tmp_path):
+    """A tiny model that is said to make aligned faces, so that a person and a pose can be asked for."""
+    return make_model(tmp_path / "aligned", tiny.guide, name="aligned", aligned=True)
+
+
+@pytest.mark.skipif(not has_faces(), reason="needs the extra `faces`")
+def test_a_person_in_a_pose_is_asked_for_by_a_photo_and_degrees(tiny, home, aligned):
+    small = ("--model", aligned, "--pool", 32, "--intervals", 2)
+    passed("sampler", "train", "--identity", tiny.files[0], "--pose=-80,80", "--name", "one", "--weight", 0.2, *small)
+    info = Bank.default().get("one", kind="sampler").sampler
+    pose, person = info.terms
+    assert (pose.kind, pose.target, person.kind) == ("pose", (-80.0, 80.0), "identity")
+    photo = to_tensor([Image.open(tiny.files[0]).convert("RGB")])
+    assert person.descriptor == pytest.approx(descriptors(photo)[0].tolist(), abs=1e-4)
+    assert "yaw -80 to 80" in passed("bank", "show", "one")
+    answer = json.loads(passed("sampler", "evaluate", "one", "--count", 3, "--intervals", 2, "--json"))
+    assert all(0 <= share <= 1 for share in answer["person"])
+    assert all(-90 < degrees < 90 for degrees in answer["turned"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--pose", "100"), ("between -90 and 90", "100")),
+        (("--pose=10,-10",), ("10, -10",)),
+        (("--pose", "left"), ("--pose", "'left'")),
+        (("--identity", "nobody.jpg"), ("nobody.jpg",)),
+    ],
+)
+def test_poses_and_persons_that_are_none_are_refused(aligned, options, words):
+    failed(call("sampler", "train", "--model", aligned, "--name", "some", *options), 2, *words)
+
+
+@pytest.mark.parametrize("options", [("--pose", "5"), ("--identity", "nobody.jpg")])
+def test_a_pose_or_a_person_is_refused_of_what_makes_no_faces(tiny, options):
+    failed(call("sampler", "train", "--model", tiny.model, "--name", "some", *options), 2, "tiny", "aligned faces")
 
 
 @pytest.fixture
