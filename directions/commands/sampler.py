@@ -215,6 +215,9 @@ def sampler_evaluate(
     name: SamplerName,
     count: Annotated[int, typer.Option(help="Images to draw from each.", min=2)] = 100,
     intervals: Annotated[int, typer.Option(help="Euler steps of each image.", min=1)] = 12,
+    optimize: Annotated[
+        int, typer.Option(help="Also optimise each of the model's samples, with so many updates; 0: do not.", min=0)
+    ] = 0,
     model: options.DirectionsModel = None,
     guide: options.GuideName = None,
     judge: Annotated[str, typer.Option(help="Name or file of the judge.", callback=options.known_judge)] = "",
@@ -230,6 +233,8 @@ def sampler_evaluate(
     """Draw from a sampler and from its model, and measure both: by a judge, and how varied the faces are.
 
     flowgrad sampler evaluate all-ages --count 200
+
+    With `--optimize 8` the sampler is compared with what it saves: a control found for each sample on its own.
     """
     found = Bank.default(bank)
     entry = found.get(name, options.model_name(model), "sampler")
@@ -241,28 +246,43 @@ def sampler_evaluate(
     from dataclasses import asdict
 
     from directions.commands import tables
+    from directions.figures import before_after
     from directions.photo.reading import to_images
     from directions.photo.writing import save_image
-    from directions.sampler import evaluation, figures
+    from directions.sampler import evaluation, optimized
     from directions.sampler.pool import draw
     from directions.sampler.train import SHOWN
-    from directions.sampler.use import open_sampler
+    from directions.sampler.use import open_sampler, to_classes, to_energy
     from flowgrad.files import atomic_path
+    from flowgrad.guidance.guide_files import load_guide
     from flowgrad.guidance.judge import load_judge
     from flowgrad.models import load_model
     from flowgrad.ode import Grid
+    from flowgrad.optimize import Settings
 
     terminal, loaded = Terminal(as_json), load_model(model or entry.model, device, precision)
     info, chosen = entry.load_sampler().info, judge or loaded.config.judge
     network = load_judge(chosen, loaded.device) if chosen else None
     grid = Grid.uniform(loaded.config.steps, min(intervals, loaded.config.steps))
-    sources = (loaded, open_sampler(name, loaded, found, guide, force))
-    before, after = (draw(source, grid, count, seed, terminal) for source in sources)
-    measured = evaluation.compare(info, network, before, after, loaded.config.aligned_faces)
-    shown = [to_images(images[:SHOWN]) for images in (before, after)]
-    save_image(figures.sheet(shown[0], shown[1], info.title), sheet, overwrite)
-    data = {"sampler": name, "count": count, "seed": seed, **asdict(measured), "sheet": str(sheet)}
+    counting, velocity = optimized.counted(loaded)
+    before = draw(loaded, grid, count, seed, terminal)
+    sampled = draw(open_sampler(name, counting, found, guide, force), grid, count, seed, terminal)
+    drawn = {"sampler": optimized.Drawn.of(sampled, velocity)}
+    if optimize:
+        reader = load_guide(guide or loaded.config.guide, loaded.device) if info.guide else None
+        energy = to_energy(info.terms, to_classes(info.questions, info.offsets, reader), reader, loaded)
+        settings = Settings(iterations=optimize)
+        drawn["optimised"] = optimized.optimize_each(loaded, energy, grid, count, seed, settings, terminal)
+    faces = loaded.config.aligned_faces
+    measured = {key: evaluation.compare(info, network, before, value.images, faces) for key, value in drawn.items()}
+    evaluations = {"model": float(len(grid)), **{key: value.evaluations for key, value in drawn.items()}}
+    shown = {"model": before, **{key: value.images for key, value in drawn.items()}}
+    pictures = {key: to_images(images[:SHOWN]) for key, images in shown.items()}
+    save_image(before_after(pictures, info.title), sheet, overwrite)
+    data = {"sampler": name, "count": count, "seed": seed, **asdict(measured["sampler"]), "evaluations": evaluations}
+    data |= {"optimised": asdict(measured["optimised"])} if optimize else {}
+    data["sheet"] = str(sheet)
     with atomic_path(figures_file) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
-    table = tables.plain_table(*evaluation.evaluation_table(measured), numbers=True)
+    table = tables.plain_table(*evaluation.evaluation_table(measured, evaluations), numbers=True)
     answer(as_json, data, table, wrote(sheet, figures_file))

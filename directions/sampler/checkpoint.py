@@ -1,4 +1,4 @@
-"""An interrupted training of a network goes on bit for bit: its subspace, and its state after every update, in a file."""
+"""An interrupted training of a network goes on bit for bit: its subspace and its last state, in one file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class NetworkFile:
             with safe_open(self.path, framework="pt", device=str(self.device)) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 facts = file.metadata() or {}
-            basis, done, explained = tensors.pop(BASIS), int(facts[DONE]), float(facts[EXPLAINED])
+            basis, done, explained = tensors.pop(BASIS).clone(), int(facts[DONE]), float(facts[EXPLAINED])
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
         return Begun(Subspace(basis), explained, NetworkState(done, tensors) if done else None)

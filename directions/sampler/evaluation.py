@@ -1,6 +1,6 @@
 """Measuring a sampler by its own draws: what a judge says of them, how varied they are, and what they cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -14,6 +14,8 @@ from directions.photo.reading import to_images
 from directions.sampler.train import arg_max_shares
 from flowgrad.guidance.judge import Judge
 from flowgrad.guidance.landmarks import yaw
+
+Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,22 @@ def mean_yaw(images: Tensor) -> float:
     return float(yaw(torch.tensor([aligned_landmarks(image).tolist() for image in to_images(images)])).mean())
 
 
-def evaluation_table(found: Evaluated) -> tuple[list[str], list[list[str]]]:
-    """Head and rows for a terminal."""
-    rows = [[f"judged {name}", f"{found.before[name]:.1%}", f"{found.after[name]:.1%}"] for name in found.before]
-    rows += [[f"divergence of {name}", f"{a:.3f}", f"{b:.3f}"] for name, (a, b) in found.divergence.items()]
-    if found.success:
-        rows.append(["all that was asked", *(f"{share:.1%}" for share in found.success)])
-    if found.variety:
-        rows.append(["distance of two faces", *(f"{value:.3f}" for value in found.variety)])
-    if found.person:
-        rows.append(["the photo's person", *(f"{share:.1%}" for share in found.person)])
-    if found.turned:
-        rows.append(["yaw, degrees", *(f"{degrees:+.1f}" for degrees in found.turned)])
-    return ["measured", "model", "sampler"], rows
+def evaluation_table(columns: Mapping[str, Evaluated], evaluations: Mapping[str, float]) -> tuple[list[str], Rows]:
+    """Head and rows for a terminal: the model, then what each column has after it; evaluations for each image."""
+    found = list(columns.values())
+
+    def row(label: str, pairs: Sequence[tuple[float, float] | None], form: str) -> Rows:
+        shown = [(pairs[0][0], *(pair[1] for pair in pairs if pair))] if pairs and pairs[0] else []
+        return [[label, *(format(value, form) for value in values)] for values in shown]
+
+    rows: Rows = []
+    for name in found[0].before:
+        rows += row(f"judged {name}", [(each.before[name], each.after[name]) for each in found], ".1%")
+    for name in found[0].divergence:
+        rows += row(f"divergence of {name}", [each.divergence[name] for each in found], ".3f")
+    rows += row("all that was asked", [each.success for each in found], ".1%")
+    rows += row("the photo's person", [each.person for each in found], ".1%")
+    rows += row("yaw, degrees", [each.turned for each in found], "+.1f")
+    rows += row("distance of two faces", [each.variety for each in found], ".3f")
+    rows.append(["evaluations of v for one", *(f"{value:,.0f}" for value in evaluations.values())])
+    return ["measured", "model", *columns], rows

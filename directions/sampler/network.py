@@ -80,6 +80,8 @@ def fit_network(
     begun = file.read() if file else None
     if begun is None:
         begun = _begin(coarse, Generator(model, grid), energy, plan, seed, reporter, parts)
+        if file:
+            file.write(begun)
     elif begun.state:
         reporter.warn(f"going on after {begun.state.done} of {plan.updates} updates")
     share = begun.explained

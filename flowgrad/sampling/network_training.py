@@ -39,7 +39,7 @@ class NetworkState:
 
 @dataclass(frozen=True)
 class NetworkStep:
-    """One step: the energy's mean over the batch, the loss, KL(q || p*) up to a constant, both finite, and the state."""
+    """One step: the energy's mean over the batch, the loss, KL(q || p*) up to a constant, and the state after it."""
 
     step: int
     energy: float

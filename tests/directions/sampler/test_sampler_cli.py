@@ -165,6 +165,12 @@ def test_evaluation_compares_the_judges_answers(tmp_path, tiny, home):
     assert sum(answer["after"][name] for name in ("male", "female")) == pytest.approx(1)
     assert answer["success"] == [answer[when]["happy"] for when in ("before", "after")]
     assert (home / "sampler-evaluation" / "evaluation.json").is_file()
+    assert answer["evaluations"]["model"] == 2 and answer["evaluations"]["sampler"] >= 4
+    more = ("--count", 2, "--optimize", 1, "--output", "compared")
+    assert "optimised" in passed("sampler", "evaluate", "smilers", *more, *small)
+    data = json.loads((home / "compared" / "evaluation.json").read_text())
+    # two evaluations of the energy, one gradient, and the image in the end, on two intervals
+    assert data["evaluations"]["optimised"] == 2 * 2 + 2 + 2 and 0 <= data["optimised"]["after"]["female"] <= 1
 
 
 @pytest.mark.parametrize(
