@@ -85,6 +85,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
                 load_guide(guide or loaded.config.guide, loaded.device),
                 load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None,
                 terminal,
+                classifier=load_judge(loaded.config.classifier, loaded.device) if loaded.config.classifier else None,
                 pool=pool,
                 intervals=intervals,
                 seed=seed,
@@ -252,7 +253,7 @@ def sampler_evaluate(
     from directions.sampler import evaluation, optimized
     from directions.sampler.pool import draw
     from directions.sampler.train import SHOWN
-    from directions.sampler.use import open_sampler, to_classes, to_energy
+    from directions.sampler.use import energy_of, open_sampler
     from flowgrad.files import atomic_path
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.guidance.judge import load_judge
@@ -270,8 +271,7 @@ def sampler_evaluate(
     drawn = {"sampler": optimized.Drawn.of(sampled, velocity)}
     if optimize:
         reader = load_guide(guide or loaded.config.guide, loaded.device) if info.guide else None
-        energy = to_energy(info.terms, to_classes(info.questions, info.offsets, reader), reader, loaded)
-        settings = Settings(iterations=optimize)
+        energy, settings = energy_of(info, reader, loaded), Settings(iterations=optimize)
         drawn["optimised"] = optimized.optimize_each(loaded, energy, grid, count, seed, settings, terminal)
     faces = loaded.config.aligned_faces
     measured = {key: evaluation.compare(info, network, before, value.images, faces) for key, value in drawn.items()}

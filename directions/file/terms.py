@@ -9,6 +9,7 @@ from directions.file.container import corrupt
 from directions.file.rules import RULES, check_types, freeze, require
 
 KINDS = ("text", "class", "moment", "identity", "pose")
+WITHOUT_GUIDE = ("identity", "pose")  # kinds whose energies ask no guide
 TERMS_LIMIT, NUMBERS_LIMIT = 100, 10_000
 MAGNITUDE_LIMIT = 1_000_000
 

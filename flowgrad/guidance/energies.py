@@ -106,7 +106,7 @@ class IdentityEnergy:
     describe: Callable[[Tensor], Tensor]
     descriptor: Tensor
     same: float
-    spread: float = 0.05
+    spread: float = 0.01
     lowest: float = 0.0
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ separable convolutions whose outputs are added up. Its weights ship as the npm p
 them, uint8 with a scale and a minimum for each tensor; see the card in `weights/faces-landmarks`.
 """
 
-import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from flowgrad.errors import FlowgradError, reason
 from flowgrad.guidance.guide_files import read_state
 from flowgrad.guidance.names import shipped_file
 
-SCALES_KEY = "flowgrad.scales"  # metadata: for each tensor the step between two of its numbers, and the lowest
 MEAN = (122.782, 117.001, 104.298)  # of the channels in [0, 255], as the network's input layer has it
 WIDTHS = (32, 64, 128, 256)
 INPUT, POOL = 112, 7  # side of its input, and of the features that are averaged
@@ -107,12 +105,10 @@ def load_landmarks(name: str = "faces-landmarks", device: str = "cpu") -> Landma
 
 @lru_cache(maxsize=2)
 def _loaded(path: Path, device: str) -> Landmarks:
-    state, metadata = read_state(path)
     network = Landmarks()
     try:
-        scales = json.loads(metadata[SCALES_KEY])
-        network.load_state_dict({name: value * scales[name][0] + scales[name][1] for name, value in state.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        network.load_state_dict(read_state(path)[0])
+    except RuntimeError as error:
         raise FlowgradError(f"{path} is not a landmark network's weights ({reason(error)}): install again.") from error
     return network.to(device)
 

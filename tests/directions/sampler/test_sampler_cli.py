@@ -106,6 +106,7 @@ def test_a_person_in_a_pose_is_asked_for_by_a_photo_and_degrees(tiny, home, alig
     passed("sampler", "train", "--identity", tiny.files[0], "--pose=-80,80", "--name", "one", "--weight", 0.2, *small)
     info = Bank.default().get("one", kind="sampler").sampler
     pose, person = info.terms
+    assert not info.guide
     assert (pose.kind, pose.target, person.kind) == ("pose", (-80.0, 80.0), "identity")
     photo = to_tensor([Image.open(tiny.files[0]).convert("RGB")])
     assert person.descriptor == pytest.approx(descriptors(photo)[0].tolist(), abs=1e-4)

@@ -17,8 +17,10 @@ from flowgrad.guidance.energies import (
     TextEnergy,
 )
 from flowgrad.guidance.guide_files import load_guide
+from flowgrad.guidance.judge import load_judge
 from flowgrad.guidance.questions import check_yaw, target_shares
 from flowgrad.guidance.text import log_odds
+from tests.helpers.tiny import make_judge
 
 QUESTIONS = {
     "mood": {"smiling": "a smiling face", "serious": "a serious face"},
@@ -48,6 +50,17 @@ def test_probabilities_are_the_softmax_of_the_guides_logits(classes, guide, imag
     odds = log_odds(guide, images, [Contrast("a smiling face", "a serious face")])[:, 0]
     torch.testing.assert_close(probabilities["mood"][:, 0], odds.sigmoid())
     torch.testing.assert_close(classes.moments(images), torch.cat(list(probabilities.values()), 1))
+
+
+def test_beside_a_classifier_probabilities_are_the_geometric_mean_of_both(tmp_path, guide, images):
+    questions = {"expression": {"happy": "a smiling face", "sad": "a serious face"}, **QUESTIONS}
+    classifier = load_judge(str(make_judge(tmp_path / "judge.safetensors")))
+    alone, both = Classes(guide, questions), Classes(guide, questions, classifier=classifier)
+    other = classifier.probabilities(images)
+    product = alone.log_probabilities(images)["expression"].exp() * torch.stack([other["happy"], other["sad"]], 1)
+    found = {name: log_p.exp() for name, log_p in both.select(questions).log_probabilities(images).items()}
+    torch.testing.assert_close(found["expression"], product.sqrt() / product.sqrt().sum(1, keepdim=True))
+    torch.testing.assert_close(found["age"], alone.log_probabilities(images)["age"].exp())
 
 
 def test_a_class_energy_is_minus_the_log_of_the_joint_probability(classes, images):
