@@ -239,6 +239,8 @@ def sampler_evaluate(
     """
     found = Bank.default(bank)
     entry = found.get(name, options.model_name(model), "sampler")
+    if optimize and entry.sampler and (parent := entry.sampler.parent):
+        raise UsageError(f"--optimize starts from a model's own samples, and {name} draws on {parent}: leave it out")
     sheet, figures_file = output / SHEET, output / "evaluation.json"
     for file in (sheet, figures_file):
         refuse_existing(file, overwrite)
