@@ -1,16 +1,19 @@
 """Landmarks and the yaw that they tell: against a head of known shape, autograd, and dlib's landmarks."""
 
 import copy
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from directions.photo.faces import available
 from directions.photo.landmarks import aligned_landmarks
 from directions.photo.reading import to_images
 from flowgrad.errors import FlowgradError
+from flowgrad.guidance.guide_files import SCALES_KEY, read_state
 from flowgrad.guidance.landmarks import LEFT_EYE, NOSE, RIGHT_EYE, TURN, load_landmarks, yaw
 from flowgrad.training.data.images import read_images, to_model_range
 from flowgrad.training.guide.labels import read_table
@@ -73,3 +76,18 @@ def test_batches_are_as_one_by_one():
 def test_faces_that_are_not_square_are_refused():
     with pytest.raises(FlowgradError, match="100 x 80"):
         load_landmarks()(torch.zeros(1, 3, 80, 100))
+
+
+def test_whole_numbers_with_scales_come_back_as_what_they_stand_for(tmp_path):
+    whole, plain = torch.arange(256, dtype=torch.uint8), torch.ones(2)
+    scales = json.dumps({"whole": [0.5, -3.0]})
+    save_file({"whole": whole, "plain": plain}, tmp_path / "some.safetensors", {SCALES_KEY: scales})
+    state, _ = read_state(tmp_path / "some.safetensors")
+    assert torch.equal(state["whole"], whole * 0.5 - 3.0) and torch.equal(state["plain"], plain)
+
+
+@pytest.mark.parametrize("scales", ["[", "[1]", '{"other": [1, 2]}', '{"whole": [1]}', '{"whole": ["a", "b"]}'])
+def test_scales_that_are_none_are_an_error(tmp_path, scales):
+    save_file({"whole": torch.zeros(2, dtype=torch.uint8)}, tmp_path / "some.safetensors", {SCALES_KEY: scales})
+    with pytest.raises(FlowgradError, match=r"some\.safetensors is damaged"):
+        read_state(tmp_path / "some.safetensors")
