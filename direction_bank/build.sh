@@ -27,8 +27,8 @@ train baby-faced "a baby" "a face" age,young 16 0.5 "$sex" "$smile"
 train feminine "a woman" "a man" gender 14 8 "$smile" "$age"
 train masculine "a man" "a woman" gender 14 8 "$smile" "$age"
 
-flowgrad sampler debias --attribute age --pool 1024 --name all-ages --title "all ages alike" --tag age --tag de-biasing \
-  --description "Babies, children, young, middle-aged and old people, a fifth each in the guide's eyes." \
+flowgrad sampler debias --attribute age --pool 576 --name all-ages --title "all ages alike" --tag age --tag de-biasing \
+  --description "Babies, children, young, middle-aged and old people, a fifth each to the guide and the classifier." \
   --bank direction_bank --output "$runs/all-ages" --overwrite
 flowgrad sampler train --class happy,female --weight 4 --pool 1024 --name happy-women --title "happy women" \
   --tag expression --tag gender --bank direction_bank --output "$runs/happy-women" --overwrite

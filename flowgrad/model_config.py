@@ -39,6 +39,7 @@ class ModelConfig(Section):
     steps: int = Field(default=50, gt=0)
     guide: str = ""
     judge: str = ""
+    classifier: str = ""
     subject: str = "a photo"
     mirror: bool = False
     aligned_faces: bool = False

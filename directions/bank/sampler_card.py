@@ -19,6 +19,7 @@ def sampler_facts(info: SamplerInfo) -> list[tuple[str, str]]:
         ("method", _method(info)),
         ("model", f"{info.model} ({info.fingerprint}), {intervals}"),
         ("guide", f"{info.guide} ({info.guide_fingerprint})" if info.guide else ""),
+        ("classifier", f"{info.classifier} ({info.classifier_fingerprint})" if info.classifier else ""),
         ("judge", info.judge),
         ("draws on", f"{info.parent} ({info.parent_hash})" if info.parent else ""),
         ("pool", f"{info.pool} samples, seed {info.seed}; worth {info.effective:.0f} under the energy"),

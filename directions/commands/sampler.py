@@ -16,6 +16,7 @@ from flowgrad.resources import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from directions.file.terms import Term
+    from directions.progress import Reporter
     from directions.sampler.train import Trained
     from flowgrad.model_config import ModelConfig
 
@@ -59,14 +60,15 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
     ) -> None:
         from flowgrad.model_config import load_config
 
-        terms = terms_of(config=load_config(model), guide=guide, **others)
         if method == "network" and on:
             raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
         found, folder, own = Bank.default(bank), output or Path("runs") / name, str(options.model_name(model))
         parent = found.get(on, own, "sampler").load_sampler() if on else None
         for file in (SHEET, CHART):
             refuse_existing(folder / file, overwrite)
+        terminal = Terminal(as_json)
         with found.claim(name, own, overwrite):
+            terms = terms_of(config=load_config(model), guide=guide, reporter=terminal, **others)
             from directions.sampler import train
             from directions.sampler.network import NetworkPlan
             from directions.sampler.pool import Parts
@@ -82,7 +84,8 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
                 terms,
                 load_guide(guide or loaded.config.guide, loaded.device),
                 load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None,
-                Terminal(as_json),
+                terminal,
+                classifier=load_judge(loaded.config.classifier, loaded.device) if loaded.config.classifier else None,
                 pool=pool,
                 intervals=intervals,
                 seed=seed,
@@ -95,7 +98,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
             parts.remove()
         _answer(entry, files, name, as_json)
 
-    return options.declared_together(run, terms_of, made=("config",))
+    return options.declared_together(run, terms_of, made=("config", "reporter"))
 
 
 @app.command("train")
@@ -103,21 +106,31 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
 def sampler_train(
     config: "ModelConfig",
     guide: str | None,
+    reporter: "Reporter",
     text: Annotated[str | None, typer.Option("--text", "-t", help='What all shall show: "a smiling face".')] = None,
     source: options.Source = None,
     classes: Annotated[str, typer.Option("--class", help="Classes that all shall have: happy,female.")] = "",
-    weight: Annotated[float, typer.Option(help="Lambda; 1 is Bayes' rule, more is stricter.")] = 1.0,
+    identity: Annotated[
+        Path | None, typer.Option(help="A photo of the person whom all shall show, or a folder of them.")
+    ] = None,
+    pose: Annotated[
+        str | None,
+        typer.Option(help="Degrees that all shall be turned by, or a range: 15, or --pose=-20,-10 (to the left)."),
+    ] = None,
+    weight: Annotated[float, typer.Option(help="Lambda of each; 1 is Bayes' rule, more is stricter.")] = 1.0,
 ) -> "list[Term]":
-    """Make a sampler whose images show a text, or are of classes, and put it into the bank.
+    """Make a sampler whose images show a text, a person or a pose, or are of classes, and put it into the bank.
 
     flowgrad sampler train --text "a smiling face" --name smilers
 
     flowgrad sampler train --class happy,female --name happy-women
 
+    flowgrad sampler train --identity photo.jpg --pose 15 --name her-turned
+
     Afterwards `flowgrad sample --sampler smilers` draws from it: exactly, by rejection, or by a network in one pass.
     Interrupted, it goes on with the pool that it has drawn.
     """
-    from directions.sampler.request import class_term, text_term
+    from directions.sampler.request import class_term, identity_term, pose_term, text_term
     from flowgrad.guidance.names import vocabulary_of
 
     terms = []
@@ -126,8 +139,12 @@ def sampler_train(
         terms.append(text_term(text, source, config, vocabulary_of(reader) if reader else None, weight))
     if classes:
         terms.append(class_term([part.strip() for part in classes.split(",") if part.strip()], config, weight))
+    if pose is not None:
+        terms.append(pose_term(options.numbers(pose, "--pose"), config, weight))
+    if identity is not None:
+        terms.append(identity_term(identity, config, reporter, weight))
     if not terms:
-        raise UsageError("say what the samples shall be like: with --text, with --class, or with both")
+        raise UsageError("say what the samples shall be like: by --text, --class, --identity or --pose, or several")
     return terms
 
 
@@ -136,6 +153,7 @@ def sampler_train(
 def sampler_debias(
     config: "ModelConfig",
     guide: str | None,
+    reporter: "Reporter",
     attribute: Annotated[list[str], typer.Option("--attribute", "-a", help="Whose shares to set; repeatable.")],
     target: Annotated[
         list[str] | None, typer.Option("--target", help="uniform, or shares such as 0.2,0.8; one for each attribute.")
@@ -198,6 +216,9 @@ def sampler_evaluate(
     name: SamplerName,
     count: Annotated[int, typer.Option(help="Images to draw from each.", min=2)] = 100,
     intervals: Annotated[int, typer.Option(help="Euler steps of each image.", min=1)] = 12,
+    optimize: Annotated[
+        int, typer.Option(help="Also optimise each of the model's samples, with so many updates; 0: do not.", min=0)
+    ] = 0,
     model: options.DirectionsModel = None,
     guide: options.GuideName = None,
     judge: Annotated[str, typer.Option(help="Name or file of the judge.", callback=options.known_judge)] = "",
@@ -213,9 +234,13 @@ def sampler_evaluate(
     """Draw from a sampler and from its model, and measure both: by a judge, and how varied the faces are.
 
     flowgrad sampler evaluate all-ages --count 200
+
+    With `--optimize 8` the sampler is compared with what it saves: a control found for each sample on its own.
     """
     found = Bank.default(bank)
     entry = found.get(name, options.model_name(model), "sampler")
+    if optimize and entry.sampler and (parent := entry.sampler.parent):
+        raise UsageError(f"--optimize starts from a model's own samples, and {name} draws on {parent}: leave it out")
     sheet, figures_file = output / SHEET, output / "evaluation.json"
     for file in (sheet, figures_file):
         refuse_existing(file, overwrite)
@@ -224,28 +249,42 @@ def sampler_evaluate(
     from dataclasses import asdict
 
     from directions.commands import tables
+    from directions.figures import before_after
     from directions.photo.reading import to_images
     from directions.photo.writing import save_image
-    from directions.sampler import evaluation, figures
+    from directions.sampler import evaluation, optimized
     from directions.sampler.pool import draw
     from directions.sampler.train import SHOWN
-    from directions.sampler.use import open_sampler
+    from directions.sampler.use import energy_of, open_sampler
     from flowgrad.files import atomic_path
+    from flowgrad.guidance.guide_files import load_guide
     from flowgrad.guidance.judge import load_judge
     from flowgrad.models import load_model
     from flowgrad.ode import Grid
+    from flowgrad.optimize import Settings
 
     terminal, loaded = Terminal(as_json), load_model(model or entry.model, device, precision)
     info, chosen = entry.load_sampler().info, judge or loaded.config.judge
     network = load_judge(chosen, loaded.device) if chosen else None
     grid = Grid.uniform(loaded.config.steps, min(intervals, loaded.config.steps))
-    sources = (loaded, open_sampler(name, loaded, found, guide, force))
-    before, after = (draw(source, grid, count, seed, terminal) for source in sources)
-    measured = evaluation.compare(info, network, before, after, loaded.config.aligned_faces)
-    shown = [to_images(images[:SHOWN]) for images in (before, after)]
-    save_image(figures.sheet(shown[0], shown[1], info.title), sheet, overwrite)
-    data = {"sampler": name, "count": count, "seed": seed, **asdict(measured), "sheet": str(sheet)}
+    counting, velocity = optimized.counted(loaded)
+    before = draw(loaded, grid, count, seed, terminal)
+    sampled = draw(open_sampler(name, counting, found, guide, force), grid, count, seed, terminal)
+    drawn = {"sampler": optimized.Drawn.of(sampled, velocity)}
+    if optimize:
+        reader = load_guide(guide or loaded.config.guide, loaded.device) if info.guide else None
+        energy, settings = energy_of(info, reader, loaded), Settings(iterations=optimize)
+        drawn["optimised"] = optimized.optimize_each(loaded, energy, grid, count, seed, settings, terminal)
+    faces = loaded.config.aligned_faces
+    measured = {key: evaluation.compare(info, network, before, value.images, faces) for key, value in drawn.items()}
+    evaluations = {"model": float(len(grid)), **{key: value.evaluations for key, value in drawn.items()}}
+    shown = {"model": before, **{key: value.images for key, value in drawn.items()}}
+    pictures = {key: to_images(images[:SHOWN]) for key, images in shown.items()}
+    save_image(before_after(pictures, info.title), sheet, overwrite)
+    data = {"sampler": name, "count": count, "seed": seed, **asdict(measured["sampler"]), "evaluations": evaluations}
+    data |= {"optimised": asdict(measured["optimised"])} if optimize else {}
+    data["sheet"] = str(sheet)
     with atomic_path(figures_file) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
-    table = tables.plain_table(*evaluation.evaluation_table(measured), numbers=True)
+    table = tables.plain_table(*evaluation.evaluation_table(measured, evaluations), numbers=True)
     answer(as_json, data, table, wrote(sheet, figures_file))

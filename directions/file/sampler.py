@@ -41,7 +41,8 @@ class SamplerInfo:
 
     `method` says how latents are drawn: "rejection", exactly, or "network", by one pass of a network. `terms` are the
     energies, on images of `steps` Euler steps gathered into the intervals that begin at `starts`; `questions` the texts
-    by which `guide` tells classes apart, and `offsets` what is added to the logits of answers. `parent` and
+    by which `guide` tells classes apart, `offsets` what is added to the logits of answers, and `classifier` the network
+    that answers beside it, if there is one. `parent` and
     `parent_hash` name the sampler that this one draws its proposals from, "" for the model's own noise. `acceptance` is
     the share of proposals that are accepted, and `effective` the effective size of the pool of `pool` samples under the
     energy. A network has `layers` of `width` hidden numbers, was trained by so many `updates`, and controls a subspace
@@ -62,6 +63,8 @@ class SamplerInfo:
     offsets: Mapping[str, float] = field(default_factory=dict)
     guide: str = ""
     guide_fingerprint: str = ""
+    classifier: str = ""
+    classifier_fingerprint: str = ""
     judge: str = ""
     parent: str = ""
     parent_hash: str = ""
@@ -120,7 +123,8 @@ class SamplerFile:
 
         facts = (self.info.fingerprint, self.info.steps, self.info.starts, self.info.terms, self.info.method)
         more = (self.info.guide_fingerprint, self.info.questions, self.info.offsets, self.info.parent_hash)
-        digest = hashlib.sha256(repr((*facts, *more)).encode())
+        beside = (self.info.classifier_fingerprint,) if self.info.classifier else ()
+        digest = hashlib.sha256(repr((*facts, *more, *beside)).encode())
         for name in sorted(self.tensors):
             digest.update(name.encode() + self.tensors[name].tobytes())
         return digest.hexdigest()[:16]
@@ -201,6 +205,8 @@ def _check(info: SamplerInfo) -> None:
         require(info.layers > 0 and info.width > 0, "a network must have layers and a width", info.layers)
         basis = info.shapes.get("basis", ())
         require(len(basis) > 1 and basis[0] > 1, "a network must have a basis (d, *D), d at least 2", basis)
+    both = bool(info.classifier) == bool(info.classifier_fingerprint)
+    require(both, "a classifier must have a name and a fingerprint", info.classifier)
     require(bool(info.parent) == bool(info.parent_hash), "a parent must have a name and a hash", info.parent)
     if info.parent:
         check_name(info.parent, "sampler")
@@ -225,7 +231,8 @@ def _check_questions(info: SamplerInfo) -> None:
         known = set(term.attributes) <= set(info.questions)
         require(known, "attributes of a term must be among the questions", term.attributes)
         count = sum(len(info.questions[name]) for name in term.attributes)
-        fits = len(term.beta) == len(term.target) == count
+        target = () if term.kind == "pose" else term.target
+        fits = len(term.beta) == len(target) == count
         require(fits, f"beta and target of a term must have {count} numbers, one for each answer", term.beta)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from directions.file.container import corrupt
 from directions.file.rules import RULES, check_types, freeze, require
 
-KINDS = ("text", "class", "moment", "identity")
+KINDS = ("text", "class", "moment", "identity", "pose")
+WITHOUT_GUIDE = ("identity", "pose")  # kinds whose energies ask no guide
 TERMS_LIMIT, NUMBERS_LIMIT = 100, 10_000
 MAGNITUDE_LIMIT = 1_000_000
 
@@ -18,7 +19,8 @@ class Term:
     """One energy and its weight (lambda, above 0). Raises FlowgradError for fields that its kind does not have.
 
     kind "text": a `text` against its `source`; "class": `answers` to different questions; "moment": `beta` for all
-    answers to the questions `attributes`, whose shares were to be `target`; "identity": a face's `descriptor`.
+    answers to the questions `attributes`, whose shares were to be `target`; "identity": a face's `descriptor`; "pose":
+    the lowest and the highest yaw as `target`, in degrees.
     """
 
     kind: str
@@ -37,6 +39,9 @@ class Term:
         require(0 < self.weight <= MAGNITUDE_LIMIT, "a term's weight must lie above 0", self.weight)
         for name in _needed(self.kind):
             require(bool(getattr(self, name)), f"a term of kind {self.kind} must give {name}", getattr(self, name))
+        if self.kind == "pose":
+            yaws = len(self.target) == 2 and -90 < self.target[0] <= self.target[1] < 90
+            require(yaws, "a term's yaws must be the lowest and the highest, between -90 and 90", self.target)
         for name, values in self._numbers():
             require(len(values) <= NUMBERS_LIMIT, f"a term's {name} has at most {NUMBERS_LIMIT} numbers", len(values))
             small = max(map(abs, values), default=0) <= MAGNITUDE_LIMIT
@@ -54,6 +59,7 @@ class Term:
             "class": ", ".join(self.answers),
             "moment": f"shares of {', '.join(self.attributes)}",
             "identity": "a photo's person",
+            "pose": "yaw {}".format(" to ".join(f"{degrees:g}" for degrees in dict.fromkeys(self.target))),
         }[self.kind]
 
 
@@ -63,6 +69,7 @@ def _needed(kind: str) -> tuple[str, ...]:
         "class": ("answers",),
         "moment": ("attributes", "beta", "target"),
         "identity": ("descriptor",),
+        "pose": ("target",),
     }[kind]
 
 

@@ -16,15 +16,13 @@ from PIL import Image
 
 from directions.photo.crop import Place
 from directions.photo.detection import detector, find_faces, overlap
-from directions.photo.landmarks import CHIP_PADDING, CHIP_SIZE, Box, Face, look, predictor
+from directions.photo.landmarks import ALIGNED_BOX, CHIP_PADDING, CHIP_SIZE, Box, Face, look, predictor
 from directions.photo.reading import Align, Photo, read_photo
 from directions.photo.sources import Source
 from flowgrad.errors import FlowgradError, UsageError
 
 _TURNED = 0.5  # of `turn`
 
-# Where the detector sees the face of an aligned photo, in fractions of the side: the mean over UTKFace's test photos.
-_ALIGNED_BOX = (0.041, 0.034, 0.957, 0.950)
 _ALIGNED_OVERLAP = 0.5  # intersection over union of a found box with that one
 _ALIGNED_WITHIN = 0.05  # of the side: 98 of 100 aligned photos stay below, every one shifted by 0.06 is above
 
@@ -220,7 +218,7 @@ def is_aligned(photo: Image.Image, box: Box) -> bool:
     Its landmarks are placed as if it were aligned; if it is, the chip cut out by them is the photo itself.
     """
     side = photo.width
-    aligned = tuple(fraction * side for fraction in _ALIGNED_BOX)
+    aligned = tuple(fraction * side for fraction in ALIGNED_BOX)
     if side != photo.height or overlap(box, aligned) < _ALIGNED_OVERLAP:
         return False
     wanted = np.array([(0, 0), (side, 0), (side, side), (0, side)])

@@ -1,17 +1,20 @@
 """Training a network in place of rejection: its subspace, how much that explains, and the updates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from directions.progress import Reporter
+from directions.progress import Reporter, timed
+from directions.sampler.checkpoint import Begun, NetworkFile
+from directions.sampler.pool import Parts, made_of
 from flowgrad.errors import UsageError
 from flowgrad.guidance.energies import Energy
 from flowgrad.models import Model
 from flowgrad.ode import Grid
 from flowgrad.sampling.latent import Generator
-from flowgrad.sampling.network import Coupling, NetworkSampler, NetworkSizes, NetworkTraining, train_network
+from flowgrad.sampling.network import Coupling, NetworkSampler, NetworkSizes
+from flowgrad.sampling.network_training import NetworkTraining, train_network
 from flowgrad.sampling.subspace import Subspace, explained, leading
 from flowgrad.seeds import generator
 
@@ -56,38 +59,69 @@ class Fitted:
     explained: float
 
 
-def fit_network(model: Model, energy: Energy, grid: Grid, plan: NetworkPlan, seed: int, reporter: Reporter) -> Fitted:
+def fit_network(
+    model: Model,
+    energy: Energy,
+    grid: Grid,
+    plan: NetworkPlan,
+    seed: int,
+    reporter: Reporter,
+    parts: Parts | None = None,
+) -> Fitted:
     """Find the subspace, measure what it explains on `grid`, and train a network on it.
 
+    parts: of this energy; an interrupted training goes on from what they have, bit for bit.
     Raises UsageError if the model draws from another sampler already; FlowgradError where the loss is not finite.
     """
     if model.source is not None:
         raise UsageError("a network is trained on a model's own noise: draw on another sampler by rejection")
     coarse = Generator(model, Grid.uniform(model.config.steps, min(plan.intervals, model.config.steps)))
-    subspace = leading(_gradients(coarse, energy, plan, seed, reporter), plan.dimensions)
-    share = explained_share(Generator(model, grid), energy, subspace, seed)
+    file = NetworkFile.of(parts.of(plan, seed, grid.starts), coarse) if parts else None
+    begun = file.read() if file else None
+    if begun is None:
+        begun = _begin(coarse, Generator(model, grid), energy, plan, seed, reporter, parts)
+        if file:
+            file.write(begun)
+    elif begun.state:
+        reporter.warn(f"going on after {begun.state.done} of {plan.updates} updates")
+    share = begun.explained
     if share < LEAST_EXPLAINED:
         reporter.warn(
             f"the subspace explains {share:.0%} of the energy's variance: the network can do no more than that. "
             "Take more dimensions and gradients, or draw by rejection"
         )
     network = Coupling(NetworkSizes(plan.dimensions, plan.layers, plan.width), seed).to(model.device)
-    sampler = NetworkSampler(subspace, network)
+    sampler = NetworkSampler(begun.subspace, network)
     settings = NetworkTraining(plan.updates, plan.batch, plan.learning_rate, seed)
 
     def gradient(x0: Tensor) -> tuple[Tensor, Tensor]:
         return coarse.gradient(energy, x0)
 
-    for _ in reporter.track(train_network(sampler, gradient, model.latents, settings), "training", plan.updates):
-        pass
+    left = plan.updates - (begun.state.done if begun.state else 0)
+    steps = train_network(sampler, gradient, model.latents, settings, begun.state)
+    for step in reporter.track(steps, "training", left):
+        if file:
+            file.write(replace(begun, state=step.state))
     return Fitted(sampler, share)
 
 
-def _gradients(coarse: Generator, energy: Energy, plan: NetworkPlan, seed: int, reporter: Reporter) -> Tensor:
-    """(gradients, *D) of the energy in x0."""
-    parts = coarse.model.noise(plan.gradients, seed).split(coarse.model.batch)
-    tracked = reporter.track(parts, "gradients", len(parts))
-    return torch.cat([coarse.gradient(energy, part)[1] for part in tracked])
+def _begin(
+    coarse: Generator,
+    fine: Generator,
+    energy: Energy,
+    plan: NetworkPlan,
+    seed: int,
+    reporter: Reporter,
+    parts: Parts | None,
+) -> Begun:
+    """The subspace of the energy's gradients in x0 on the coarse grid, and what it explains on the fine one."""
+
+    def gradients_of(x0: Tensor) -> Tensor:
+        return coarse.gradient(energy, x0)[1]
+
+    found = made_of(coarse, gradients_of, plan.gradients, seed, reporter, "gradients", parts)
+    subspace = leading(found, plan.dimensions)
+    return Begun(subspace, timed(reporter, "subspace", lambda: explained_share(fine, energy, subspace, seed)))
 
 
 def explained_share(images_of: Generator, energy: Energy, subspace: Subspace, seed: int) -> float:

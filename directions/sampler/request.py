@@ -2,12 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from directions.file.terms import Term
+from directions.progress import Reporter
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.names import knows_any_word
-from flowgrad.guidance.questions import Questions, check_answers, check_question, question_of, target_shares
+from flowgrad.guidance.questions import (
+    Questions,
+    check_answers,
+    check_question,
+    check_yaw,
+    question_of,
+    target_shares,
+)
 from flowgrad.model_config import ModelConfig
 
 INTERVALS = 12  # of the grid that the energy's images are drawn on: a quarter of the usual N
@@ -33,6 +42,37 @@ def class_term(answers: Sequence[str], config: ModelConfig, weight: float = 1.0)
     return Term("class", check_weight(weight), answers=tuple(answers))
 
 
+def pose_term(degrees: Sequence[float], config: ModelConfig, weight: float = 1.0) -> Term:
+    """Faces turned by so many degrees, or within a range of them, above 0 towards the right of the picture.
+
+    Raises UsageError for a range that is none, or a model of anything but aligned faces.
+    """
+    _check_faces(config)
+    return Term("pose", check_weight(weight), target=check_yaw(degrees))
+
+
+def identity_term(photo: Path, config: ModelConfig, reporter: Reporter, weight: float = 1.0) -> Term:
+    """The person on a photo, by its largest face; of a folder of photos, the mean of their descriptors.
+
+    This loads the recogniser: it comes after all other checks. Raises UsageError for a model of anything but aligned
+    faces, or a photo that is not there; FlowgradError for one that cannot be read or has no face, and without the extra
+    `faces`.
+    """
+    _check_faces(config)
+    check_weight(weight)
+    from directions.photo.faces import largest_of, read_faces
+    from directions.photo.reading import find_photos, to_tensor
+
+    faces = [largest_of(read_faces(file, config.size)[1]) for file in find_photos([photo])]
+    for face in faces:
+        if face.warning:
+            reporter.warn(face.warning)
+    from directions.apply.identity import descriptors
+
+    mean = descriptors(to_tensor([face.image for face in faces])).mean(0)
+    return Term("identity", weight, descriptor=tuple(mean.tolist()))
+
+
 def moment_term(attributes: Sequence[str], targets: Sequence[Sequence[float] | None], config: ModelConfig) -> Term:
     """Images whose answers to questions have certain shares; beta is 0 until it is solved for.
 
@@ -53,6 +93,12 @@ def moment_term(attributes: Sequence[str], targets: Sequence[Sequence[float] | N
     ]
     target = tuple(share for row in shares for share in row)
     return Term("moment", attributes=tuple(attributes), beta=(0.0,) * len(target), target=target)
+
+
+def _check_faces(config: ModelConfig) -> None:
+    """Raise UsageError unless a model makes aligned faces."""
+    if not config.aligned_faces:
+        raise UsageError(f"{config.name} makes no aligned faces: a person or a pose can be asked for with those alone")
 
 
 def questions_of(config: ModelConfig) -> Questions:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from directions.file.direction import flowgrad_version
 from directions.file.sampler import SamplerFile, SamplerInfo
-from directions.file.terms import Term
+from directions.file.terms import WITHOUT_GUIDE, Term
 from directions.progress import Reporter
 from directions.sampler.network import NetworkPlan, fit_network
 from directions.sampler.pool import Parts, draw
@@ -64,6 +64,7 @@ def train_sampler(
     judge: Judge | None,
     reporter: Reporter,
     *,
+    classifier: Judge | None = None,
     pool: int = POOL,
     intervals: int = INTERVALS,
     seed: int = 0,
@@ -74,17 +75,19 @@ def train_sampler(
 ) -> Trained:
     """Make a sampler of the energies that `terms` describe, on the source that the model has now.
 
-    Moments are solved for on a pool of so many samples. parent: the sampler that the model's source is, if it is one.
-    network: how one is trained that draws in place of rejection; without it, rejection draws. parts: where the pool is
-    kept while it is drawn.
+    classifier: that of the model's configuration, which answers questions beside the guide. Moments are solved for on a
+    pool of so many samples. parent: the sampler that the model's source is, if it is one. network: how one is trained
+    that draws in place of rejection; without it, rejection draws. parts: where the pool is kept while it is drawn.
     Raises UsageError for moments that the pool does not reach, FlowgradError if what is asked for is too rare, or an
     energy is not finite.
     """
     grid = Grid.uniform(model.config.steps, min(intervals, model.config.steps))
     images = draw(model, grid, pool, POOL_SEED + seed, reporter, parts)
+    guide = guide if any(term.kind not in WITHOUT_GUIDE for term in terms) else None
     questions = asked_questions(terms, model.config)
     offsets = offsets_of(questions, model.config.class_offsets)
-    classes = to_classes(questions, offsets, guide)
+    classes = to_classes(questions, offsets, guide, classifier)
+    beside = classes.classifier if classes else None
     solved = tuple(_solved(term, classes, images) if term.kind == "moment" else term for term in terms)
     energy = to_energy(solved, classes, guide, model)
     with torch.no_grad():
@@ -103,6 +106,8 @@ def train_sampler(
         offsets=offsets,
         guide=guide.name if guide else "",
         guide_fingerprint=guide.fingerprint if guide else "",
+        classifier=model.config.classifier if beside else "",
+        classifier_fingerprint=beside.fingerprint if beside else "",
         judge=model.config.judge if judge else "",
         parent=parent.name if parent else "",
         parent_hash=parent.sampler.hash if parent else "",
@@ -120,8 +125,10 @@ def train_sampler(
     if network is None:
         chosen = resample(weights.log(), min(SHOWN, pool), seed)
         return Trained(SamplerFile(info), images[:SHOWN], images[chosen])
-    fitted = fit_network(model, energy, grid, network, seed, reporter)
-    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter)
+    own = parts.of(SamplerFile(info).hash) if parts else None
+    fitted = fit_network(model, energy, grid, network, seed, reporter, own)
+    own = own.of(network, seed) if own else None
+    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own)
     measured = measure(images, weights, classes, judge, drawn)
     tensors = {name: value.numpy() for name, value in fitted.sampler.tensors().items()}
     described = replace(

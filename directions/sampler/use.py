@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from directions.apply.identity import SAME_PERSON
 from directions.bank.bank import Bank
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import Term
@@ -11,9 +12,19 @@ from directions.photo.faces import CHIP_PADDING
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.contrast import Contrast
-from flowgrad.guidance.energies import ClassEnergy, Energy, EnergySum, IdentityEnergy, MomentEnergy, TextEnergy
+from flowgrad.guidance.energies import (
+    ClassEnergy,
+    Energy,
+    EnergySum,
+    IdentityEnergy,
+    MomentEnergy,
+    PoseEnergy,
+    TextEnergy,
+)
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
+from flowgrad.guidance.judge import Judge, load_judge
+from flowgrad.guidance.landmarks import load_landmarks
 from flowgrad.guidance.questions import Questions
 from flowgrad.guidance.recognizer import load_recognizer
 from flowgrad.models import TIME_CONVENTION, Model
@@ -43,8 +54,18 @@ def with_sampler(model: Model, sampler: SamplerFile, guide: Guide | None) -> Mod
             raise FlowgradError(f"sampler {info.title!r} was made for latents of another shape: {shapes}.")
         sizes = NetworkSizes(len(tensors["basis"]), info.layers, info.width)
         return restore(sizes, tensors, model.device).on(model)
-    energy = to_energy(info.terms, to_classes(info.questions, info.offsets, guide), guide, model)
-    return RejectionSampler(energy, Grid(info.starts, info.steps)).on(model)
+    return RejectionSampler(energy_of(info, guide, model), Grid(info.starts, info.steps)).on(model)
+
+
+def energy_of(info: SamplerInfo, guide: Guide | None, model: Model) -> EnergySum:
+    """The energy that a sampler's file describes. Raises FlowgradError for another classifier than its own."""
+    classifier = load_judge(info.classifier, model.device) if info.classifier and info.questions else None
+    if classifier and classifier.fingerprint != info.classifier_fingerprint:
+        mine = f"{info.classifier} ({info.classifier_fingerprint})"
+        raise FlowgradError(
+            f"sampler {info.title!r} asks {mine}, which is now {classifier.fingerprint}. Train it again."
+        )
+    return to_energy(info.terms, to_classes(info.questions, info.offsets, guide, classifier), guide, model)
 
 
 def _opened(sampler: SamplerFile, model: Model, bank: Bank, guide: str | None, force: bool, left: int) -> Model:
@@ -84,9 +105,11 @@ def check_fits(info: SamplerInfo, model: Model, force: bool = False) -> None:
             )
 
 
-def to_classes(questions: Questions, offsets: Mapping[str, float], guide: Guide | None) -> Classes | None:
-    """Questions as a guide answers them; None without questions or guide."""
-    return Classes(guide, questions, offsets) if guide and questions else None
+def to_classes(
+    questions: Questions, offsets: Mapping[str, float], guide: Guide | None, classifier: Judge | None
+) -> Classes | None:
+    """Questions as a guide answers them, and a classifier beside it; None without questions or guide."""
+    return Classes(guide, questions, offsets, classifier) if guide and questions else None
 
 
 def to_energy(terms: Sequence[Term], classes: Classes | None, guide: Guide | None, model: Model) -> EnergySum:
@@ -98,7 +121,9 @@ def to_energy(terms: Sequence[Term], classes: Classes | None, guide: Guide | Non
 def _to_energy(term: Term, classes: Classes | None, guide: Guide | None, model: Model) -> Energy:
     if term.kind == "identity":
         descriptor = torch.tensor(term.descriptor, device=model.device)
-        return IdentityEnergy(load_recognizer(CHIP_PADDING, str(model.device)), descriptor)
+        return IdentityEnergy(load_recognizer(CHIP_PADDING, str(model.device)), descriptor, SAME_PERSON)
+    if term.kind == "pose":
+        return PoseEnergy(load_landmarks(device=str(model.device)).yaw, *term.target)
     if guide is None:
         raise FlowgradError(f"the energy of {term.words} needs a guide, and the sampler names none. Train it again.")
     if term.kind == "text":

@@ -1,4 +1,4 @@
-"""Classes of images, told apart by texts that a guide reads."""
+"""Classes of images, told apart by texts that a guide reads, and by a classifier beside it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flowgrad.guidance.guide import Guide
+from flowgrad.guidance.judge import Judge
 from flowgrad.guidance.questions import (
     Questions,
     check_offsets,
@@ -21,13 +22,15 @@ class Classes:
     """Zero-shot probabilities of every question's answers: the softmax of CLIP's logits over the answers' texts.
 
     offsets: added to the logits of answers; they set right how common a guide takes each to be. An answer without one
-    has 0. Raises UsageError for no question, a question of fewer than two answers, an answer that two questions have,
-    or an offset of none.
+    has 0. classifier: of questions that it knows too, p is the geometric mean of the guide's and its own, normalised:
+    two networks of different kinds err on different images. Raises UsageError for no question, a question of fewer than
+    two answers, an answer that two questions have, or an offset of none.
     """
 
     guide: Guide
     questions: Questions
     offsets: Mapping[str, float] = field(default_factory=dict)
+    classifier: Judge | None = None
     _texts: dict[str, tuple[Tensor, Tensor]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +47,13 @@ class Classes:
         """(B, answers) by question, for images (B, 3, H, W) in [-1, 1], differentiably; default: all questions."""
         embeddings = self.guide.logit_scale * self.guide.encode_images(images)
         chosen = {name: self._texts[name] for name in (self.questions if questions is None else questions)}
-        return {name: (embeddings @ texts.T + offsets).log_softmax(1) for name, (texts, offsets) in chosen.items()}
+        found = {name: (embeddings @ texts.T + offsets).log_softmax(1) for name, (texts, offsets) in chosen.items()}
+        if self.classifier and (known := [name for name in found if self.classifier.knows(self.questions[name])]):
+            others = self.classifier.log_probabilities(images)
+            for name in known:
+                other = torch.stack([others[answer] for answer in self.questions[name]], 1)
+                found[name] = ((found[name] + other) / 2).log_softmax(1)
+        return found
 
     def moments(self, images: Tensor) -> Tensor:
         """phi(x) (B, C): the probabilities of all questions' answers, side by side, differentiably."""
@@ -53,4 +62,4 @@ class Classes:
     def select(self, questions: Iterable[str]) -> "Classes":
         """Some of the questions. Raises UsageError for an unknown one, with the known."""
         chosen = {name: self.questions[check_question(self.questions, name)] for name in questions}
-        return Classes(self.guide, chosen, offsets_of(chosen, self.offsets))
+        return Classes(self.guide, chosen, offsets_of(chosen, self.offsets), self.classifier)

@@ -10,13 +10,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, softplus
+from torch.nn.functional import relu, softplus
 
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
-from flowgrad.guidance.questions import check_answers, question_of
+from flowgrad.guidance.questions import check_answers, check_yaw, question_of
 from flowgrad.guidance.text import contrast_vectors
 
 
@@ -96,19 +96,48 @@ class MomentEnergy:
 
 @dataclass(frozen=True)
 class IdentityEnergy:
-    """1 - cos between a face's descriptor and a photo's; between 0 and 2.
+    """-log sigmoid((same - distance) / spread) of a face's descriptor to a photo's; at least 0.
 
-    describe: faces (B, 3, H, W) in [-1, 1] -> (B, K), such as `flowgrad.guidance.recognizer`; descriptor: (K,).
+    It is -log p of being the same person, where a recogniser's descriptors lie `same` apart at most for one person, and
+    `spread` is how sharp that limit is. describe: faces (B, 3, H, W) in [-1, 1] -> (B, K), such as
+    `flowgrad.guidance.recognizer`; descriptor: (K,).
     """
 
     describe: Callable[[Tensor], Tensor]
     descriptor: Tensor
+    same: float
+    spread: float = 0.01
     lowest: float = 0.0
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B,) energies."""
         described = self.describe(images)
-        return 1 - cosine_similarity(described, self.descriptor.to(described)[None])
+        distance = torch.linalg.vector_norm(described - self.descriptor.to(described), dim=1)
+        return softplus((distance - self.same) / self.spread)
+
+
+@dataclass(frozen=True)
+class PoseEnergy:
+    """((yaw - [low, high]) / spread)^2 / 2, which is 0 in the range; -log of a normal density outside.
+
+    yaw: faces (B, 3, H, W) in [-1, 1] -> (B,) degrees, such as that of `flowgrad.guidance.landmarks`, whose root mean
+    square error is the spread. Raises UsageError for a range that is none, or not within 90 degrees of 0.
+    """
+
+    yaw: Callable[[Tensor], Tensor]
+    low: float
+    high: float
+    spread: float = 3.6
+    lowest: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_yaw((self.low, self.high))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B,) energies."""
+        turned = self.yaw(images)
+        outside = relu(self.low - turned) + relu(turned - self.high)
+        return (outside / self.spread).square() / 2
 
 
 @dataclass(frozen=True)

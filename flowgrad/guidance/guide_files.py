@@ -1,6 +1,7 @@
 """Guides by name or file: ours, OpenAI's CLIP by its package's names and files, and the models of open_clip."""
 
 import hashlib
+import json
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from flowgrad.guidance.guide import Guide, Reading, to_network
 from flowgrad.guidance.names import OPEN_CLIP, is_downloaded, vocabulary, weights_file
 from flowgrad.resources import resource
 
+SCALES_KEY = "flowgrad.scales"  # metadata: {tensor: [step between two of its whole numbers, lowest value]}
 _FAILURES = (OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError, UnpicklingError)
 
 
@@ -49,12 +51,19 @@ def guide_file(name_or_path: str) -> Path:
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Read all tensors and the metadata of a safetensors file; FlowgradError if it is damaged or unreadable."""
+    """Read all tensors and the metadata of a safetensors file; FlowgradError if it is damaged or unreadable.
+
+    Tensors of which the metadata has scales are kept as whole numbers k, and come back as scale * k + lowest.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        for name, (scale, lowest) in json.loads(metadata.get(SCALES_KEY, "{}")).items():
+            state[name] = state[name] * scale + lowest
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise FlowgradError(f"{path} is damaged or not safetensors ({error}): fetch or export it again.") from error
+    return state, metadata
 
 
 def _load_openai(name_or_path: str) -> Guide:

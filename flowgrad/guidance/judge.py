@@ -1,7 +1,7 @@
 """The judge: a small classifier, of another kind than the guides, that says whether an edit did what it claims."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -82,11 +82,19 @@ class Judge(nn.Module):
 
         The answers of a head sum to 1; names such as "happy", "female" and "old" are unique over the heads.
         """
+        return {answer: log_p.exp() for answer, log_p in self.log_probabilities(images).items()}
+
+    def log_probabilities(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the logarithm of `probabilities`."""
         logits = self.network(self._resized(images)).split([len(answers) for answers in self.heads.values()], 1)
-        probabilities: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         for answers, scores in zip(self.heads.values(), logits, strict=True):
-            probabilities |= dict(zip(answers, scores.softmax(1).unbind(1), strict=True))
-        return probabilities
+            found |= dict(zip(answers, scores.log_softmax(1).unbind(1), strict=True))
+        return found
+
+    def knows(self, answers: Collection[str]) -> bool:
+        """Whether these are all the answers of one of its heads."""
+        return any(set(answers) == set(known) for known in self.heads.values())
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the answers are read from, (B, C), for images (B, 3, H, W) in [-1, 1] of any size."""

@@ -55,6 +55,15 @@ def check_answers(questions: Questions, answers: Sequence[str]) -> None:
         raise UsageError(f"{rule}: name one of them")
 
 
+def check_yaw(degrees: Sequence[float]) -> tuple[float, float]:
+    """A range of yaws, from one number or two. Raises UsageError unless it is one, within 90 degrees of 0."""
+    low, high = degrees[0], degrees[-1]
+    if len(degrees) > 2 or not -90 < low <= high < 90:
+        written = ", ".join(f"{value:g}" for value in degrees)
+        raise UsageError(f"a yaw is a number of degrees between -90 and 90, or a range of them; got {written}")
+    return low, high
+
+
 def target_shares(answers: Sequence[str], shares: Sequence[float] | None, name: str) -> tuple[float, ...]:
     """What the shares of a question's answers shall be; even ones without `shares`.
 

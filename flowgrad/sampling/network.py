@@ -7,9 +7,8 @@
 Coupling layers and their determinants are zuko's.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,12 +18,10 @@ from torch.func import functional_call
 from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.models import Model
 from flowgrad.sampling.subspace import Subspace
-from flowgrad.seeds import Key, Source, generator
+from flowgrad.seeds import Key, generator
 
 if TYPE_CHECKING:
     from zuko.transforms import Transform
-
-Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]  # x0 (B, *D) -> sum lambda E (B,), and its gradient (B, *D)
 
 
 @dataclass(frozen=True)
@@ -144,54 +141,3 @@ def restore(sizes: NetworkSizes, tensors: Mapping[str, Tensor], device: torch.de
     except (RuntimeError, KeyError) as error:
         raise FlowgradError(f"tensors do not fit {sizes} ({reason(error)}): train the sampler again") from error
     return NetworkSampler(Subspace(tensors["basis"].to(device)), network.to(device).eval().requires_grad_(False))
-
-
-@dataclass(frozen=True)
-class NetworkTraining:
-    """steps of Adam on batches of latents; the learning rate falls linearly to 0. Raises UsageError below 1, 1, 0."""
-
-    steps: int = 100
-    batch: int = 16
-    learning_rate: float = 5e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or not self.learning_rate > 0:
-            raise UsageError(f"steps and batch must be at least 1, the learning rate above 0; got {self}")
-
-
-@dataclass(frozen=True)
-class NetworkStep:
-    """One step: the energy's mean over the batch, and the loss, KL(q || p*) up to a constant; NaN-free."""
-
-    step: int
-    energy: float
-    loss: float
-
-
-def train_network(
-    sampler: NetworkSampler, gradient: Gradient, source: Source, settings: NetworkTraining
-) -> Iterator[NetworkStep]:
-    """Train a sampler's network in place, and yield every step.
-
-    gradient: of the energies in x0; see `latent.Generator.gradient`. source: standard normal latents from keys.
-    Raises FlowgradError where the loss is not finite.
-    """
-    network, subspace = sampler.network.requires_grad_().train(), sampler.subspace
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, settings.steps)
-    for step in range(settings.steps):
-        noise = source([(settings.seed, step, i) for i in range(settings.batch)])
-        z = network(subspace.inside(noise))
-        energies, grad_x0 = gradient(subspace.moved(noise, z.detach()))
-        log_q = log_density(network, z.detach()).detach()
-        loss = float((energies + z.detach().square().sum(1) / 2 + log_q).mean())
-        if not isfinite(loss):
-            raise FlowgradError(f"the loss is not finite at step {step}: lower the learning rate or the weight")
-        pull = subspace.inside(grad_x0) + z.detach() + path_gradient(network, z)
-        optimizer.zero_grad()
-        (z * pull).sum(1).mean().backward()
-        optimizer.step()
-        schedule.step()
-        yield NetworkStep(step, float(energies.mean()), loss)
-    network.eval().requires_grad_(False)

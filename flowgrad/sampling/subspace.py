@@ -40,7 +40,8 @@ def leading(gradients: Tensor, dimensions: int) -> Subspace:
     if not 0 < dimensions <= len(gradients):
         raise UsageError(f"{len(gradients)} gradients span 1 to {len(gradients)} dimensions; got {dimensions}")
     *_, rows = torch.linalg.svd(gradients.flatten(1), full_matrices=False)
-    return Subspace(rows[:dimensions].view(dimensions, *gradients.shape[1:]))
+    basis = rows[:dimensions].contiguous()  # as files keep it: products with it are then the same to the last bit
+    return Subspace(basis.view(dimensions, *gradients.shape[1:]))
 
 
 def explained(values: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ TERMS = (
     Term("class", answers=("old",)),
     Term("moment", attributes=("age",), beta=(0.5, -0.5), target=(0.5, 0.5)),
     Term("identity", 10.0, descriptor=(0.1, 0.2)),
+    Term("pose", target=(-10.0, 15.0)),
 )
 INFO = SamplerInfo(
     title="all of it",
@@ -29,6 +30,8 @@ INFO = SamplerInfo(
     offsets={"old": 0.25},
     guide="tiny-guide",
     guide_fingerprint="fedcba9876543210",
+    classifier="tiny-classifier",
+    classifier_fingerprint="0f1e2d3c4b5a6978",
     parent="smilers",
     parent_hash="0011223344556677",
     pool=64,

@@ -8,6 +8,7 @@ from directions.progress import Silent
 from directions.sampler.pool import Parts, draw
 from flowgrad.models import load_model
 from flowgrad.ode import Grid
+from flowgrad.sampling.latent import Generator
 
 GRID = Grid((0, 3), 6)
 
@@ -47,6 +48,6 @@ def test_what_was_drawn_before_an_interruption_is_not_drawn_again(model, tmp_pat
 @pytest.mark.parametrize("other", [{"seed": 4}, {"grid": Grid((0, 2), 6)}, {"identity": ("bf16",)}])
 def test_parts_of_another_pool_are_left_alone(model, tmp_path, other):
     def path(seed=3, grid=GRID, identity=("fp32",)):
-        return Parts(tmp_path, identity).path(model, grid, [(seed, 0)])
+        return Parts(tmp_path).of(*identity).path(Generator(model, grid), [(seed, 0)])
 
     assert path(**other) != path()

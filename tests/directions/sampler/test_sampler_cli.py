@@ -4,9 +4,12 @@ import json
 
 import pytest
 import yaml
+from PIL import Image
 
+from directions.apply.identity import descriptors, has_faces
 from directions.bank.bank import Bank
 from directions.file.sampler import read_sampler, read_sampler_info
+from directions.photo.reading import to_tensor
 from directions.sampler.train import POOL_SEED
 from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.guide_files import load_guide
@@ -92,6 +95,46 @@ def test_a_network_draws_in_one_pass_and_asks_no_guide(tiny, home):
 
 
 @pytest.fixture
+def aligned(tiny, tmp_path):
+    """A tiny model that is said to make aligned faces, so that a person and a pose can be asked for."""
+    return make_model(tmp_path / "aligned", tiny.guide, name="aligned", aligned=True)
+
+
+@pytest.mark.skipif(not has_faces(), reason="needs the extra `faces`")
+def test_a_person_in_a_pose_is_asked_for_by_a_photo_and_degrees(tiny, home, aligned):
+    small = ("--model", aligned, "--pool", 32, "--intervals", 2)
+    passed("sampler", "train", "--identity", tiny.files[0], "--pose=-80,80", "--name", "one", "--weight", 0.2, *small)
+    info = Bank.default().get("one", kind="sampler").sampler
+    pose, person = info.terms
+    assert not info.guide
+    assert (pose.kind, pose.target, person.kind) == ("pose", (-80.0, 80.0), "identity")
+    photo = to_tensor([Image.open(tiny.files[0]).convert("RGB")])
+    assert person.descriptor == pytest.approx(descriptors(photo)[0].tolist(), abs=1e-4)
+    assert "yaw -80 to 80" in passed("bank", "show", "one")
+    answer = json.loads(passed("sampler", "evaluate", "one", "--count", 3, "--intervals", 2, "--json"))
+    assert all(0 <= share <= 1 for share in answer["person"])
+    assert all(-90 < degrees < 90 for degrees in answer["turned"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--pose", "100"), ("between -90 and 90", "100")),
+        (("--pose=10,-10",), ("10, -10",)),
+        (("--pose", "left"), ("--pose", "'left'")),
+        (("--identity", "nobody.jpg"), ("nobody.jpg",)),
+    ],
+)
+def test_poses_and_persons_that_are_none_are_refused(aligned, options, words):
+    failed(call("sampler", "train", "--model", aligned, "--name", "some", *options), 2, *words)
+
+
+@pytest.mark.parametrize("options", [("--pose", "5"), ("--identity", "nobody.jpg")])
+def test_a_pose_or_a_person_is_refused_of_what_makes_no_faces(tiny, options):
+    failed(call("sampler", "train", "--model", tiny.model, "--name", "some", *options), 2, "tiny", "aligned faces")
+
+
+@pytest.fixture
 def calm(tiny):
     """A sampler that accepts nearly all: the tiny guide calls nearly everything neutral."""
     passed(*make(tiny, "calm", "--class", "neutral"))
@@ -103,6 +146,7 @@ def test_a_second_stage_draws_on_the_first_and_notices_when_it_changes(tiny, cal
     info = read_sampler_info(Bank.default().get("second", kind="sampler").path)
     assert (info.parent, info.parent_hash) == ("calm", calm.load_sampler().hash)
     passed("sample", "--sampler", "second", "--model", tiny.model, "--count", 1)
+    failed(call("sampler", "evaluate", "second", "--optimize", 1), 2, "--optimize", "draws on calm")
     passed(*make(tiny, "calm", "--class", "neutral", "--weight", 2, "--overwrite", "--output", "other"))
     changed = call("sample", "--sampler", "second", "--model", tiny.model, "--count", 1, "--output", "again")
     failed(changed, 1, "draws on calm", "Train it again")
@@ -123,6 +167,12 @@ def test_evaluation_compares_the_judges_answers(tmp_path, tiny, home):
     assert sum(answer["after"][name] for name in ("male", "female")) == pytest.approx(1)
     assert answer["success"] == [answer[when]["happy"] for when in ("before", "after")]
     assert (home / "sampler-evaluation" / "evaluation.json").is_file()
+    assert answer["evaluations"]["model"] == 2 and answer["evaluations"]["sampler"] >= 4
+    more = ("--count", 2, "--optimize", 1, "--output", "compared")
+    assert "optimised" in passed("sampler", "evaluate", "smilers", *more, *small)
+    data = json.loads((home / "compared" / "evaluation.json").read_text())
+    # at least two evaluations of the energy and the image in the end on two intervals, and one product between them
+    assert data["evaluations"]["optimised"] >= 2 * 2 + 1 + 2 and 0 <= data["optimised"]["after"]["female"] <= 1
 
 
 @pytest.mark.parametrize(

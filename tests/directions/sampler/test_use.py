@@ -20,8 +20,7 @@ def test_identity_is_lowest_for_the_photo_that_it_was_taken_from(model):
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     term = Term("identity", 2.0, descriptor=tuple(descriptors(images)[1].tolist()))
     energies = to_energy((term,), None, None, model)(images)
-    assert float(energies[1]) == pytest.approx(0, abs=1e-5)
-    assert energies.argmin() == 1
+    assert energies.argmin() == 1 and float(energies[1]) < 1e-4
 
 
 @pytest.mark.parametrize("term", [Term("text", text="a", source="b"), Term("class", answers=("happy",))])

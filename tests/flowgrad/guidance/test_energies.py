@@ -1,5 +1,7 @@
 """Energies of images: what they are, what bounds them, and which calls are refused."""
 
+import math
+
 import pytest
 import torch
 
@@ -11,11 +13,14 @@ from flowgrad.guidance.energies import (
     EnergySum,
     IdentityEnergy,
     MomentEnergy,
+    PoseEnergy,
     TextEnergy,
 )
 from flowgrad.guidance.guide_files import load_guide
-from flowgrad.guidance.questions import target_shares
+from flowgrad.guidance.judge import load_judge
+from flowgrad.guidance.questions import check_yaw, target_shares
 from flowgrad.guidance.text import log_odds
+from tests.helpers.tiny import make_judge
 
 QUESTIONS = {
     "mood": {"smiling": "a smiling face", "serious": "a serious face"},
@@ -47,6 +52,17 @@ def test_probabilities_are_the_softmax_of_the_guides_logits(classes, guide, imag
     torch.testing.assert_close(classes.moments(images), torch.cat(list(probabilities.values()), 1))
 
 
+def test_beside_a_classifier_probabilities_are_the_geometric_mean_of_both(tmp_path, guide, images):
+    questions = {"expression": {"happy": "a smiling face", "sad": "a serious face"}, **QUESTIONS}
+    classifier = load_judge(str(make_judge(tmp_path / "judge.safetensors")))
+    alone, both = Classes(guide, questions), Classes(guide, questions, classifier=classifier)
+    other = classifier.probabilities(images)
+    product = alone.log_probabilities(images)["expression"].exp() * torch.stack([other["happy"], other["sad"]], 1)
+    found = {name: log_p.exp() for name, log_p in both.select(questions).log_probabilities(images).items()}
+    torch.testing.assert_close(found["expression"], product.sqrt() / product.sqrt().sum(1, keepdim=True))
+    torch.testing.assert_close(found["age"], alone.log_probabilities(images)["age"].exp())
+
+
 def test_a_class_energy_is_minus_the_log_of_the_joint_probability(classes, images):
     energy, log_p = ClassEnergy(classes, ("smiling", "old")), classes.log_probabilities(images)
     torch.testing.assert_close(energy(images), -log_p["mood"][:, 0] - log_p["age"][:, 2])
@@ -64,10 +80,36 @@ def test_a_moment_energy_is_linear_in_the_probabilities(classes, images):
     assert energy.lowest == -3.0
 
 
-def test_an_identity_energy_is_0_at_the_photo_itself(images):
-    energy = IdentityEnergy(lambda x: x.flatten(1), images[1].flatten())
-    found = energy(images)
-    assert float(found[1]) == pytest.approx(0, abs=1e-6) and found.argmin() == 1
+def test_an_identity_energy_is_minus_the_log_of_a_probability_that_is_one_half_at_the_limit(images):
+    distances = torch.tensor([0.0, 0.1, 0.6, 2.0])
+    energy = IdentityEnergy(lambda x: distances[:, None], torch.zeros(1), same=0.6, spread=0.05)
+    torch.testing.assert_close(energy(images), -((0.6 - distances) / 0.05).sigmoid().log(), atol=1e-5, rtol=1e-4)
+    assert float(energy(images)[2]) == pytest.approx(math.log(2))
+
+
+def test_an_identity_energy_has_a_gradient_at_the_photo_itself(images):
+    energy = IdentityEnergy(lambda x: x.flatten(1), images[1].flatten(), same=0.6)
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(leaf).sum(), leaf)
+    assert gradient.isfinite().all() and energy(images).argmin() == 1
+
+
+def test_a_pose_energy_is_0_within_its_range_and_quadratic_outside(images):
+    degrees = torch.tensor([-20.0, -10.0, 0.0, 13.0])
+    energy = PoseEnergy(lambda x: degrees, -10.0, 10.0, spread=2.0)
+    torch.testing.assert_close(energy(images), torch.tensor([12.5, 0.0, 0.0, 1.125]))
+
+
+@pytest.mark.parametrize("yaws", [(10.0, -10.0), (-90.0, 0.0), (0.0, float("nan"))])
+def test_yaws_that_cannot_be_are_refused(yaws):
+    with pytest.raises(UsageError, match="between -90 and 90"):
+        PoseEnergy(lambda x: x[:, 0, 0, 0], *yaws)
+
+
+def test_one_yaw_is_a_range_of_its_own():
+    assert check_yaw((15.0,)) == (15.0, 15.0) and check_yaw((-5.0, 5.0)) == (-5.0, 5.0)
+    with pytest.raises(UsageError, match="1, 2, 3"):
+        check_yaw((1.0, 2.0, 3.0))
 
 
 def test_no_image_is_below_the_bound(classes, guide, images):
@@ -75,9 +117,10 @@ def test_no_image_is_below_the_bound(classes, guide, images):
         ClassEnergy(classes, ("serious", "young")),
         TextEnergy(guide, Contrast("an old face", "a face")),
         MomentEnergy(classes, (3.0, -2.0, 1.0, 0.0, -1.0)),
-        IdentityEnergy(lambda x: x.flatten(1), images[1].flatten()),
+        IdentityEnergy(lambda x: x.flatten(1), images[1].flatten(), same=0.6),
+        PoseEnergy(lambda x: 90 * x[:, 0, 0, 0], 5.0, 10.0),
     )
-    for energy in (*energies, EnergySum(energies, (1.0, 2.0, 0.5, 3.0))):
+    for energy in (*energies, EnergySum(energies, (1.0, 2.0, 0.5, 3.0, 1.5))):
         assert (energy(images) >= energy.lowest - 1e-5).all()
 
 
@@ -94,7 +137,7 @@ def test_energies_have_gradients_and_sums_have_theirs(classes, guide, images):
 
 
 def test_an_energy_that_is_not_finite_is_an_error(images):
-    broken = IdentityEnergy(lambda x: x.flatten(1) * torch.nan, images[0].flatten())
+    broken = IdentityEnergy(lambda x: x.flatten(1) * torch.nan, images[0].flatten(), same=0.6)
     with pytest.raises(FlowgradError, match="4 of 4 images is not finite"):
         EnergySum((broken,), (1.0,))(images)
 

@@ -1,4 +1,4 @@
-"""The feed-forward sampler: its determinant against autograd's Jacobian, and its p* against a known Gaussian."""
+"""The feed-forward sampler: its determinant against autograd's Jacobian, its subspace, and what its file keeps."""
 
 import pytest
 import torch
@@ -8,14 +8,11 @@ from flowgrad.sampling.network import (
     Coupling,
     NetworkSampler,
     NetworkSizes,
-    NetworkTraining,
     log_density,
     path_gradient,
     restore,
-    train_network,
 )
 from flowgrad.sampling.subspace import Subspace
-from tests.helpers.gaussian import make_case
 
 SIZES = NetworkSizes(4, 3, 16)
 
@@ -59,25 +56,6 @@ def test_the_path_gradient_is_that_of_the_density(noise):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_trained_on_a_quadratic_energy_it_draws_the_gaussian_that_p_star_is():
-    case = make_case(4)
-    whole = Subspace(torch.eye(4, dtype=torch.float64))
-    sampler = NetworkSampler(whole, Coupling(NetworkSizes(4, 4, 32)).double())
-
-    def gradient(x0):
-        leaf = x0.detach().requires_grad_()
-        energy = case.energy(leaf)
-        return energy.detach(), torch.autograd.grad(energy.sum(), leaf)[0]
-
-    steps = list(train_network(sampler, gradient, case.source, NetworkTraining(400, 64, 1e-2)))
-    mean, covariance = case.misses(sampler.push(case.source([(9, i) for i in range(4000)])))
-    assert mean < 0.08 and covariance < 0.1
-    assert steps[-1].loss < steps[0].loss and len(steps) == 400
-    constant = 0.5 * torch.linalg.slogdet(case.covariance).logabsdet.item()  # of log integral N(x) exp(-E(x))
-    floor = case.energy(case.mean[None]).item() + 0.5 * case.mean.square().sum().item() - constant
-    assert sum(s.loss for s in steps[-50:]) / 50 == pytest.approx(floor, abs=0.1), "the loss ends at -log Z"
-
-
 def test_in_a_subspace_the_rest_of_the_noise_stays(noise):
     basis, _ = torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     sampler = NetworkSampler(Subspace(basis.T.contiguous()), shaken(NetworkSizes(2, 2, 8)))
@@ -102,17 +80,6 @@ def test_tensors_of_another_network_are_refused(change):
     tensors |= {"basis": torch.eye(4)[:3]} if change == "basis" else {}
     with pytest.raises(FlowgradError, match="train the sampler again"):
         restore(SIZES, tensors)
-
-
-def test_a_loss_that_is_not_finite_is_an_error():
-    sampler = NetworkSampler(Subspace(torch.eye(4)), Coupling(SIZES))
-    source = make_case(4).source
-    steps = train_network(sampler, lambda x0: (x0.sum(1) * torch.inf, x0), lambda keys: source(keys).float(), TWO)
-    with pytest.raises(FlowgradError, match="not finite at step 0"):
-        list(steps)
-
-
-TWO = NetworkTraining(2, 2)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 0, 1), (2, 1, 0)])
