@@ -61,9 +61,10 @@ def identity_term(photo: Path, config: ModelConfig, reporter: Reporter, weight: 
     _check_faces(config)
     check_weight(weight)
     from directions.photo.faces import largest_of, read_faces
-    from directions.photo.reading import find_photos, to_tensor
+    from directions.photo.reading import to_tensor
+    from directions.photo.sources import find_sources
 
-    faces = [largest_of(read_faces(file, config.size)[1]) for file in find_photos([photo])]
+    faces = [largest_of(read_faces(source, config.size).faces) for source in find_sources([str(photo)])]
     for face in faces:
         if face.warning:
             reporter.warn(face.warning)
