@@ -209,7 +209,8 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
     for name in ("ray", "ray.data"):  # its reports of progress are no answer to a command
         logging.getLogger(name).setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    cores = None if address else workers or len(os.sched_getaffinity(0))
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None  # Ray counts those of others too
+    cores = None if address else workers or own
     dashboard = None if address else False  # a cluster of one's own needs none
     try:
         _knock(address or "")
