@@ -137,7 +137,7 @@ def optimize(
     while state.iteration <= settings.iterations:
         rng = generator(settings.seed, state.iteration, device=x0.device)
         trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
-        x1 = trajectory.x1.to(x0)
+        x1 = trajectory.x1.to(x0).detach()
         begun = rng.get_state()
         loss, terms, grad_x1 = evaluate(objective, x1, rng)
         drew = not torch.equal(begun, rng.get_state())
@@ -163,17 +163,16 @@ def optimize(
             rms = float(_rms(gradient))
             after = _update(after, gradient, used, settings)
         after = replace(after, iteration=state.iteration + 1)
-        yield Step(state.iteration, loss, terms, state.control, x1, used, rms, compared, improved, after)
+        yield Step(state.iteration, loss, terms, state.control, x1.detach(), used, rms, compared, improved, after)
         state = after
 
 
 def evaluate(objective: Objective, x1: Tensor, rng: torch.Generator) -> tuple[float, dict[str, float], Tensor]:
-    """The objective summed over images, the mean of each of its terms, and its gradient (B, *D) at x1."""
+    """The objective summed over images, the mean of each of its terms, and its gradient (B, *D) at the leaf x1."""
     with torch.enable_grad():
-        leaf = x1.detach().requires_grad_()
-        terms = objective(leaf, rng)
+        terms = objective(x1.requires_grad_(), rng)
         loss = torch.stack(list(terms.values())).sum()
-    (gradient,) = torch.autograd.grad(loss, leaf)
+    (gradient,) = torch.autograd.grad(loss, x1)
     return float(loss.detach()), {name: float(term.detach().mean()) for name, term in terms.items()}, gradient
 
 

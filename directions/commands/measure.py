@@ -1,7 +1,7 @@
 """Commands that measure: `evaluate` a direction, `benchmark` the gradients."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,11 @@ from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 app = typer.Typer()
+SMILE = "a smiling face - a serious face"
 
 
 @app.command()
@@ -65,34 +69,67 @@ def evaluate(
 
 @app.command()
 def benchmark(
-    text: Annotated[str, typer.Option("--text", "-t", help="Whose score is differentiated.")] = "a smiling face",
-    steps: Annotated[int, typer.Option(help="N, Euler steps.", min=2)] = 100,
-    thresholds: options.Thresholds = "0.001,0.005,0.01",
-    count: Annotated[int, typer.Option(help="Samples in the editing.", min=1)] = 4,
-    repeats: Annotated[int, typer.Option(help="Timed rounds after a warm-up.", min=1)] = 3,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "-t", help="A text, or TEXT - SOURCE; repeatable.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="To train by: name or .yaml file; repeatable.", callback=options.known_recipes),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="N, Euler steps that gradients are compared on.", min=2)] = 100,
+    thresholds: options.Thresholds = "0.005",
+    factors: Annotated[
+        str, typer.Option(help="Multiples of step sizes to try for plain descent.", callback=options.are_numbers)
+    ] = "1",
+    samples: Annotated[int, typer.Option(help="Samples to train on.", min=1)] = 10,
+    held_out: Annotated[int, typer.Option(help="Samples to measure on.", min=2)] = 24,
+    distance: Annotated[
+        float, typer.Option(help="Identity distance at which effects are compared.", callback=options.is_positive)
+    ] = 0.35,
+    repeats: Annotated[int, typer.Option(help="Timed rounds of gradients after a warm-up.", min=1)] = 3,
     model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("benchmark"),
+    seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare accelerated gradients with full back-propagation: cosine and time, in one run.
+    """Compare gradients and trainings, ours and the published algorithm's, in one run: time, memory, effect.
 
-    flowgrad benchmark --steps 100 --thresholds 0.001,0.005,0.01
+    flowgrad benchmark --text "a smiling face - a serious face" --recipe full --recipe paper --recipe default
+
+    Gradients: cosine to full back-propagation and share of its time. Trainings: seconds of an update, and the effect on
+    samples that were not trained on, at equal identity distance, against seconds of training. The contestants take
+    turns, so that a drift of the machine meets all. Writes benchmark.json and benchmark.svg.
     """
+    from directions.train.recipe import load_recipe
     from flowgrad.guidance.contrast import Contrast
     from flowgrad.model_config import load_config
 
-    xi = options.numbers(thresholds, "--thresholds")
-    target = Contrast.parse(text, load_config(model).subject)
+    xi, multiples = options.numbers(thresholds, "--thresholds"), options.numbers(factors, "--factors")
+    config = load_config(model)
+    targets = [Contrast.parse(written, config.subject) for written in text or (SMILE,)]
+    recipes = {Path(name).stem: load_recipe(name) for name in recipe or ("full", "paper", "default")}
+    figures, picture = output / "benchmark.json", output / "benchmark.svg"
+    for path in (figures, picture):
+        refuse_existing(path, overwrite)
 
+    from directions.benchmark import run
+    from directions.benchmark.gradients import comparison_rows
+    from directions.benchmark.trainings import course_rows
     from directions.commands import tables
-    from directions.measure.benchmark import compare_gradients, comparison_rows
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
     loaded = load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
-    compared = compare_gradients(loaded, network, target, steps, xi, count, repeats)
-    comparisons = list(Terminal(as_json).track(compared, "comparing", len(xi)))
-    answer(as_json, comparisons, tables.plain_table(*comparison_rows(comparisons), numbers=True))
+    bench = run.Bench(steps, xi, multiples, samples, held_out, distance, repeats, seed)
+    results = run.compare(loaded, network, targets, recipes, bench, Terminal(as_json))
+    data = run.save(results, bench, loaded, figures, picture)
+    shown: list[RenderableType] = []
+    for result in results:
+        shown += [str(result.target), tables.plain_table(*comparison_rows(result.gradients), numbers=True)]
+        shown += [tables.plain_table(*course_rows(result.courses), numbers=True)]
+    answer(as_json, data, *shown, wrote(figures, picture))

@@ -1,10 +1,11 @@
 """Scores of texts, and the objective that raises one while it keeps others (FlowGrad, section 5)."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from flowgrad.guidance.augment import augment
 from flowgrad.guidance.contrast import Contrast
@@ -42,9 +43,12 @@ class TextObjective:
     eta: float = 0.7
     keep_weight: float = 5.0
     copies: int = 6
+    _images: MutableMapping[Tensor, tuple[int, Tensor]] = field(
+        default_factory=WeakIdKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        images = self.decode(x1)
+        images = self._decoded(x1)
         vectors = contrast_vectors(self.guide, [self.target, *self.keep])
         seen = rng.get_state()
         scores = self._scores(images, vectors, rng)
@@ -58,6 +62,14 @@ class TextObjective:
         if self.keep:
             terms["keep"] = self.keep_weight * change[:, 1:].square().sum(1)
         return terms
+
+    def _decoded(self, x1: Tensor) -> Tensor:
+        """The images of states; without gradient, those of the same tensor are decoded once."""
+        version, images = self._images.get(x1, (-1, x1))
+        if torch.is_grad_enabled() or version != x1._version:
+            images = self.decode(x1)
+            self._images[x1] = (x1._version, images.detach())
+        return images
 
     def _scores(self, images: Tensor, vectors: Tensor, rng: torch.Generator) -> Tensor:
         """(B, C) mean scores over augmented views."""
