@@ -15,6 +15,7 @@ from flowgrad.straightness import gradient_grid
 from flowgrad.velocity import Velocity
 
 OPTIMIZERS = ("sgd", "normalized", "adam")
+COURSES = ("free", "constant", "start")  # of a control over time
 RETRIES = 3  # of one evaluation, with ever smaller controls
 
 
@@ -40,6 +41,8 @@ class Settings:
     step_size: the learning rate; of "normalized" and "adam" the first, which falls linearly to 0.
     mirror: keep the control symmetric about the middle of its last axis, as if every image were there mirrored too;
         for flows that know no left and right.
+    over_time: "free", a value for each interval; "constant", one for all; "start", a value for the first interval and
+        none after it. The last two are what a direction is compared with.
     penalty: lambda, the weight of sum_k |u_k|^2 over all N steps, |.|^2 averaged over the entries of u.
     Raises UsageError for a value out of range.
     """
@@ -53,6 +56,7 @@ class Settings:
     penalty: float = 0.0
     seed: int = 0
     mirror: bool = False
+    over_time: str = "free"
 
     def __post_init__(self) -> None:
         rules = {
@@ -60,6 +64,7 @@ class Settings:
             'forward must be "grid" or "fine"': self.forward in ("grid", "fine"),
             "xi must be at least 0": self.xi >= 0,
             f"optimizer must be one of {', '.join(OPTIMIZERS)}": self.optimizer in OPTIMIZERS,
+            f"over_time must be one of {', '.join(COURSES)}": self.over_time in COURSES,
             "step_size must be above 0": self.step_size > 0,
             "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
             "penalty (lambda) must be at least 0": self.penalty >= 0,
@@ -202,7 +207,17 @@ def _gradient(
     per_time = Control(values / grid.spans_of(values), grid).on(control.grid).values
     entries = control.values[0, 0].numel()
     per_time = per_time + 2 * settings.penalty * grid.steps / entries * control.values
-    return (per_time + per_time.flip(-1)) / 2 if settings.mirror else per_time
+    per_time = (per_time + per_time.flip(-1)) / 2 if settings.mirror else per_time
+    return _held(per_time, control.grid, settings.over_time)
+
+
+def _held(per_time: Tensor, grid: Grid, over_time: str) -> Tensor:
+    """What is left of a gradient (M, ...) for a control that is constant, or that acts in the first interval alone."""
+    if over_time == "constant":
+        return (per_time * grid.spans_of(per_time)).sum(0, keepdim=True).expand_as(per_time)
+    if over_time == "start":
+        return torch.cat([per_time[:1], torch.zeros_like(per_time[1:])])
+    return per_time
 
 
 def _rms(x: Tensor) -> Tensor:

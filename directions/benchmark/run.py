@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from directions.apply.identity import require_identity
 from directions.benchmark.gradients import Comparison, compare_gradients
 from directions.benchmark.trainings import Course, compare_trainings
 from directions.figures import COLOURS, chart
@@ -18,6 +19,7 @@ from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.models import Model
 
+COMPARED = 4  # samples that gradients are compared on, at most
 INCHES = (4.2, 3.4)  # of the curves of one text
 
 
@@ -55,12 +57,17 @@ def compare(
     bench: Bench,
     reporter: Reporter,
 ) -> list[Result]:
-    """Compare gradients, and then trainings by each of the recipes, for every text."""
+    """Compare gradients, and then trainings by each of the recipes, for every text.
+
+    Raises UsageError for a model of other things than aligned faces, and where dlib is not installed.
+    """
+    require_identity(model)
     results = []
     for target in targets:
         intervals = min(load_recipe().intervals, bench.steps)
+        images = min(COMPARED, bench.samples)
         gradients = compare_gradients(
-            model, guide, target, bench.steps, bench.thresholds, intervals, bench.samples, bench.repeats, reporter
+            model, guide, target, bench.steps, bench.thresholds, intervals, images, bench.repeats, reporter
         )
         courses = compare_trainings(
             model,

@@ -22,8 +22,8 @@ from flowgrad.ode import Control
 from flowgrad.optimize import Step
 
 SHOWN = (1, 2, 3, 5, 8)  # updates after which a control is measured, and the last
-ATTEMPTS = 3  # at an identity distance, before the effect is read off between them
-MOVED = 0.2  # root mean square displacement of the latents from which the search for the distance starts
+ATTEMPTS = 2  # at an identity distance, before the effect is read off between them
+MOVED = 0.12  # root mean square displacement of the latents from which the search for the distance starts
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import typer
 from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
+from directions.compare.names import Method
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 app = typer.Typer()
+_COMPARED = "Comparison"
 SMILE = "a smiling face - a serious face"
 
 
@@ -24,6 +26,35 @@ def evaluate(
     photos: Annotated[list[Path], typer.Option("--photos", "-p", help="Photos or folders; repeatable.")],
     strengths: options.Strengths = "1",
     judge: Annotated[str, typer.Option(help="Name or file of the judge.", callback=options.known_judge)] = "",
+    method: Annotated[
+        list[Method] | None,
+        typer.Option(
+            "--methods", help="Compare the direction with other ways to edit; repeatable.", rich_help_panel=_COMPARED
+        ),
+    ] = None,
+    answer_for: Annotated[
+        str, typer.Option("--answer", help="What the judge calls the text: happy.", rich_help_panel=_COMPARED)
+    ] = "",
+    distance: Annotated[
+        float,
+        typer.Option(
+            help="Identity distance at which they are compared.",
+            callback=options.is_positive,
+            rich_help_panel=_COMPARED,
+        ),
+    ] = 0.35,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="By which the others are trained: name or .yaml file.",
+            callback=options.known_recipe,
+            rich_help_panel=_COMPARED,
+        ),
+    ] = "default",
+    samples: Annotated[
+        int, typer.Option(help="Samples that they are trained on.", min=1, rich_help_panel=_COMPARED)
+    ] = 10,
+    seed: options.Seed = 0,
     guide: options.GuideName = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("evaluation"),
     model: options.DirectionsModel = None,
@@ -40,16 +71,27 @@ def evaluate(
     flowgrad evaluate smiling --photos faces/ --strengths -1,0.5,1
 
     Writes a contact sheet and evaluation.json. Photos without a face are left out.
+
+    flowgrad evaluate old --photos faces/ --strengths 0.5,1,1.5 --methods direction --methods optimize --answer old
+
+    The second call compares methods at equal identity distance; a strength of 1 moves latents as far as the direction
+    does. It writes comparison.json, comparison.svg, and results.jsonl with a line for each photo and method, from which
+    an interrupted run goes on.
     """
     from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.reading import find_photos
+    from directions.train.recipe import load_recipe
 
     steps, terminal = options.numbers(strengths, "--strengths"), Terminal(as_json)
     parts = load_parts(parse_mixture(direction), Bank.default(bank), options.model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
-    for path in (sheet, figures):
+    results, compared = output / "results.jsonl", (output / "comparison.json", output / "comparison.svg")
+    for path in () if method else (sheet, figures):
         refuse_existing(path, overwrite)
+    if method and overwrite:
+        results.unlink(missing_ok=True)
     files, info = find_photos(photos), parts[0][0].info
+    others = load_recipe(recipe)
 
     from directions.apply import files as editing
     from directions.apply.steer import common_inversion
@@ -61,6 +103,15 @@ def evaluate(
     loaded = load_model(model or info.model, device, precision)
     control = editing.mixture(loaded, parts, terminal, force, steps)
     read = editing.read_photos(files, loaded, align, terminal)
+    if method:
+        from directions.compare import run, summary
+
+        asked = run.Asked(tuple(method), steps, distance, samples, guide, judge, answer_for, seed)
+        outcomes = run.compare(loaded, control, info, read, others, asked, results, terminal)
+        data = summary.save(outcomes, direction, distance, *compared)
+        shown = tables.plain_table(*summary.outcome_rows(outcomes, distance), numbers=True)
+        answer(as_json, data, shown, wrote(results, *compared))
+        return
     measured, images = evaluation.evaluate_photos(loaded, control, read.images, info, steps, guide, judge, terminal)
     data = evaluation.save_evaluation(measured, images, read, sheet, figures, direction)
     table = tables.plain_table(*evaluation.evaluation_rows(measured), numbers=True)

@@ -96,6 +96,7 @@ def known_recipes(names: list[str] | None) -> list[str] | None:
 
 
 known_model = known(find_config)
+known_recipe = known(partial(read_config, "recipes"))
 known_guide, known_judge = (known(partial(find_weights, kind)) for kind in ("guide", "judge"))
 
 Name = Annotated[str, typer.Argument(help="Name in the bank.", autocompletion=complete_name, show_default=False)]
@@ -183,7 +184,6 @@ Setting = Annotated[
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a recipe to a command with a `model`, which is called with the `recipe` that they make."""
     option = partial(typer.Option, rich_help_panel="Recipe")
-    known_recipe = known(partial(read_config, "recipes"))
 
     def run(
         recipe: Annotated[str, option("--recipe", help="Name or .yaml file.", callback=known_recipe)] = "default",

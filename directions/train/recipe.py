@@ -29,6 +29,7 @@ class Recipe(Section):
     step_size: float = Field(default=0.03, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
     iterations: int = Field(default=8, ge=1)
+    over_time: Literal["free", "constant", "start"] = "free"
 
     @property
     def way(self) -> "Inversion":
@@ -41,7 +42,7 @@ class Recipe(Section):
         """The part that Algorithm 1 needs."""
         from flowgrad.optimize import Settings
 
-        names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty")
+        names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty", "over_time")
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed, mirror=mirror)
 
 
