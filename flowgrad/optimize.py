@@ -224,11 +224,11 @@ def _rms(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
 
 
-def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, optimizer: str) -> Tensor:
+def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, settings: Settings) -> Tensor:
     """What each optimiser makes of the gradient per unit of time, taken on `grid`, before its own rule."""
-    if optimizer == "sgd":
+    if settings.optimizer == "sgd" and settings.over_time != "constant":  # whose one interval has the length 1
         return gradient * Control(grid.spans_of(gradient), grid).on(carrier).values
-    if optimizer == "normalized":
+    if settings.optimizer == "normalized":
         return gradient / _rms(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient
 
@@ -236,7 +236,7 @@ def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, optimizer: str) ->
 def _update(state: State, gradient: Tensor, grid: Grid, settings: Settings) -> State:
     """One step of the optimiser (torch.optim) from the state's control, by a gradient taken on `grid`; a new state."""
     values = state.control.values.clone().requires_grad_()
-    values.grad = _transformed(gradient, grid, state.control.grid, settings.optimizer)
+    values.grad = _transformed(gradient, grid, state.control.grid, settings)
     optimizer = _optimizer(values, state, settings)
     optimizer.step()
     moments = tuple(v.detach().clone() for v in optimizer.state[values].values() if isinstance(v, Tensor))
