@@ -109,6 +109,8 @@ def _searched(task: Task, factors: Sequence[float]) -> Task:
         changes = {"step_size": task.recipe.step_size * factor, "iterations": iterations}
         return replace(task, recipe=task.recipe.model_copy(update=changes))
 
+    if len(factors) == 1:
+        return with_size(factors[0], task.recipe.iterations)
     losses = {factor: list(with_size(factor, 1).steps())[-1].state.best_loss for factor in factors}
     return with_size(min(losses, key=losses.__getitem__), task.recipe.iterations)
 

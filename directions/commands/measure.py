@@ -1,4 +1,4 @@
-"""Commands that measure: `evaluate` a direction, `benchmark` the gradients."""
+"""Commands that measure: `evaluate` a direction, `benchmark` gradients and trainings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,7 @@ from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from directions.compare.names import Method
+from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
 
@@ -86,10 +87,10 @@ def evaluate(
     parts = load_parts(parse_mixture(direction), Bank.default(bank), options.model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
     results, compared = output / "results.jsonl", (output / "comparison.json", output / "comparison.svg")
-    for path in () if method else (sheet, figures):
-        refuse_existing(path, overwrite)
-    if method and overwrite:
-        results.unlink(missing_ok=True)
+    if answer_for and not method:
+        raise UsageError("--answer says what the judge calls the text that methods are compared by: give --methods too")
+    for path in compared if method else (sheet, figures):
+        refuse_existing(path, overwrite or (path in compared and results.exists()))
     files, info = find_photos(photos), parts[0][0].info
     others = load_recipe(recipe)
 
@@ -106,6 +107,8 @@ def evaluate(
     if method:
         from directions.compare import run, summary
 
+        if overwrite:
+            results.unlink(missing_ok=True)
         asked = run.Asked(tuple(method), steps, distance, samples, guide, judge, answer_for, seed)
         outcomes = run.compare(loaded, control, info, read, others, asked, results, terminal)
         data = summary.save(outcomes, direction, distance, *compared)
