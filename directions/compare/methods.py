@@ -85,6 +85,7 @@ def finder(method: Method, setting: Setting) -> Find:
         Method.OPTIMIZE: _optimized,
         Method.GUIDANCE: _guided,
         Method.MEAN_DIFFERENCE: _mean_difference,
+        Method.SHARED: partial(_trained, over_time="free"),
         Method.CONSTANT: partial(_trained, over_time="constant"),
         Method.INITIAL: partial(_trained, over_time="start"),
         Method.SDEDIT: _sdedit,
@@ -133,7 +134,7 @@ def _optimized(setting: Setting) -> Find:
 
 
 def _trained(setting: Setting, over_time: str) -> Find:
-    """A shared control that does not vary over time, or that acts at its start alone."""
+    """A shared control by the recipe: free, one that does not vary over time, or one that acts at its start alone."""
     recipe = setting.recipe.model_copy(update={"over_time": over_time})
     *_, last = _task(setting, setting.samples, recipe).steps()
     control = _scaled(last.state.best, setting.reach)

@@ -11,6 +11,7 @@ class Method(str, Enum):
     OPTIMIZE = "optimize"
     GUIDANCE = "classifier-guidance"
     MEAN_DIFFERENCE = "mean-difference"
+    SHARED = "shared"
     CONSTANT = "constant"
     INITIAL = "initial"
     SDEDIT = "sdedit"

@@ -77,8 +77,10 @@ def finish(
             "preserved), give fewer --keep or a lower --set keep_weight, or put the text differently"
         )
     calibration = calibrate(task, control, photos, source)
-    scaled = (control * calibration.unit).compact()
     config, recipe = task.model.config, task.recipe
+    scaled = control * calibration.unit
+    if recipe.over_time == "free":  # the intervals of others are alike, and photos are edited on them all the same
+        scaled = scaled.compact()
     same = {"forward", "xi", "eta", "optimizer", "step_size", "iterations"}  # that the file says as the recipe does
     info = DirectionInfo(
         title=labels.title or task.target.text,

@@ -28,7 +28,7 @@ from tests.helpers.tiny import Tiny, make_judge, make_model
 pytest.importorskip("dlib")
 STRENGTHS = (0.5, 1.0)
 SMILE = Contrast("a smiling face", "a serious face")
-SHARED = (Method.DIRECTION, Method.FINE, Method.CONSTANT, Method.INITIAL)
+SHARED = (Method.DIRECTION, Method.FINE, Method.SHARED, Method.CONSTANT, Method.INITIAL)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_every_method_is_measured_and_an_interrupted_run_goes_on(
         assert len(record.effect) == len(record.identity) == len(record.l1) == len(STRENGTHS)
         assert record.judged == record.lpips == []
     costs = {record.method: (record.evaluations, record.products) for record in records}
-    assert costs["direction"] == costs["constant"] == costs["mean-difference"] == (1 + 4 + 3, 0)
+    assert costs["direction"] == costs["shared"] == costs["constant"] == costs["mean-difference"] == (1 + 4 + 3, 0)
     assert costs["direction-fine"] == (1 + 6 + 6, 0)
     assert costs["classifier-guidance"] == (1 + 4 + 3, 3)
     assert costs["optimize"] == (1 + 6 + 2 * 3 + 3, 2)
