@@ -185,6 +185,19 @@ def chart(path: Path, size: tuple[float, float], columns: int) -> "Iterator[list
             figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def line_style(i: int) -> dict[str, Any]:
+    """How the i-th line of a chart is drawn: in another colour, and then in another dash."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", ":")[i // len(COLOURS) % 3]}
+
+
+def legend_below(places: "Sequence[Axes]") -> None:
+    """One legend, of the first axes, for all of a chart, below them."""
+    figure = places[0].get_figure()
+    assert figure
+    lines, labels = places[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=min(4, 2 * len(places)), frameon=False, fontsize=9)
+
+
 def _draw_losses(axes: "Axes", history: Sequence[Evaluation]) -> None:
     at = [record.iteration for record in history]
     for colour, name in zip(COLOURS[1:], history[0].terms, strict=False):

@@ -11,7 +11,7 @@ import torch
 from directions.apply.identity import require_identity
 from directions.benchmark.gradients import Comparison, compare_gradients
 from directions.benchmark.trainings import Course, compare_trainings
-from directions.figures import COLOURS, chart
+from directions.figures import chart, legend_below, line_style
 from directions.progress import Reporter
 from directions.train.recipe import Recipe, load_recipe
 from flowgrad.files import atomic_path
@@ -20,7 +20,7 @@ from flowgrad.guidance.guide import Guide
 from flowgrad.models import Model
 
 COMPARED = 4  # samples that gradients are compared on, at most
-INCHES = (4.2, 3.4)  # of the curves of one text
+INCHES = (4.2, 4.0)  # of the curves of one text
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def draw(data: Mapping[str, Any], picture: Path) -> Path:
     texts, distance = data["texts"], data["bench"]["distance"]
     with chart(picture, (INCHES[0] * len(texts), INCHES[1]), len(texts)) as places:
         for axes, text in zip(places, texts, strict=True):
-            for colour, course in zip(COLOURS, text["courses"], strict=False):
-                points = course["points"]
-                x, y, errors = ([point[key] for point in points] for key in ("seconds", "effect", "error"))
-                axes.errorbar(x, y, errors, color=colour, lw=1.6, marker="o", ms=4, capsize=2, label=course["recipe"])
+            for i, course in enumerate(text["courses"]):
+                x, y = ([point[key] for point in course["points"]] for key in ("seconds", "effect"))
+                axes.plot(x, y, **line_style(i), lw=1.6, marker="o", ms=4, label=course["recipe"])
             axes.set(xscale="log", xlabel="seconds of training", title=text["target"])
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.set_ylabel(f"log-odds gained, distance {distance:g}")
-        places[0].legend(frameon=False, fontsize=9)
+        legend_below(places)
     return picture
