@@ -20,7 +20,7 @@ from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
 from flowgrad.guidance.judge import Judge
-from flowgrad.guidance.preserve import Distance, l1, load_distance
+from flowgrad.guidance.preserve import ALEXNET, Distance, has_lpips, l1, load_distance
 from flowgrad.guidance.text import log_odds
 
 
@@ -56,14 +56,12 @@ class Measures:
 
     @classmethod
     def create(cls, judge: Judge | None, answer: str, device: torch.device, reporter: Reporter) -> "Measures":
-        """With LPIPS where its weights can be had. Raises UsageError for an answer that the judge does not give."""
+        """With LPIPS where its weights are there. Raises UsageError for an answer that the judge does not give."""
         if judge and answer not in (known := [name for answers in judge.heads.values() for name in answers]):
             raise UsageError(f"the judge has no answer {answer!r}; there is {', '.join(known)}")
-        try:
-            return cls(judge, answer, load_distance("lpips", device))
-        except FlowgradError as error:
-            reporter.warn(f"LPIPS is left out: {error}")
-            return cls(judge, answer, None)
+        if not has_lpips():
+            reporter.warn(f"LPIPS is left out: put AlexNet's weights, {ALEXNET}, into ~/.cache/torch/hub/checkpoints")
+        return cls(judge, answer, load_distance("lpips", device) if has_lpips() else None)
 
 
 def compare_methods(
