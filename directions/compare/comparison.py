@@ -1,5 +1,6 @@
 """Methods compared on photos: what each did to each photo, as lines of JSON that an interrupted run goes on from."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -157,7 +158,7 @@ def _head(setting: Setting, strengths: Sequence[float], measures: Measures) -> d
         "guide": setting.guide.fingerprint,
         "text": str(setting.target),
         "keep": [str(kept) for kept in setting.keep],
-        "direction": round(setting.reach, 6),
+        "direction": hashlib.sha256(setting.control.values.cpu().numpy().tobytes()).hexdigest()[:16],
         "recipe": setting.recipe.model_dump(),
         "strengths": list(strengths),
         "judge": measures.judge.fingerprint if measures.judge else "",

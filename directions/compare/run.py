@@ -6,6 +6,7 @@ from pathlib import Path
 
 from directions.apply.files import Photos
 from directions.apply.identity import require_identity
+from directions.apply.inversion import ANCHORED_EULER, Inversion
 from directions.compare.comparison import Measures, compare_methods
 from directions.compare.methods import Setting
 from directions.compare.names import Method
@@ -14,6 +15,7 @@ from directions.file.header import DirectionInfo
 from directions.progress import Reporter
 from directions.train.calibration import samples_without
 from directions.train.recipe import Recipe
+from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.judge import load_judge
@@ -50,9 +52,12 @@ def compare(
 ) -> list[Outcome]:
     """Compare a direction's control, which `info` describes, with other methods on photos, and sum up what came of it.
 
-    Raises UsageError for a model of other things than aligned faces, and where dlib is not installed.
+    Raises UsageError for a model of other things than aligned faces, where dlib is not installed, and for a direction
+    that photos are inverted for in another way than the other methods have it.
     """
     require_identity(model)
+    if (inversion := Inversion.parse(info.inversion)) != ANCHORED_EULER:
+        raise UsageError(f"methods are compared on photos inverted by {ANCHORED_EULER}; the direction has {inversion}")
     guide = load_guide(asked.guide or model.config.guide, model.device)
     name = asked.judge or model.config.judge
     judge = load_judge(name, model.device) if asked.answer and name else None

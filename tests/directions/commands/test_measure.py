@@ -1,10 +1,12 @@
 """`benchmark` and `evaluate --methods` on the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from directions.file.direction import read_direction, write_direction
 from tests.helpers.command_line import call, failed, passed
 from tests.helpers.tiny import Tiny, make_model
 
@@ -48,5 +50,9 @@ def test_methods_are_compared_and_gone_on_with(tiny: Tiny, aligned: Path) -> Non
     assert Path("evaluation/results.jsonl").read_text().splitlines()[: len(lines)] == lines
     failed(call(*asked, "--methods", "direction", "--answer", "merry"), 2, "no answer 'merry'")
     failed(call(*asked, "--methods", "direction", "--answer", "sad"), 2, "another comparison (answer differ)")
+    file = Path("own-bank/tiny/grin.safetensors")
+    other = read_direction(file)
+    write_direction(replace(other, info=replace(other.info, inversion="rk45")), file, overwrite=True)
+    failed(call(*asked, "--methods", "direction"), 2, "inverted by anchored euler", "rk45")
     Path("evaluation/results.jsonl").unlink()
     failed(call(*asked, "--methods", "direction"), 2, "comparison.json exists already")
