@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -111,8 +112,14 @@ def _searched(task: Task, factors: Sequence[float]) -> Task:
 
     if len(factors) == 1:
         return with_size(factors[0], task.recipe.iterations)
-    losses = {factor: list(with_size(factor, 1).steps())[-1].state.best_loss for factor in factors}
+    losses = {factor: _after_one_update(with_size(factor, 2)) for factor in factors}
     return with_size(min(losses, key=losses.__getitem__), task.recipe.iterations)
+
+
+def _after_one_update(task: Task) -> float:
+    """The loss after the first of several updates: a last one would be halved until it helps."""
+    _, step = islice(task.steps(), 2)
+    return step.compared
 
 
 def _in_turn(tasks: Mapping[str, Task], meter: Metered, reporter: Reporter) -> dict[str, list[Update]]:
