@@ -6,7 +6,7 @@ Images are drawn with Pillow, so that applying a direction never waits for matpl
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -185,17 +185,31 @@ def chart(path: Path, size: tuple[float, float], columns: int) -> "Iterator[list
             figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def line_style(i: int) -> dict[str, Any]:
-    """How the i-th line of a chart is drawn: in another colour, and then in another dash."""
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", ":")[i // len(COLOURS) % 3]}
+def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How each of the lines of a chart is drawn, by name: in another colour, and then in another dash."""
+    dashes = ("-", "--", ":")
+    return {
+        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": dashes[i // len(COLOURS) % len(dashes)], "label": name}
+        for i, name in enumerate(dict.fromkeys(names))
+    }
 
 
 def legend_below(places: "Sequence[Axes]") -> None:
-    """One legend, of the first axes, for all of a chart, below them."""
+    """One legend for all lines of a chart, each label once, below its axes."""
     figure = places[0].get_figure()
     assert figure
-    lines, labels = places[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=min(4, 2 * len(places)), frameon=False, fontsize=9)
+    pairs = [pair for axes in places for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    lines: dict[str, Any] = {}
+    for line, label in pairs:
+        lines.setdefault(label, line)
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside lower center",
+        ncols=min(4, 2 * len(places)),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def _draw_losses(axes: "Axes", history: Sequence[Evaluation]) -> None:

@@ -11,7 +11,7 @@ import torch
 from directions.apply.identity import require_identity
 from directions.benchmark.gradients import Comparison, compare_gradients
 from directions.benchmark.trainings import Course, compare_trainings
-from directions.figures import chart, legend_below, line_style
+from directions.figures import chart, legend_below, line_styles
 from directions.progress import Reporter
 from directions.train.recipe import Recipe, load_recipe
 from flowgrad.files import atomic_path
@@ -104,11 +104,12 @@ def save(results: Sequence[Result], bench: Bench, model: Model, figures: Path, p
 def draw(data: Mapping[str, Any], picture: Path) -> Path:
     """Draw the curves of a benchmark's JSON, texts side by side: effect at equal identity against seconds."""
     texts, distance = data["texts"], data["bench"]["distance"]
+    styles = line_styles(sorted(course["recipe"] for text in texts for course in text["courses"]))
     with chart(picture, (INCHES[0] * len(texts), INCHES[1]), len(texts)) as places:
         for axes, text in zip(places, texts, strict=True):
-            for i, course in enumerate(text["courses"]):
+            for course in text["courses"]:
                 x, y = ([point[key] for point in course["points"]] for key in ("seconds", "effect"))
-                axes.plot(x, y, **line_style(i), lw=1.6, marker="o", ms=4, label=course["recipe"])
+                axes.plot(x, y, **styles[course["recipe"]], lw=1.6, marker="o", ms=4)
             axes.set(xscale="log", xlabel="seconds of training", title=text["target"])
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set_ylabel(f"log-odds gained, distance {distance:g}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from directions.compare.comparison import Record
-from directions.figures import chart, legend_below, line_style
+from directions.figures import chart, legend_below, line_styles
 from flowgrad.files import atomic_path
 from flowgrad.seeds import generator
 
@@ -113,13 +113,14 @@ def save(outcomes: Sequence[Outcome], title: str, distance: float, table: Path, 
 
 def draw(comparisons: Sequence[Mapping[str, Any]], picture: Path) -> Path:
     """Draw the (identity, effect) curves of comparisons' JSON side by side."""
+    styles = line_styles(method["method"] for comparison in comparisons for method in comparison["methods"])
     with chart(picture, (4.2 * len(comparisons), 4.2), len(comparisons)) as places:
         for axes, comparison in zip(places, comparisons, strict=True):
-            for i, method in enumerate(comparison["methods"]):
+            for method in comparison["methods"]:
                 x = [mean for mean, *_ in method["identity"]]
                 y, low, high = zip(*method["means"]["effect"], strict=True)
-                axes.plot(x, y, **line_style(i), lw=1.5, marker="o", ms=3, label=method["method"])
-                axes.fill_between(x, low, high, color=line_style(i)["color"], alpha=0.1, lw=0)
+                axes.plot(x, y, **styles[method["method"]], lw=1.5, marker="o", ms=3)
+                axes.fill_between(x, low, high, color=styles[method["method"]]["color"], alpha=0.1, lw=0)
             axes.axvline(comparison["distance"], color="0.7", lw=0.8)
             axes.set(xlabel="identity distance", ylabel="log-odds gained", title=comparison["title"])
         legend_below(places)
