@@ -6,7 +6,8 @@ Images are drawn with Pillow, so that applying a direction never waits for matpl
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,24 +154,62 @@ def curves(
     straightness: S(k) of Eq. 11 for the N Euler steps, averaged over the photos; knots: the M + 1 ends of the
     intervals, in steps. Returns the path. Raises UsageError for a file that exists (unless `overwrite`).
     """
+    refuse_existing(path, overwrite)
+    with chart(path, (10, 3.6), 2) as (left, right):
+        _draw_losses(left, history)
+        _draw_straightness(right, straightness, knots)
+    return path
+
+
+@contextmanager
+def chart(path: Path, size: tuple[float, float], columns: int) -> "Iterator[list[Axes]]":
+    """Yield axes side by side, of `size` in inches together, to draw on; then write them, replacing what is there.
+
+    The file's suffix says the format: .png or .svg. An SVG is the same bytes whenever it is written.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    refuse_existing(path, overwrite)
     style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "svg.hashsalt": path.name,
+        "svg.fonttype": "none",
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _draw_losses(left, history)
-        _draw_straightness(right, straightness, knots)
+        figure = Figure(figsize=size, dpi=120, layout="constrained")
+        yield list(figure.subplots(1, columns, squeeze=False)[0])
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png")
-    return path
+            figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How each of the lines of a chart is drawn, by name: in another colour, and then in another dash."""
+    dashes = ("-", "--", ":")
+    return {
+        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": dashes[i // len(COLOURS) % len(dashes)], "label": name}
+        for i, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def legend_below(places: "Sequence[Axes]") -> None:
+    """One legend for all lines of a chart, each label once, below its axes."""
+    figure = places[0].get_figure()
+    assert figure
+    pairs = [pair for axes in places for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    lines: dict[str, Any] = {}
+    for line, label in pairs:
+        lines.setdefault(label, line)
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside lower center",
+        ncols=min(4, 2 * len(places)),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def _draw_losses(axes: "Axes", history: Sequence[Evaluation]) -> None:

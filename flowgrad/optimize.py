@@ -16,6 +16,7 @@ from flowgrad.velocity import Velocity
 from flowgrad.workers import Share
 
 OPTIMIZERS = ("sgd", "normalized", "adam")
+COURSES = ("free", "constant", "start")  # of a control over time
 RETRIES = 3  # of one evaluation, with ever smaller controls
 
 
@@ -41,6 +42,8 @@ class Settings:
     step_size: the learning rate; of "normalized" and "adam" the first, which falls linearly to 0.
     mirror: keep the control symmetric about the middle of its last axis, as if every image were there mirrored too;
         for flows that know no left and right.
+    over_time: "free", a value for each interval; "constant", one for all; "start", a value for the first interval and
+        none after it. The last two are what a direction is compared with.
     penalty: lambda, the weight of sum_k |u_k|^2 over all N steps, |.|^2 averaged over the entries of u.
     Raises UsageError for a value out of range.
     """
@@ -54,6 +57,7 @@ class Settings:
     penalty: float = 0.0
     seed: int = 0
     mirror: bool = False
+    over_time: str = "free"
 
     def __post_init__(self) -> None:
         rules = {
@@ -61,6 +65,7 @@ class Settings:
             'forward must be "grid" or "fine"': self.forward in ("grid", "fine"),
             "xi must be at least 0": self.xi >= 0,
             f"optimizer must be one of {', '.join(OPTIMIZERS)}": self.optimizer in OPTIMIZERS,
+            f"over_time must be one of {', '.join(COURSES)}": self.over_time in COURSES,
             "step_size must be above 0": self.step_size > 0,
             "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
             "penalty (lambda) must be at least 0": self.penalty >= 0,
@@ -221,18 +226,28 @@ def _gradient(
     per_time = Control(values / grid.spans_of(values), grid).on(control.grid).values
     entries = control.values[0, 0].numel()
     per_time = per_time + 2 * settings.penalty * grid.steps / entries * control.values
-    return (per_time + per_time.flip(-1)) / 2 if settings.mirror else per_time
+    per_time = (per_time + per_time.flip(-1)) / 2 if settings.mirror else per_time
+    return _held(per_time, control.grid, settings.over_time)
+
+
+def _held(per_time: Tensor, grid: Grid, over_time: str) -> Tensor:
+    """What is left of a gradient (M, ...) for a control that is constant, or that acts in the first interval alone."""
+    if over_time == "constant":
+        return (per_time * grid.spans_of(per_time)).sum(0, keepdim=True).expand_as(per_time)
+    if over_time == "start":
+        return torch.cat([per_time[:1], torch.zeros_like(per_time[1:])])
+    return per_time
 
 
 def _rms(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
 
 
-def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, optimizer: str) -> Tensor:
+def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, settings: Settings) -> Tensor:
     """What each optimiser makes of the gradient per unit of time, taken on `grid`, before its own rule."""
-    if optimizer == "sgd":
+    if settings.optimizer == "sgd" and settings.over_time != "constant":  # whose one interval has the length 1
         return gradient * Control(grid.spans_of(gradient), grid).on(carrier).values
-    if optimizer == "normalized":
+    if settings.optimizer == "normalized":
         rms = gradient.square().mean((0, *range(2, gradient.ndim)), keepdim=True).sqrt()  # of each image by itself
         return gradient / rms.clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient
@@ -241,7 +256,7 @@ def _transformed(gradient: Tensor, grid: Grid, carrier: Grid, optimizer: str) ->
 def _update(state: State, gradient: Tensor, grid: Grid, settings: Settings, mask: Tensor | None) -> State:
     """One step of the optimiser (torch.optim) from the state's control, by a gradient taken on `grid`; a new state."""
     values = state.control.values.clone().requires_grad_()
-    values.grad = _transformed(gradient, grid, state.control.grid, settings.optimizer)
+    values.grad = _transformed(gradient, grid, state.control.grid, settings)
     optimizer = _optimizer(values, state, settings)
     optimizer.step()
     moments = tuple(v.detach().clone() for v in optimizer.state[values].values() if isinstance(v, Tensor))

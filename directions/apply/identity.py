@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from directions.photo.landmarks import CHIP_PADDING
+from flowgrad.errors import UsageError
 from flowgrad.guidance.recognizer import available, load_recognizer
+from flowgrad.models import Model
 
 # dlib's own threshold on the distance of two descriptors. Measured on 24 UTKFace test photos: 200 against 64 pixels
 # 0.05 (median; at most 0.12), against a chip by detected landmarks 0.12 (0.18), against the mirrored photo 0.18 (0.28);
@@ -15,6 +17,14 @@ SAME_PERSON = 0.6
 def has_faces() -> bool:
     """Return whether the extra `faces` is installed, so that identity can be measured."""
     return available()
+
+
+def require_identity(model: Model) -> None:
+    """Raise UsageError unless dlib can say how far a face of this model has become another's."""
+    if not has_faces():
+        raise UsageError("effects at equal identity need the extra `faces`: pip install 'flowgrad[faces]'")
+    if not model.config.aligned_faces:
+        raise UsageError(f"effects at equal identity need a model of aligned faces, such as faces128; got {model.name}")
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import typer
 
 from directions.bank.bank import SUFFIX, Bank, Entry
 from directions.commands.errors import failed
+from directions.commands.listing import bank_lines
 from directions.commands.options import (
     BankFolder,
     Device,
@@ -43,9 +44,7 @@ def _browse(entries: tuple[Entry, ...], bank: Bank, as_json: bool) -> None:
     if as_json:
         answer(as_json, [plain(entry) for entry in entries])
         return
-    from directions.commands.tables import bank_table
-
-    shown = bank_table(entries) if entries else "no direction found"
+    shown = bank_lines(entries) if entries else "no direction found"
     samplers = sum(entry.kind == "sampler" for entry in entries)
     also = f" and {samplers} samplers" if samplers else ""
     answer(as_json, None, shown, f"{len(entries) - samplers} directions{also}; yours are in {bank.folder}")

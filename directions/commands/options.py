@@ -67,7 +67,7 @@ def numbers(written: str, option: str) -> tuple[float, ...]:
     return values
 
 
-def _are_numbers(context: typer.Context, option: typer.CallbackParam, written: str | None) -> str | None:
+def are_numbers(context: typer.Context, option: typer.CallbackParam, written: str | None) -> str | None:
     """The callback of an option that `numbers` reads."""
     if written is not None:
         numbers(written, option.opts[0])
@@ -81,15 +81,23 @@ def _is_seed(option: typer.CallbackParam, value: int | None) -> int | None:
     return value
 
 
-def _is_positive(option: typer.CallbackParam, value: float | None) -> float | None:
+def is_positive(option: typer.CallbackParam, value: float | None) -> float | None:
     """The callback of an option that takes a number above 0."""
     if value is not None and not 0 < value < math.inf:
         raise UsageError(f"{option.opts[0]} must be a number above 0; got {value:g}")
     return value
 
 
+def known_recipes(names: list[str] | None) -> list[str] | None:
+    """The callback of an option that takes recipes."""
+    for name in names or ():
+        read_config("recipes", name)
+    return names
+
+
 known_model = known(find_config)
 known_model_or_folder = known(lambda name: None if Path(name).is_dir() else find_config(name))
+known_recipe = known(partial(read_config, "recipes"))
 known_guide, known_judge = (known(partial(find_weights, kind)) for kind in ("guide", "judge"))
 
 Name = Annotated[str, typer.Argument(help="Name in the bank.", autocompletion=complete_name, show_default=False)]
@@ -155,17 +163,17 @@ Force = Annotated[bool, typer.Option("--force", help="Use directions that were m
 AnyWords = Annotated[bool, typer.Option("--force", help="Try a text of which the guide knows no word.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Strengths = Annotated[
-    str, typer.Option("--strengths", help="Strengths to measure: --strengths -1,1.", callback=_are_numbers)
+    str, typer.Option("--strengths", help="Strengths to measure: --strengths -1,1.", callback=are_numbers)
 ]
 Strip = Annotated[
     str | None,
-    typer.Option("--strengths", help="A strip of several: --strengths=-0.5,0,0.5,1.", callback=_are_numbers),
+    typer.Option("--strengths", help="A strip of several: --strengths=-0.5,0,0.5,1.", callback=are_numbers),
 ]
-Thresholds = Annotated[str, typer.Option("--thresholds", help="Values of xi.", callback=_are_numbers)]
+Thresholds = Annotated[str, typer.Option("--thresholds", help="Values of xi.", callback=are_numbers)]
 KeepIdentity = Annotated[
     float | None,
     typer.Option(
-        help="Per face, the largest strength that keeps dlib's distance below this: 0.5.", callback=_is_positive
+        help="Per face, the largest strength that keeps dlib's distance below this: 0.5.", callback=is_positive
     ),
 ]
 Strength = Annotated[
@@ -187,7 +195,6 @@ Setting = Annotated[
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a recipe to a command with a `model`, which is called with the `recipe` that they make."""
     option = partial(typer.Option, rich_help_panel="Recipe")
-    known_recipe = known(partial(read_config, "recipes"))
 
     def run(
         recipe: Annotated[str, option("--recipe", help="Name or .yaml file.", callback=known_recipe)] = "default",

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from directions.bank.bank import Entry
 from directions.bank.card import effect_table, facts, is_notable, side_effects
-from directions.bank.sampler_card import asked, measured_table, sampler_facts
+from directions.bank.sampler_card import measured_table, sampler_facts
 from directions.file.calibration import Calibration
 from directions.file.header import DirectionInfo
 
@@ -25,22 +25,6 @@ def plain_table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def bank_table(entries: Iterable[Entry]) -> Table:
-    """One row for each direction: name, text, effect and safe range, or why it cannot be read."""
-    rows: list[Sequence[str | Text]] = []
-    for entry in entries:
-        origin, info = "flowgrad" if entry.shipped else "you", entry.info
-        if entry.sampler:
-            rows.append((Text(entry.name, "bold"), entry.model, f"sampler: {asked(entry.sampler)}", "", origin))
-            continue
-        if info is None:
-            rows.append((entry.name, entry.model, Text(entry.error or "", "red"), "", origin))
-            continue
-        safe = _safe(info.calibration) if info.calibration else ""
-        rows.append((Text(entry.name, "bold"), entry.model, info.text or info.title, safe, origin))
-    return plain_table(("name", "model", "text", "safe", "from"), rows)
 
 
 def direction_card(entry: Entry) -> Group:
@@ -88,8 +72,5 @@ def _calibration(info: DirectionInfo, calibration: Calibration) -> list[Table | 
         for text, change in side_effects(info).items()
     ]
     shown = [plain_table(("side effect at strength 1", "change"), others, numbers=True)] if others else []
-    return [Text(f"Measured on {where}; safe from {_safe(calibration)}."), effects, *shown]
-
-
-def _safe(calibration: Calibration) -> str:
-    return "{:g} to {:g}".format(*calibration.safe)
+    safe = "{:g} to {:g}".format(*calibration.safe)
+    return [Text(f"Measured on {where}; safe from {safe}."), effects, *shown]

@@ -58,12 +58,19 @@ def _is_number(value: object) -> bool:
     return math.isfinite(value) if isinstance(value, float) else _is_count(value)
 
 
+def _are_numbers(value: object) -> bool:
+    """Whether it is a tuple of finite numbers; of floats alone, as nearly all are, their sum tells at once."""
+    if not isinstance(value, tuple):
+        return False
+    return (set(map(type, value)) == {float} and math.isfinite(sum(value))) or all(map(_is_number, value))
+
+
 def _all(rule: Any) -> Any:
     return lambda value: isinstance(value, tuple) and all(map(rule, value))
 
 
 def _are_effects(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_all(_is_number), value.values()))
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_are_numbers, value.values()))
 
 
 RULES: dict[Any, Rule] = {
@@ -72,7 +79,7 @@ RULES: dict[Any, Rule] = {
     float: (_is_number, "a finite number"),
     tuple[str, ...]: (_all(_is_text), "a list of texts without control characters"),
     tuple[int, ...]: (_all(_is_count), "a list of integers"),
-    tuple[float, ...]: (_all(_is_number), "a list of finite numbers"),
-    tuple[float, float]: (lambda value: _all(_is_number)(value) and len(value) == 2, "two finite numbers"),
+    tuple[float, ...]: (_are_numbers, "a list of finite numbers"),
+    tuple[float, float]: (lambda value: _are_numbers(value) and len(value) == 2, "two finite numbers"),
     dict[str, tuple[float, ...]]: (_are_effects, "lists of finite numbers by text"),
 }

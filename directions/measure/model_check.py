@@ -10,7 +10,7 @@ from torch import Tensor
 
 from directions.apply.inversion import invert_images, join, sample_images
 from directions.apply.steer import steer
-from directions.measure.benchmark import seconds
+from directions.measure.timing import seconds
 from directions.photo.reading import to_images
 from flowgrad.adjoint import pullback
 from flowgrad.models import Model

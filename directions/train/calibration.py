@@ -55,15 +55,17 @@ def samples_without(
     target: Contrast,
     count: int,
     seed: int,
-    grid: Grid | None,
-    deal: Callable[[int], Share],
+    grid: Grid | None = None,
+    deal: Callable[[int], Share] | None = None,
 ) -> Inverted:
     """Of half as many samples again, those that show the target's text least.
 
     To be trained and calibrated on: what a direction does is seen on images that lack its text. deal: makes
-    this process's share of so many. Each process has all that the others draw.
+    this process's share of so many; without it, this process draws all, as many at a time as the model takes. Each
+    process has all that the others draw.
     """
-    share = deal(count + -(-count // 2))
+    wanted = count + -(-count // 2)
+    share = deal(wanted) if deal else Share(wanted, group=model.batch)
     drawn = [join(sample_images(model, share.count, seed, grid, part)) for part in share.parts]
     scores = share.gather(torch.cat([log_odds(guide, part.images, [target])[:, 0] for part in drawn]))
     return join(drawn).gather(share).select(sorted(scores.argsort()[:count].tolist()))
@@ -88,8 +90,10 @@ def finish(
             "preserved), give fewer --keep or a lower --set keep_weight, or put the text differently"
         )
     calibration = calibrate(task, control, photos, source)
-    scaled = (control * calibration.unit).compact()
     config, recipe = task.model.config, task.recipe
+    scaled = control * calibration.unit
+    if recipe.over_time == "free":  # the intervals of others are alike, and photos are edited on them all the same
+        scaled = scaled.compact()
     same = {"forward", "xi", "eta", "optimizer", "step_size", "iterations"}  # that the file says as the recipe does
     info = DirectionInfo(
         title=labels.title or task.target.text,

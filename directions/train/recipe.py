@@ -31,6 +31,7 @@ class Recipe(Section):
     momentum: float = Field(default=0.8, ge=0, lt=1)
     iterations: int = Field(default=8, ge=1)
     group: int = Field(default=5, ge=1)
+    over_time: Literal["free", "constant", "start"] = "free"
 
     @property
     def way(self) -> "Inversion":
@@ -43,7 +44,7 @@ class Recipe(Section):
         """The part that Algorithm 1 needs."""
         from flowgrad.optimize import Settings
 
-        names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty")
+        names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty", "over_time")
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed, mirror=mirror)
 
     def share(self, count: int, batch: int, workers: Workers) -> Share:

@@ -1,6 +1,7 @@
 """How far an edit has moved from the original, as a distance for each image."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from flowgrad.errors import FlowgradError, UsageError
 
 DISTANCES = ("l1", "lpips")
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's weights, which LPIPS looks with
 Distance = Callable[[Tensor, Tensor], Tensor]  # images and originals (B, 3, H, W) in [-1, 1] -> distances (B,)
 
 
@@ -27,10 +29,15 @@ def load_distance(name: str, device: torch.device | str) -> Distance:
     except OSError as error:
         raise FlowgradError(
             f"LPIPS needs AlexNet's weights from torchvision, and they could not be downloaded ({error}). "
-            "Use preserve = l1, or put alexnet-owt-7be5be79.pth into ~/.cache/torch/hub/checkpoints."
+            f"Use preserve = l1, or put {ALEXNET} into ~/.cache/torch/hub/checkpoints."
         ) from error
     network = network.to(device).eval().requires_grad_(False)
     return lambda images, originals: network(images, originals).flatten()
+
+
+def has_lpips() -> bool:
+    """Whether LPIPS can be measured without a download."""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET).is_file()
 
 
 def l1(images: Tensor, originals: Tensor) -> Tensor:

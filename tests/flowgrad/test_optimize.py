@@ -1,6 +1,7 @@
 """Algorithm 1: what it minimises, what it returns, and that it can be repeated and resumed."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -248,3 +249,25 @@ OUT_OF_RANGE = {"iterations": 0, "forward": "both", "optimizer": "lion", "step_s
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(UsageError, match=f"^{name} .*must"):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "normalized", "adam"])
+@pytest.mark.parametrize("forward", ["grid", "fine"])
+def test_a_control_may_be_held_constant_or_to_its_start(field, x0, optimizer, forward):
+    settings = Settings(iterations=4, optimizer=optimizer, step_size=0.1, forward=forward, xi=0.01)
+    constant, start = (
+        run(field, x0, replace(settings, over_time=course))[-1].state.best.values for course in ("constant", "start")
+    )
+    assert constant.any() and torch.allclose(constant, constant[:1].expand_as(constant), atol=1e-12)
+    assert start[0].any() and not start[1:].any()
+    with pytest.raises(UsageError, match="over_time must be one of free, constant, start"):
+        replace(settings, over_time="linear")
+
+
+def test_a_held_control_descends_its_own_gradient(field, x0):
+    """One plain step of a constant control is against the sum of the gradients of all its intervals."""
+    steps = run(field, x0, Settings(iterations=1, optimizer="sgd", step_size=0.1, over_time="constant"))
+    start = integrate(field, x0, GRID)
+    gradient = control_gradient(field, start, evaluate(towards(x0.flip(0) + 1), start.x1, generator(0, 0))[2]).values
+    expected = -0.1 * gradient.sum((0, 1), keepdim=True)
+    torch.testing.assert_close(steps[1].control.values, expected.expand_as(steps[1].control.values))

@@ -17,7 +17,6 @@ from directions.apply.inversion import (
     sample_images,
 )
 from directions.apply.steer import apply_direction, steer, sweep, to_control
-from directions.measure.benchmark import compare_gradients
 from directions.train.calibration import finish, held_out
 from directions.train.recipe import Recipe, load_recipe
 from directions.train.task import Task
@@ -213,12 +212,3 @@ def test_a_recipe_that_is_no_table_of_words_is_refused(tmp_path, text, told):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UsageError, match=told):
         load_recipe(str(tmp_path / "mine.yaml"))
-
-
-def test_on_the_full_grid_the_accelerated_gradient_is_the_full_one(model):
-    guide = load_guide(model.config.guide)
-    target = Contrast("a smiling face", "a serious face")
-    exact, coarse = compare_gradients(model, guide, target, 6, (0.0, 1e9), images=2, repeats=1)
-    assert (exact.intervals, coarse.intervals) == (6, 3)
-    assert exact.cosine == pytest.approx(1, abs=1e-6)
-    assert -1 <= coarse.cosine <= 1

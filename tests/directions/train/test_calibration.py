@@ -104,6 +104,15 @@ def test_strength_1_is_the_strongest_safe_one_or_where_the_effect_saturates(foun
     assert calibration.safe[1] >= 1
 
 
+def test_a_constant_control_keeps_the_grid_that_it_was_calibrated_on(found: Found) -> None:
+    task, _, photos = found
+    task = replace(task, recipe=task.recipe.model_copy(update={"over_time": "constant"}))
+    control = list(task.steps())[-1].state.best
+    direction = finish(task, control, [], photos)
+    assert tuple(direction.starts) == control.grid.starts and len(control.grid) == 3
+    assert (direction.u == direction.u[:1]).all()
+
+
 def test_nothing_is_computed_for_strength_0(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     task, control, photos = found
     monkeypatch.setattr("directions.apply.steer.steer", lambda *_: pytest.fail("strength 0 is computed"))

@@ -1,0 +1,107 @@
+"""What acceleration costs and gains: gradients on few intervals against full back-propagation, in one run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from directions.measure.timing import metered, timed, with_peak
+from directions.progress import Reporter
+from flowgrad.adjoint import control_gradient
+from flowgrad.guidance.contrast import Contrast
+from flowgrad.guidance.guide import Guide
+from flowgrad.guidance.text import contrast_vectors
+from flowgrad.models import Model
+from flowgrad.ode import Control, Grid, integrate, restrict
+from flowgrad.straightness import gradient_grid, grid_of_size, nonuniform_grid, pooled, straightness
+
+FULL = "full chain"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One way to the gradient: products an image, cosine to the full chain's, median seconds and their share of its.
+
+    memory: bytes by which the peak rose, 0 where that is not known.
+    """
+
+    way: str
+    products: int
+    cosine: float
+    seconds: float
+    share: float
+    memory: int
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table, a row for each way."""
+    rows = [
+        [c.way, f"{c.products}", f"{c.cosine:.4f}", f"{c.seconds:.2f}", f"{c.share:.1%}", f"{c.memory / 1e6:.0f}"]
+        for c in comparisons
+    ]
+    return ["gradient", "products", "cosine", "seconds", "of the full chain", "MB"], rows
+
+
+def compare_gradients(
+    model: Model,
+    guide: Guide,
+    target: Contrast,
+    steps: int,
+    thresholds: Sequence[float],
+    intervals: int,
+    images: int,
+    repeats: int,
+    reporter: Reporter,
+) -> list[Comparison]:
+    """Take the gradient of a text's score with respect to the shared control in several ways, in turn.
+
+    The ways: all `steps` vector-Jacobian products (Eq. 8); for each threshold xi, Eq. 13 on the grid of Eq. 12 as the
+    paper has it, and the products at the middle of bounded intervals; and Eq. 13 on `intervals` intervals, which is
+    what the grid forward of the default recipe computes. On samples of the model; `repeats` rounds after a warm-up.
+    """
+    measured, meter = metered(model)
+    trajectory = integrate(model.velocity, model.noise(images, seed=0), Grid.full(steps))
+    backward = partial(
+        control_gradient, measured.velocity, grad_x1=_score_gradient(model, guide, target, trajectory.x1)
+    )
+    ways = {FULL: partial(backward, trajectory)}
+    bends = pooled(straightness(trajectory.velocities))
+    for xi in thresholds:
+        published = restrict(trajectory, nonuniform_grid(bends, xi))
+        ways[f"Eq. 13, xi = {xi:g}"] = partial(backward, published)
+        ways[f"at the middle, xi = {xi:g}"] = partial(
+            backward, trajectory, grid=gradient_grid(trajectory.velocities, xi)
+        )
+    ways[f"{intervals} intervals"] = partial(backward, restrict(trajectory, grid_of_size(bends, intervals)))
+    rounds = [
+        {way: timed(job) for way, job in ways.items()}
+        for _ in reporter.track(range(repeats + 1), "gradients", repeats + 1)
+    ]
+    full = _per_time(rounds[0][FULL][0])
+    taken = {way: median(results[way][1] for results in rounds[1:]) for way in ways}
+    comparisons = []
+    for way, job in ways.items():
+        (gradient, spent), memory = with_peak(partial(meter.measure, job), model.device)
+        cosine = _cosine(_per_time(gradient), full)
+        products = spent.products // images
+        comparisons.append(Comparison(way, products, cosine, taken[way], taken[way] / taken[FULL], memory))
+    return comparisons
+
+
+def _per_time(gradient: Control) -> Tensor:
+    """(N, *D) gradient with respect to the shared control of every step, per unit of time."""
+    values = gradient.values / gradient.grid.spans_of(gradient.values)
+    return Control(values, gradient.grid).expand().sum(1)
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+
+def _score_gradient(model: Model, guide: Guide, target: Contrast, x1: Tensor) -> Tensor:
+    leaf = x1.detach().requires_grad_()
+    score = (guide.encode_images(model.decode(leaf)) @ contrast_vectors(guide, [target]).T).sum()
+    return torch.autograd.grad(score, leaf)[0]

@@ -1,0 +1,17 @@
+"""Lines of a bank."""
+
+from directions.bank.bank import Bank
+from directions.commands.listing import aligned, bank_lines
+
+
+def test_columns_stand_below_one_another_in_every_script() -> None:
+    lines = aligned([("a", "bb", "last"), ("微笑", "b", "is as long as it is"), ("e\u0301", "", "")]).split("\n")
+    assert lines == ["a     bb  last", "微笑  b   is as long as it is", "e\u0301         "]
+
+
+def test_every_entry_has_a_line() -> None:
+    entries = Bank.default().list(kind=None)
+    lines = bank_lines(entries).split("\n")
+    assert len(lines) == len(entries) + 1
+    (line,) = (line for line in lines if line.startswith("smiling ") and "faces128" in line)
+    assert line.endswith("a smiling face") and " to " in line and " flowgrad " in line
