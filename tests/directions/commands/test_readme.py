@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +78,8 @@ def folder(tmp_path_factory):
         pictures[i].save(place / "unseen-shoes" / f"{i}.png")
     rows = [f"{i}.png,{('boot', 'sandal')[i % 2]}" for i in range(20)]
     (place / "shoes.csv").write_text("\n".join(["file,kind", *rows]))
+    (place / "direction_bank").mkdir()
+    shutil.copy(ROOT / "direction_bank" / "strokes.png", place / "direction_bank")
     (place / "shoes.yaml").write_text(guide_recipe("kind", ("boot", "sandal"), "a {kind}"))
     return place
 
