@@ -100,22 +100,20 @@ def edit_regions(
         return composite(model.decode(best), inverted.images, mask).clamp(-1, 1)
 
 
-def candidates(
-    job: Job, painting: Strokes, plan: Plan, count: int, masked: Sequence[Masked], reporter: Reporter
-) -> Outcome:
-    """Paint `count` candidates, add the words of masks, and measure them."""
+def candidates(job: Job, painting: Strokes, plan: Plan, count: int, reporter: Reporter) -> Outcome:
+    """Paint `count` candidates, add the words of masks unless the model reads them itself, and measure all."""
     strokes, began = to_tensor([painting.image]).to(job.model.device), perf_counter()
     plan = plan.with_words() if job.words else plan
     images = paint(job, strokes, plan, count, reporter)
     targets = [job.target] if job.target else []
-    if masked and job.guide:
-        images = with_words(job.model, images, masked, job.guide, Settings(seed=plan.seed), reporter)
-        targets += [part.target for part in masked]
+    if job.masked and job.guide and not job.reads:
+        images = with_words(job.model, images, job.masked, job.guide, Settings(seed=plan.seed), reporter)
+    targets += [part.target for part in job.masked]
     told = {
         "method": plan.method.value,
         "strength": plan.used,
         "steps": plan.steps,
-        "regions": [{"mask": part.path, "text": str(part.target)} for part in masked],
+        "regions": [{"mask": part.path, "text": str(part.target)} for part in job.masked],
         "seconds": round(perf_counter() - began, 2),
     }
     return Outcome(images, measure(images, strokes, job.guide, targets), told)
