@@ -35,7 +35,7 @@ def ui(
 
     server.require()
     options = (*(("--model", model) if model != DEFAULT_MODEL else ()), *(("--bank", str(bank)) if bank else ()))
-    studio = Studio(load_model(model, device, precision), Bank.default(bank), options)
+    studio = Studio(load_model(model, device, precision), Bank.default(bank), options, precision)
     if not guard.is_local(host):
         Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")
     typer.echo(f"http://{host}:{port}/  (Ctrl-C stops it)")
