@@ -13,9 +13,9 @@ PALETTE = (  # of faces: skin, hair, lips, backgrounds, eyes, and the white of a
     *("#78909c", "#3d4a52", "#ffffff", "#4a6d8c", "#4d6b45"),
 )
 LAYERS = ["Painting", "Region"]
-TOKENS = "canvas => (canvas?.layers ?? []).map(layer => layer.path).join(' ')"  # what `_receive` answered for each
+TOKENS = "canvas => (canvas?.layers ?? []).map(layer => layer.path).join(' ')"  # what the server answered for each
 FRAMING = "A face fills the canvas: the eyes are at a third of its height, the mouth at seven tenths."
-REGION = "Strokes on the layer *Region*, in any colour, say where its words apply; its eye hides it from the canvas."
+REGION = "Strokes on the layer *Region*, in any colour, say where its words apply: choose the layer below the canvas."
 
 
 def paint_tab(easel: Easel) -> None:
@@ -64,7 +64,7 @@ def paint_tab(easel: Easel) -> None:
             )
             count = gr.Slider(1, CANDIDATES, 4, step=1, label="Candidates", elem_id="fg-paint-count")
             start = gr.Button("Paint", variant="primary", elem_id="fg-paint-start")
-            view = gr.HTML("", elem_id="fg-painted", elem_classes="fg", js_on_load=None)
+    view = gr.HTML("", elem_id="fg-painted", elem_classes="fg", js_on_load=None)
     tokens = gr.Textbox(elem_id="fg-layers", elem_classes="fg-token", label="layers")
 
     def paint(
