@@ -23,7 +23,7 @@ def ui(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Open a page to browse directions, try them on photos, and train new ones. Needs the extra `ui`.
+    """Open a page to browse directions, try them on photos, train new ones, and paint. Needs the extra `ui`.
 
     flowgrad ui --port 7860
 

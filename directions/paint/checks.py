@@ -7,9 +7,7 @@ from directions.train.checks import check_texts, check_words
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.names import vocabulary_of
-from flowgrad.model_config import ModelConfig
-
-WITH_PIPELINES = "diffusers"  # the family of models that may read words
+from flowgrad.model_config import FAMILY_KEYS, ModelConfig
 
 
 def reads_words(config: ModelConfig) -> bool:
@@ -17,7 +15,7 @@ def reads_words(config: ModelConfig) -> bool:
 
     Raises FlowgradError if those are missing or damaged.
     """
-    if config.prompt or config.family != WITH_PIPELINES:
+    if config.prompt or config.family != FAMILY_KEYS["prompt"]:
         return bool(config.prompt)
     from flowgrad.models import attends_to_words
 
