@@ -1,6 +1,6 @@
-"""Draws the page of `flowgrad ui` as Chromium shows it: direction_bank/page.jpg for the README, and all three parts.
+"""Draws the page of `flowgrad ui` as Chromium shows it: direction_bank/page.jpg for the README, and all four parts.
 
-python direction_bank/screenshots.py [FOLDER]: with FOLDER, browse.png, try.png and train.png go there too. Needs
+python direction_bank/screenshots.py [FOLDER]: with FOLDER, browse, try, train and paint.png go there too. Needs
 flowgrad[browser] and a Chromium; some minutes on a CPU, as the third part trains a direction (in a bank of its own).
 """
 
@@ -102,6 +102,17 @@ def train(page: Any, photos: list[Path]) -> None:
     page.get_by_text("saved as my-smile").wait_for()
 
 
+def paint(page: Any) -> None:
+    """The fourth part: one stroke across the canvas."""
+    page.get_by_role("tab", name="Paint").click()
+    page.get_by_label("Brush", exact=True).click()
+    canvas = page.locator("#fg-canvas canvas").first
+    canvas.drag_to(canvas, source_position={"x": 200, "y": 200}, target_position={"x": 400, "y": 400})
+    until(page.get_by_label("Undo", exact=True).is_enabled)
+    page.locator("#fg-paint-start").click()
+    page.get_by_alt_text("the canvas, 3: RMSE").wait_for()
+
+
 def main(folder: Path, shots: Path) -> None:
     """Draw the pages into `shots` and the README's picture; `folder` is for files of the work."""
     from playwright.sync_api import sync_playwright
@@ -124,6 +135,8 @@ def main(folder: Path, shots: Path) -> None:
         page.screenshot(path=shots / "try.png", full_page=True)
         train(page, photos)
         page.screenshot(path=shots / "train.png", full_page=True)
+        paint(page)
+        page.screenshot(path=shots / "paint.png", full_page=True)
         browser.close()
     with Image.open(shots / "try.png") as shown:
         save_image(shown, Path(__file__).with_name("page.jpg"), overwrite=True)

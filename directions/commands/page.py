@@ -23,7 +23,7 @@ def ui(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Open a page to browse directions, try them on photos, and train new ones. Needs the extra `ui`.
+    """Open a page to browse directions, try them on photos, train new ones, and paint. Needs the extra `ui`.
 
     flowgrad ui --port 7860
 
@@ -35,7 +35,7 @@ def ui(
 
     server.require()
     options = (*(("--model", model) if model != DEFAULT_MODEL else ()), *(("--bank", str(bank)) if bank else ()))
-    studio = Studio(load_model(model, device, precision), Bank.default(bank), options)
+    studio = Studio(load_model(model, device, precision), Bank.default(bank), options, precision)
     if not guard.is_local(host):
         Terminal(False).warn("the page has no password: whoever reaches this address can use it and your bank")
     typer.echo(f"http://{host}:{port}/  (Ctrl-C stops it)")

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,6 @@ from directions.paint.methods import (
     DEFAULT_METHOD,
     SHEET,
     SUMMARY,
-    WITH_GRADIENTS,
     Method,
     candidate_name,
     check_steps,
@@ -22,10 +21,6 @@ from directions.paint.methods import (
 from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    from flowgrad.guidance.contrast import Contrast
-    from flowgrad.model_config import ModelConfig
 
 app = typer.Typer()
 
@@ -73,21 +68,21 @@ def paint(
 
     The candidates are shown on one sheet beside the painting and its blur, which is what they follow.
     """
+    from directions.paint import checks
     from directions.paint.request import read_region, read_strokes
     from flowgrad.model_config import load_config
 
-    if save and (method or region or strength is not None):
-        raise UsageError("--save trains one control for all seeds: leave --method, --strength and --region out")
     config, folder = load_config(model), output or Path("painted") / strokes.stem
-    target, chosen = _target(text, source, config, guide, force, save), method or DEFAULT_METHOD
+    reads, chosen = checks.reads_words(config), method or DEFAULT_METHOD
+    if save:
+        checks.check_saved(config, reads, bool(text or region), bool(method or region or strength is not None))
+    target = checks.to_target(text, source, config, reads, guide, force)
     check_strength(strength)
     check_steps(steps, chosen, bool(save))
-    if region and config.prompt:
-        raise UsageError("--region is for models that read no words themselves; this one has a prompt: leave it out")
     painting = read_strokes(strokes, config.size)
     regions = [read_region(written, painting, config.subject) for written in region or ()]
-    for part in regions:
-        _check_known(part.target, guide, config, force)
+    if not reads:
+        checks.check_known([part.target for part in regions], config, guide, force)
     for name in (SHEET, SUMMARY, *(candidate_name(seed, i) for i in range(count))):
         refuse_existing(folder / name, overwrite)
     place, own = Bank.default(bank), str(options.model_name(model))
@@ -97,54 +92,18 @@ def paint(
         from directions.paint.job import Plan, open_job
 
         terminal = Terminal(as_json)
-        for warning in painting.warnings:
+        for warning in (*painting.warnings, *checks.of_unheard(target, chosen, reads, own)):
             terminal.warn(warning)
-        if target and not config.prompt and chosen not in WITH_GRADIENTS:
-            terminal.warn(
-                f"{chosen.value} follows the colours alone, and {own} reads no words: the text is measured only"
-            )
-        job = open_job(config, device, precision, guide, target, [part.target for part in regions], text)
+        job = open_job(config, device, precision, guide, target, regions, text)
         plan = Plan(chosen, strength, steps, seed)
         if save:
             outcome = run.compose(job, painting, plan, count, strokes, save, place, overwrite, terminal)
         else:
-            outcome = run.candidates(job, painting, plan, count, regions, terminal)
+            outcome = run.candidates(job, painting, plan, count, terminal)
         summary = run.write(outcome, painting, folder, seed, {"strokes": strokes, "text": text, "model": own})
     next_line = f"next: flowgrad sample --direction {save} --count 8 --grid" if save else ""
     table = tables.plain_table(*run.rows(outcome), numbers=True)
     answer(as_json, summary, table, wrote(*summary["files"]), next_line)
-
-
-def _target(
-    text: str, source: str | None, config: "ModelConfig", guide: str | None, force: bool, save: str
-) -> "Contrast | None":
-    """What the text asks for; None without one. Raises UsageError for what cannot be asked for."""
-    from directions.train.checks import check_texts
-
-    if not text:
-        if source:
-            raise UsageError("--source says what --text is told from: give --text too, or leave it out")
-        return None
-    if save and config.prompt:
-        raise UsageError(
-            f"a direction is for the prompt that {config.name} has, {config.prompt!r}: leave --text out, or write "
-            "another configuration with the prompt that you want"
-        )
-    target, _ = check_texts(text, source, (), config.subject)
-    if not config.prompt:
-        _check_known(target, guide, config, force)
-    return target
-
-
-def _check_known(target: "Contrast", guide: str | None, config: "ModelConfig", force: bool) -> None:
-    """Raise UsageError for words without a guide to read them, or of which it knows none."""
-    from directions.train.checks import check_words
-    from flowgrad.guidance.names import vocabulary_of
-
-    reader = guide or config.guide
-    if not reader:
-        raise UsageError(f"{config.name} has no guide to read {target.text!r}: give one by --guide")
-    check_words(target, vocabulary_of(reader), force)
 
 
 @app.command("paint-evaluate")
@@ -176,6 +135,7 @@ def paint_evaluate(
 
     What is done is kept in the folder: interrupted, or with another method or strength, it goes on where it was.
     """
+    from directions.paint import checks
     from flowgrad.model_config import load_config
 
     tried = options.numbers(strengths, "--strengths")
@@ -183,7 +143,7 @@ def paint_evaluate(
     for strength in tried:
         check_strength(strength)
     config = load_config(model)
-    target = _target(text, None, config, guide, False, "")
+    target = checks.to_target(text, None, config, checks.reads_words(config), guide, False)
     chart, table_file = output / "curve.png", output / "evaluation.json"
     for file in (chart, table_file):
         refuse_existing(file, overwrite)
@@ -193,7 +153,7 @@ def paint_evaluate(
     from directions.paint.job import open_job
 
     terminal = Terminal(as_json)
-    job = open_job(config, device, precision, guide, target, (), text)
+    job = open_job(config, device, precision, guide, target, text=text)
     material = evaluation.prepare(job, photos, splits, count, judge, output, terminal)
     rows = [material.row(plan, terminal) for plan in evaluation.plans(method or list(Method), tried, counts, seed)]
     own = material.of_photos(terminal)

@@ -20,6 +20,8 @@ _CALL = "/gradio_api/queue/join"  # runs a function of the page
 # All that Gradio's page asks for, and our own routes.
 _OPEN: tuple[str, ...] = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events")
 _OPEN += (_CALL, "/gradio_api/queue/data", "/gradio_api/cancel", "/gradio_api/reset")
+LAYERS = "/gradio_api/upload"  # where Gradio's canvas sends its layers: a route of our own, in place of Gradio's
+_OPEN += (LAYERS,)
 _OPEN_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/", "/flowgrad/")
 _HEADERS = {
     # Nothing from the network, and no other page may show this one within it.

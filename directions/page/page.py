@@ -1,7 +1,6 @@
-"""The page of `flowgrad ui`, in Gradio's parts: browse, try and train directions, on this machine alone."""
+"""The page of `flowgrad ui`, in Gradio's parts: browse, try and train directions, and paint, on this machine alone."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import urlencode
@@ -11,17 +10,19 @@ from PIL import Image
 from directions.apply.identity import SAME_PERSON
 from directions.bank.gallery import image_url, to_page
 from directions.figures import strength_label, strip
+from directions.page.paint_tab import paint_tab
+from directions.page.painting import Easel
+from directions.page.parts import figures, note, reported
 from directions.page.session import CHOSEN, STRIP, TRAINING_PHOTOS, UPLOAD_LIMIT, Studio, View
 from directions.page.shelf import Subject
 from directions.train.recipe import load_recipe
-from flowgrad.errors import FlowgradError
 
 _WAITING = 64  # events of all visitors that wait to be answered
 _LIMIT = 0.5  # identity distance that is kept, where nothing else is chosen
 
 
-def to_blocks(studio: Studio) -> Any:
-    """The page of a studio. Needs the extra `ui`."""
+def to_blocks(studio: Studio, easel: Easel) -> Any:
+    """The page of a studio, with an easel to paint on. Needs the extra `ui`."""
     import gradio as gr
 
     with gr.Blocks(title="flowgrad", analytics_enabled=False) as page:
@@ -32,6 +33,8 @@ def to_blocks(studio: Studio) -> Any:
             choice = _try(studio)
         with gr.Tab("Train"):
             trained = _train(studio)
+        with gr.Tab("Paint"):
+            paint_tab(easel)
 
         def refreshed() -> tuple[str, Any]:
             return _gallery(studio), gr.update(choices=studio.names())
@@ -108,7 +111,7 @@ def _try(studio: Studio) -> Any:
     for part in parts:
         part.change(edited, inputs, [view, line], **quick)
     token.change(lambda: "", None, row, **quick)  # the strip was another photo's
-    sample.click(lambda number: _reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
+    sample.click(lambda number: reported(studio.sample, int(number or 0)), seed, token, api_visibility="private")
     more.click(in_strip, [token, choice, *sliders], row, api_visibility="private")
     return choice
 
@@ -118,37 +121,27 @@ def _labelled(studio: Studio, names: list[str], strengths: Mapping[str, float]) 
     import gradio as gr
 
     visible = [
-        gr.update(visible=True, label=name, info=_reported(studio.safe_range, name), value=strengths.get(name, 0.0))
+        gr.update(visible=True, label=name, info=reported(studio.safe_range, name), value=strengths.get(name, 0.0))
         for name in names
     ]
     return [names, *visible, *(gr.update(visible=False, value=0.0) for _ in range(CHOSEN - len(names)))]
-
-
-def _reported(job: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a job; what goes wrong is shown on the page."""
-    import gradio as gr
-
-    try:
-        return job(*arguments)
-    except FlowgradError as error:
-        raise gr.Error(escape(str(error))) from error
 
 
 def _edited(studio: Studio, token: str, mixture: Mapping[str, float], limit: float | None = None) -> tuple[str, str]:
     """Before and after as HTML, and the command line."""
     if not token:
         return "", ""
-    subject = _reported(studio.subjects.get, token)
-    view = _reported(studio.edit, token, mixture, limit)
+    subject = reported(studio.subjects.get, token)
+    view = reported(studio.edit, token, mixture, limit)
     query = [("direction", f"{name}:{strength:g}") for name, strength in mixture.items() if strength]
     query += [("within", f"{limit:g}")] if limit is not None else []
     link = escape(f"/flowgrad/result/{token}?{urlencode(query)}")
     size = "{} x {}".format(*subject.size)
     download = f'<p><a class="fg-button" href="{link}" download>Download at full size ({size})</a></p>'
     said = f'<p role="status">{_said(subject, view)}</p>'
-    figures = _figures([("before", subject.url), ("after", image_url(view.image))])
-    notes = "".join(map(_note, subject.notes))
-    return f"{figures}{said}{notes}{download}", studio.command(subject.name, mixture, limit)
+    shown = figures([("before", subject.url), ("after", image_url(view.image))])
+    remarks = "".join(map(note, subject.notes))
+    return f"{shown}{said}{remarks}{download}", studio.command(subject.name, mixture, limit)
 
 
 def _said(subject: Subject, view: View) -> str:
@@ -164,29 +157,11 @@ def _said(subject: Subject, view: View) -> str:
     return told
 
 
-def _note(note: str) -> str:
-    """A note in words; its figures, in brackets, are shown when they are asked for."""
-    words, figures = re.sub(r" \(.*\)", "", note), re.search(r" \((.*)\)", note)
-    told = escape(f"{words[:1].upper()}{words[1:]}.")
-    if figures:
-        told = f"<details><summary>{told}</summary>{escape(figures[1])}</details>"
-    return f'<div class="fg-note">{told}</div>'
-
-
-def _figures(pairs: Sequence[tuple[str, str]]) -> str:
-    """Labels and pictures, as data URLs."""
-    figures = (
-        f'<figure><img src="{url}" alt="the photo, {label}"><figcaption>{label}</figcaption></figure>'
-        for label, url in pairs
-    )
-    return f'<div class="fg-pair">{"".join(figures)}</div>'
-
-
 def _strip(studio: Studio, token: str, mixture: Mapping[str, float]) -> str:
     chosen = {name: strength or 1.0 for name, strength in mixture.items()}
     if not token or not chosen:
         return "<p>Take a photo and a direction first.</p>"
-    picture = strip(_reported(studio.strip, token, chosen), [strength_label(s) for s in STRIP])
+    picture = strip(reported(studio.strip, token, chosen), [strength_label(s) for s in STRIP])
     return f'<img src="{image_url(picture)}" alt="the face at several strengths, without a limit on identity">'
 
 
@@ -209,16 +184,16 @@ def _train(studio: Studio) -> Any:
 
     def train(tokens: str, text: str, source: str, name: str, count: float) -> Iterator[tuple[Any, str]]:
         steps = studio.train((tokens or "").split(), text or "", (name or "").strip(), source or "", int(count))
-        while (progress := _reported(next, steps, None)) is not None:
+        while (progress := reported(next, steps, None)) is not None:
             message = f"evaluation {len(progress.losses)}, loss {progress.losses[-1]:.3f}"
             if progress.entry:
                 message = f"saved as {progress.entry.name}: it is under Browse and Try now"
             curve = pd.DataFrame({"evaluation": range(len(progress.losses)), "loss": progress.losses})
-            figures = _numbered("before", progress.before) + _numbered("after", progress.after)
-            yield curve, f'<p role="status">{escape(message)}</p>{figures}'
+            shown = _numbered("before", progress.before) + _numbered("after", progress.after)
+            yield curve, f'<p role="status">{escape(message)}</p>{shown}'
 
     return start.click(train, [photos, text, source, name, count], [losses, view], api_visibility="private")
 
 
 def _numbered(label: str, images: Sequence[Image.Image]) -> str:
-    return _figures([(f"{label} {i}", image_url(image)) for i, image in enumerate(images, 1)])
+    return figures([(f"{label} {i}", image_url(image)) for i, image in enumerate(images, 1)])

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from directions.page.guard import guarded, known_names
+from directions.page.guard import LAYERS, guarded, known_names
+from directions.page.painting import Easel
 from directions.page.session import UPLOAD_LIMIT, Studio
 from flowgrad.errors import FlowgradError, UsageError
 
@@ -61,10 +62,12 @@ def build(studio: Studio, host: str = "127.0.0.1") -> "ASGIApp":
         Middleware(RequestBodyLimitMiddleware, max_body_size=_JSON_LIMIT),
         Middleware(guarded),
     ]
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=_routes(studio), middleware=guards)
+    easel = Easel(studio)
+    routes = _routes(studio, easel)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes, middleware=guards)
     return gr.mount_gradio_app(
         app,
-        to_blocks(studio),
+        to_blocks(studio, easel),
         "/",
         css_paths=[Path(__file__).with_name("page.css")],
         head=f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>",
@@ -77,9 +80,15 @@ def build(studio: Studio, host: str = "127.0.0.1") -> "ASGIApp":
     )
 
 
-def _routes(studio: Studio) -> list[Any]:
-    """`POST /flowgrad/photo/try|train`: bytes in, token out. `GET /flowgrad/result/TOKEN`: an edited photo."""
-    from starlette.responses import PlainTextResponse, Response
+def _routes(studio: Studio, easel: Easel) -> list[Any]:
+    """`POST /flowgrad/photo/try|train`: bytes in, token out. `GET /flowgrad/result/TOKEN`: an edited photo.
+
+    `POST /gradio_api/upload`: a layer of the canvas in, as Gradio's canvas sends it, and a list with its token out.
+    Gradio's own route would write it to disk. _JSON_LIMIT holds for it, up to which Starlette keeps forms in memory.
+    """
+    from starlette.datastructures import UploadFile
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
     uploads = asyncio.Semaphore(_UPLOADS)
@@ -94,6 +103,16 @@ def _routes(studio: Studio) -> list[Any]:
                     return PlainTextResponse(str(error), 400)
 
         return receive
+
+    async def receive_layer(request: "Request") -> Response:
+        async with uploads, request.form(max_files=1, max_fields=0) as form:
+            sent = form.get("files")
+            if not isinstance(sent, UploadFile):
+                raise HTTPException(400, "one layer of the canvas is sent at a time")
+            try:
+                return JSONResponse([await asyncio.to_thread(easel.receive, await sent.read())])
+            except FlowgradError as error:
+                return PlainTextResponse(str(error), 400)
 
     async def fetch_result(request: "Request") -> Response:
         try:
@@ -114,6 +133,7 @@ def _routes(studio: Studio) -> list[Any]:
         Route("/flowgrad/photo/try", receiver(studio.receive), **post),
         Route("/flowgrad/photo/train", receiver(lambda *sent: "\n".join(studio.keep(*sent))), **post),
         Route("/flowgrad/result/{token}", fetch_result),
+        Route(LAYERS, receive_layer, methods=["POST"]),
     ]
 
 

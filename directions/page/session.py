@@ -84,11 +84,12 @@ class Progress:
 class Studio:
     """One model, one bank, and the photos that the page is working on.
 
-    options: what a command line must say to find both again, as ("--bank", "mine"); see `command`.
+    options: what a command line must say to find both again, as ("--bank", "mine"); see `command`. precision: at which
+    the model was loaded, see `flowgrad.models.load_model`.
     """
 
-    def __init__(self, model: Model, bank: Bank, options: Sequence[str] = ()) -> None:
-        self.model, self.bank, self.options = model, bank, tuple(options)
+    def __init__(self, model: Model, bank: Bank, options: Sequence[str] = (), precision: str = "auto") -> None:
+        self.model, self.bank, self.options, self.precision = model, bank, tuple(options), precision
         self.subjects: Shelf[Subject] = Shelf(KEPT)
         self.uploads: Shelf[Image.Image] = Shelf(KEPT_FACES)
         self.decoding = Lock()  # for whatever has a photo at full size in memory

@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class Shelf(Generic[T]):
-    """The last `room` things of a kind."""
+    """The last `room` things of a kind; lost: what is said of one that is gone."""
 
-    def __init__(self, room: int) -> None:
-        self.room, self.lock = room, Lock()
+    def __init__(self, room: int, lost: str = "the photo is no longer in memory. Drop it again.") -> None:
+        self.room, self.lost, self.lock = room, lost, Lock()
         self.things: OrderedDict[str, T] = OrderedDict()
 
     def add(self, thing: T) -> str:
@@ -39,7 +39,7 @@ class Shelf(Generic[T]):
         """The thing of a token. Raises UsageError if it is gone."""
         with self.lock:
             if token not in self.things:
-                raise UsageError("the photo is no longer in memory. Drop it again.")
+                raise UsageError(self.lost)
             self.things.move_to_end(token)
             return self.things[token]
 

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from directions.paint.checks import reads_words
 from directions.paint.methods import DEFAULT_METHOD, TEXT_STEPS, Method
+from directions.paint.request import Masked
 from directions.progress import Reporter
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
-from flowgrad.models import Model, ModelConfig, build_model
+from flowgrad.models import Model, ModelConfig, Region, build_model
 from flowgrad.ode import Grid, require_finite
 from flowgrad.painting import baselines, gradients
 from flowgrad.painting.objective import PaintingObjective, Words
@@ -71,15 +73,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A loaded model, what reads words for it (None where nothing has to), and the text as it raises it.
+    """A loaded model, a guide (None where nothing needs one), and what words ask for, in the whole and in regions.
 
-    words: None without a text, and for a model that reads the text itself, as its prompt.
+    reads: whether the model reads the words itself, as its prompt and its regions.
     """
 
     model: Model
     guide: Guide | None
     target: Contrast | None
-    words: Words | None
+    masked: tuple[Masked, ...] = ()
+    reads: bool = False
+
+    @property
+    def words(self) -> Words | None:
+        """The text as the guide raises it in all of the image; None without one, and where the model reads it."""
+        return Words(self.guide, self.target) if self.guide and self.target and not self.reads else None
 
 
 def open_job(
@@ -88,17 +96,27 @@ def open_job(
     precision: str,
     guide: str | None,
     target: Contrast | None,
-    others: Sequence[Contrast],
-    text: str,
+    masked: Sequence[Masked] = (),
+    text: str = "",
 ) -> Job:
-    """Load a model, and its guide where there are words; a text is the prompt of a model that has one."""
-    if text and config.prompt:
+    """Load a model, with a text as its prompt and masked words as its regions where it reads them, and its guide.
+
+    Raises UsageError for regions that overlap, and for words that the model's token limit cuts off.
+    """
+    reads = reads_words(config)
+    if reads and text:
         config = config.model_copy(update={"prompt": text})
-    reader = guide or ("" if config.prompt else config.guide)  # a guide is not fetched to measure a prompt alone
-    model = build_model(config, device, precision)
-    network = load_guide(reader, model.device) if reader and (target or others) else None
-    words = Words(network, target) if network and target and not config.prompt else None
-    return Job(model, network, target, words)
+    regions = [Region(torch.from_numpy(part.mask), part.words) for part in masked] if reads else []
+    return to_job(build_model(config, device, precision, regions), guide, target, masked, reads)
+
+
+def to_job(
+    model: Model, guide: str | None, target: Contrast | None, masked: Sequence[Masked] = (), reads: bool = False
+) -> Job:
+    """A model that is loaded, and its guide where there are words for one: it is not fetched to measure alone."""
+    reader = guide or ("" if reads else model.config.guide)
+    network = load_guide(reader, model.device) if reader and (target or masked) else None
+    return Job(model, network, target, tuple(masked), reads)
 
 
 class Counted:

@@ -27,18 +27,21 @@ class Strokes:
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """Words for a part of a painting: a mask (H, W) in [0, 1] of the model's size."""
+    """Words for a part of a painting: a mask (H, W) in [0, 1] of the model's size, and where it was read.
+
+    words: as they were written, for a model that reads them itself; target: as a guide raises them.
+    """
 
     mask: np.ndarray
+    words: str
     target: Contrast
-    path: Path
+    path: Path | None = None
 
 
 def read_strokes(path: Path, size: int) -> Strokes:
-    """Read a painting, upright and in RGB, and bring it to size x size.
+    """Read a painting, upright, and make strokes of it as `to_strokes` does.
 
-    Of one that is not square the central square is taken, and transparent parts are white paint, both with a warning.
-    Raises as `read_photo`.
+    There is a warning where it is not square, or has transparent parts. Raises as `read_photo`.
     """
     pixels = read_photo(path).pixels
     warnings = []
@@ -46,10 +49,19 @@ def read_strokes(path: Path, size: int) -> Strokes:
         warnings.append(f"{path.name} is {pixels.width} x {pixels.height}: its central square is taken")
     if _is_transparent(pixels):
         warnings.append(f"{path.name} has transparent parts, which are taken as white paint: fill them with colour")
+    strokes = to_strokes(pixels, size, path.name)
+    return Strokes(strokes.image, strokes.size, (*warnings, *strokes.warnings))
+
+
+def to_strokes(pixels: Image.Image, size: int, name: str) -> Strokes:
+    """The central square of a painting in RGB, of size x size; what is transparent is white paint.
+
+    Of one colour alone there is a warning.
+    """
     rgb = to_rgb(pixels)
-    if not np.ptp(np.asarray(rgb), axis=(0, 1)).any():
-        warnings.append(f"{path.name} has one colour alone: there is little to follow")
-    return Strokes(_square(rgb, size), pixels.size, tuple(warnings))
+    flat = not np.ptp(np.asarray(rgb), axis=(0, 1)).any()
+    warnings = (f"{name} has one colour alone: there is little to follow",) if flat else ()
+    return Strokes(_square(rgb, size), pixels.size, warnings)
 
 
 def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
@@ -61,8 +73,7 @@ def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
     name, equals, words = written.rpartition("=")
     if not (equals and name.strip() and words.strip()):
         raise UsageError(f'a region needs a mask and words, like mouth.png="a smiling mouth"; got {written!r}')
-    path, size = Path(name.strip()), strokes.image.width
-    target = Contrast.parse(words, subject)
+    path, target = Path(name.strip()), Contrast.parse(words, subject)
     pixels = read_photo(path).pixels
     across, down = strokes.size
     if abs(log(pixels.width * down / (pixels.height * across))) > SAME_SHAPE:
@@ -70,12 +81,20 @@ def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
             f"the mask {path} is {pixels.width} x {pixels.height} and the painting {across} x {down}: "
             "paint it over the painting itself, in the same shape"
         )
-    levels = np.asarray(_square(_on_black(pixels), size), dtype=np.float32) / 255
+    return Masked(to_mask(_on_black(pixels), strokes.image.width, f"the mask {path}"), words.strip(), target, path)
+
+
+def to_mask(grey: Image.Image, size: int, name: str) -> np.ndarray:
+    """(size, size) in [0, 1]: the central square of a grey image, whose white is inside.
+
+    Raises UsageError for one that covers nothing, or all of the painting: that is what a text is for.
+    """
+    levels = np.asarray(_square(grey, size), dtype=np.float32) / 255
     if not (levels >= COVERED).any():
-        raise UsageError(f"the mask {path} covers nothing: paint the region in white, on black")
+        raise UsageError(f"{name} covers nothing: paint the region in white, on black")
     if (levels >= COVERED).all():
-        raise UsageError(f"the mask {path} covers the whole painting: give its words by --text")
-    return Masked(levels, target, path)
+        raise UsageError(f"{name} covers the whole painting: leave it out, and give its words as the text")
+    return levels
 
 
 def _is_transparent(pixels: Image.Image) -> bool:

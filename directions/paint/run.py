@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from directions.apply.inversion import Inverted, invert_images, join, quarter_grid
@@ -100,22 +101,20 @@ def edit_regions(
         return composite(model.decode(best), inverted.images, mask).clamp(-1, 1)
 
 
-def candidates(
-    job: Job, painting: Strokes, plan: Plan, count: int, masked: Sequence[Masked], reporter: Reporter
-) -> Outcome:
-    """Paint `count` candidates, add the words of masks, and measure them."""
+def candidates(job: Job, painting: Strokes, plan: Plan, count: int, reporter: Reporter) -> Outcome:
+    """Paint `count` candidates, add the words of masks unless the model reads them itself, and measure all."""
     strokes, began = to_tensor([painting.image]).to(job.model.device), perf_counter()
     plan = plan.with_words() if job.words else plan
     images = paint(job, strokes, plan, count, reporter)
     targets = [job.target] if job.target else []
-    if masked and job.guide:
-        images = with_words(job.model, images, masked, job.guide, Settings(seed=plan.seed), reporter)
-        targets += [part.target for part in masked]
+    if job.masked and job.guide and not job.reads:
+        images = with_words(job.model, images, job.masked, job.guide, Settings(seed=plan.seed), reporter)
+    targets += [part.target for part in job.masked]
     told = {
         "method": plan.method.value,
         "strength": plan.used,
         "steps": plan.steps,
-        "regions": [{"mask": part.path, "text": str(part.target)} for part in masked],
+        "regions": [{"mask": part.path, "text": str(part.target)} for part in job.masked],
         "seconds": round(perf_counter() - began, 2),
     }
     return Outcome(images, measure(images, strokes, job.guide, targets), told)
@@ -161,14 +160,19 @@ def compose(
     return Outcome(images, measure(images, strokes, job.guide, [job.target] if job.target else []), told)
 
 
+def labelled(outcome: Outcome, painting: Strokes) -> list[tuple[str, Image.Image]]:
+    """The painting, its blur, and each candidate with its RMSE, under their labels."""
+    (soft,) = to_images(blur(to_tensor([painting.image])))
+    labels = [f"{i}: RMSE {value:.3f}" for i, value in enumerate(outcome.measured.rmse)]
+    return [("painting", painting.image), ("its blur", soft), *zip(labels, to_images(outcome.images), strict=True)]
+
+
 def write(outcome: Outcome, painting: Strokes, folder: Path, seed: int, asked: dict[str, Any]) -> dict[str, Any]:
     """Write each candidate, a sheet of all beside the painting and its blur, and a summary, which is returned."""
-    pictures, strokes = to_images(outcome.images), painting.image
-    labels = ["painting", "its blur", *(f"{i}: RMSE {value:.3f}" for i, value in enumerate(outcome.measured.rmse))]
-    soft = to_images(blur(to_tensor([strokes])))
-    sheet = contact_sheet([strokes, *soft, *pictures], labels, COLUMNS, str(asked["text"]))
+    labels, images = zip(*labelled(outcome, painting), strict=True)
+    sheet = contact_sheet(images, labels, COLUMNS, str(asked["text"]))
     files = [save_image(sheet, folder / SHEET, overwrite=True)]
-    for i, picture in enumerate(pictures):
+    for i, picture in enumerate(images[-len(outcome.images) :]):
         files.append(save_image(picture, folder / candidate_name(seed, i), overwrite=True))
     summary = {**asked, "seed": seed, **outcome.told, **asdict(outcome.measured)}
     summary["files"] = [*map(str, files), str(folder / SUMMARY)]

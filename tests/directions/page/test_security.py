@@ -135,7 +135,8 @@ def test_no_file_of_the_machine_is_read(served: Served, secret: Path, path: str)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/gradio_api/upload"),
+        ("GET", "/gradio_api/upload"),
+        ("POST", "/gradio_api/upload/"),
         ("POST", "/upload"),
         ("GET", "/gradio_api/upload_progress?upload_id=1"),
         ("POST", "/gradio_api/component_server"),

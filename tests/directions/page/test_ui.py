@@ -236,7 +236,7 @@ def test_sent_names_are_texts(studio: Studio) -> None:
 
 @pytest.mark.slow
 def test_the_page_in_a_browser(served: tuple[str, Studio, Path], tmp_path: Path) -> None:
-    """Browse, search, drop a photo, move two sliders, keep the person, download, train, and find the new direction."""
+    """Browse, search, drop a photo, move two sliders, keep the person, download, train, find it, paint."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if screenshots.CHROMIUM is None:
         pytest.skip("needs a Chromium, as in Debian's package chromium")
@@ -259,6 +259,7 @@ def test_the_page_in_a_browser(served: tuple[str, Studio, Path], tmp_path: Path)
         try_on(page, tmp_path / "0.png", tmp_path)
         keep_the_person(page, tmp_path / "1.png")
         train(page, photos, tmp_path)
+        screenshots.paint(page)
         browser.close()
     assert not outside and not refused and not list(written.rglob("*.*"))
 

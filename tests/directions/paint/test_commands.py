@@ -4,11 +4,19 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from directions.bank.bank import Bank
+from directions.paint.job import Plan, to_job
+from directions.paint.job import paint as paint_candidates
 from directions.paint.methods import WITH_GRADIENTS, Method
+from directions.paint.request import read_region, read_strokes
+from directions.photo.reading import to_images, to_tensor
+from directions.progress import Silent
+from flowgrad.models import Region, load_model
 from tests.helpers.command_line import call, failed, passed
+from tests.helpers.pipelines import has_transformers, make_pipeline
 
 
 @pytest.fixture
@@ -108,3 +116,58 @@ def test_an_evaluation_compares_methods_and_goes_on_where_it_was(tiny, home):
 @pytest.mark.parametrize("steps", ["x", "-1", "1.5"])
 def test_an_evaluation_takes_whole_numbers_of_steps(steps, tiny, home):
     failed(call("paint-evaluate", tiny.photos, "--model", tiny.model, f"--steps={steps}"), 2, "--steps")
+
+
+# --- models that read words -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A tiny random pipeline that reads a prompt of letters."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    make_pipeline("instaflow").save_pretrained(folder / "weights")
+    settings = "size: 32, steps: 4, prediction: velocity, prompt: a cat"
+    (folder / "reader.yaml").write_text(f"{{name: reader, family: diffusers, weights: weights, {settings}}}")
+    return folder / "reader.yaml"
+
+
+@has_transformers
+def test_a_model_that_reads_words_is_loaded_with_the_text_and_the_regions(pipeline, strokes, home):
+    def painted(name, *arguments):
+        wanted = ("--count", 1, "--method", "sdedit", "--strength", 0.7, "--precision", "fp32")
+        passed("paint", strokes, "--model", pipeline, *wanted, "--output", name, *arguments)
+        summary = json.loads((home / name / "summary.json").read_text())
+        return summary, np.asarray(Image.open(home / name / "candidate-0-0.png")).astype(int)
+
+    summary, image = painted("words", "--text", "a dog", "--region", f"{home / 'mask.png'}=a hat")
+    assert summary["regions"] == [{"mask": str(home / "mask.png"), "text": "a hat - a photo"}]
+    mask = read_region(f"{home / 'mask.png'}=a hat", read_strokes(strokes, 32), "a photo").mask
+    model = load_model(str(pipeline), "cpu", "fp32", "a dog", [Region(torch.from_numpy(mask), "a hat")])
+    assert model.config.prompt == "a dog, a hat"
+    canvas = to_tensor([read_strokes(strokes, 32).image])
+    images = paint_candidates(to_job(model, None, None), canvas, Plan(Method.sdedit, 0.7), 1, Silent())
+    assert abs(image - np.asarray(to_images(images)[0])).max() <= 1
+    unmasked = load_model(str(pipeline), "cpu", "fp32", "a dog, a hat")
+    x, t = model.noise(1, 0), torch.tensor(0.0)
+    assert not torch.equal(model.velocity(x, t), unmasked.velocity(x, t))
+
+
+@has_transformers
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--save", "x", "--text", "a dog"), ("--save", "prompt", "'a cat'", "--text")),
+        (("--save", "x", "--region", "mask.png=a hat"), ("--save", "'a cat'", "--region")),
+        (("--region", "mask.png=a hat", "--region", "mask.png=a dog"), ("'a hat'", "'a dog'", "overlap")),
+        (
+            (
+                "--region",
+                f"mask.png={'a' * 90}",
+            ),
+            ("aaa",),
+        ),
+    ],
+)
+def test_what_a_model_that_reads_words_cannot_have_is_refused(arguments, words, pipeline, strokes, home):
+    failed(call("paint", strokes, "--model", pipeline, "--output", "out", *arguments), 2, *words)
+    assert not (home / "out").exists()

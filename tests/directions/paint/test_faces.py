@@ -37,7 +37,7 @@ def strokes():
 
 
 def test_gradop_plus_is_nearer_to_a_painting_than_sdedit_of_the_same_look(strokes):
-    job = open_job(load_config("faces128"), "cpu", "auto", None, None, (), "")
+    job = open_job(load_config("faces128"), "cpu", "auto", None, None)
     errors = {
         method: float(rmse(paint(job, strokes, Plan(method, strength), 3, Silent()), strokes).mean())
         for method, strength in ((Method.gradop_plus, None), (Method.sdedit, 0.7))

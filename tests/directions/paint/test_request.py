@@ -102,7 +102,7 @@ def test_a_region_needs_a_mask_and_words(written, tmp_path, strokes):
         read_region(written.format(mask=path), strokes, "a face")
 
 
-@pytest.mark.parametrize(("colour", "word"), [("black", "nothing"), ("white", "--text")])
+@pytest.mark.parametrize(("colour", "word"), [("black", "nothing"), ("white", "as the text")])
 def test_a_mask_of_nothing_or_of_everything_is_refused(colour, word, tmp_path, strokes):
     path = saved(Image.new("L", (64, 64), colour), tmp_path)
     with pytest.raises(UsageError, match=word):
