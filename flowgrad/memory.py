@@ -28,6 +28,10 @@ class Batched:
     def __init__(self, inner: Velocity, batch: int) -> None:
         self.inner, self.limit, self.measured = inner, batch, False
 
+    def at_most(self, limit: int) -> "Batched":
+        """The same velocity on at most so many images at a time."""
+        return Batched(self.inner, limit)
+
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), see `flowgrad.velocity`."""
         return self._divided(self.inner, x, t.expand(len(x)))

@@ -11,7 +11,7 @@ import numpy as np
 
 from directions.apply.effects import measure
 from directions.apply.inversion import Inverted
-from directions.measure.timing import Metered, Spent, metered, with_peak
+from directions.measure.timing import Account, Spent, metered, with_peak
 from directions.progress import Reporter
 from directions.train.calibration import HELD_OUT_SEED, samples_without
 from directions.train.recipe import Recipe
@@ -122,7 +122,7 @@ def _after_one_update(task: Task) -> float:
     return step.compared
 
 
-def _in_turn(tasks: Mapping[str, Task], meter: Metered, reporter: Reporter) -> dict[str, list[Update]]:
+def _in_turn(tasks: Mapping[str, Task], meter: Account, reporter: Reporter) -> dict[str, list[Update]]:
     """The updates of every task, an update of each after the other, so that a drift of the machine meets all."""
     running = {name: task.steps() for name, task in tasks.items()}
     updates: dict[str, list[Update]] = {name: [] for name in tasks}

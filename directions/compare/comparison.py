@@ -16,7 +16,7 @@ from directions.apply.identity import descriptors, distances
 from directions.apply.inversion import Inverted, invert_images, join
 from directions.compare.methods import Find, Setting, finder, inversion_evaluations
 from directions.compare.names import Method
-from directions.measure.timing import Metered, metered
+from directions.measure.timing import Account, metered
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
@@ -109,7 +109,7 @@ def _records(
     find: Find,
     strengths: Sequence[float],
     measures: Measures,
-    meter: Metered,
+    meter: Account,
     photos: Inverted,
     names: Sequence[str],
 ) -> Iterator[Record]:

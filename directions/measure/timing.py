@@ -38,25 +38,38 @@ class Spent:
 
 
 class Metered(Batched):
-    """A model's velocity that notes what it is asked for, and how long that takes."""
+    """A model's velocity that notes what it is asked for, and how long that takes, on an account."""
 
-    def __init__(self, velocity: Batched) -> None:
+    def __init__(self, velocity: Batched, account: "Account") -> None:
         super().__init__(velocity.inner, velocity.limit)
-        self.spent = Spent()
+        self.account = account
+
+    def at_most(self, limit: int) -> "Metered":
+        """See `Batched.at_most`; on the same account."""
+        return Metered(super().at_most(limit), self.account)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), see `flowgrad.velocity`."""
         v, took = timed(lambda: Batched.__call__(self, x, t))
-        before = self.spent
-        self.spent = replace(before, simulating=before.simulating + took, evaluations=before.evaluations + len(x))
+        before = self.account.spent
+        self.account.spent = replace(
+            before, simulating=before.simulating + took, evaluations=before.evaluations + len(x)
+        )
         return v
 
     def vjp(self, x: Tensor, t: Tensor, g: Tensor) -> Tensor:
         """The vector-Jacobian product g @ dv/dx (B, *D)."""
         product, took = timed(lambda: Batched.vjp(self, x, t, g))
-        before = self.spent
-        self.spent = replace(before, propagating=before.propagating + took, products=before.products + len(x))
+        before = self.account.spent
+        self.account.spent = replace(before, propagating=before.propagating + took, products=before.products + len(x))
         return product
+
+
+class Account:
+    """What the velocities of one model have spent."""
+
+    def __init__(self) -> None:
+        self.spent = Spent()
 
     def measure(self, job: Callable[[], T]) -> tuple[T, Spent]:
         """The result of a job, and what it spent."""
@@ -65,10 +78,10 @@ class Metered(Batched):
         return result, replace(self.spent, seconds=took)
 
 
-def metered(model: Model) -> tuple[Model, Metered]:
-    """The same model with a velocity that is metered, and its meter."""
-    meter = Metered(model.velocity)
-    return replace(model, velocity=meter), meter
+def metered(model: Model) -> tuple[Model, Account]:
+    """The same model with a velocity that is metered, and its account."""
+    account = Account()
+    return replace(model, velocity=Metered(model.velocity, account)), account
 
 
 def timed(job: Callable[[], T]) -> tuple[T, float]:

@@ -12,7 +12,6 @@ from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.preserve import load_distance
 from flowgrad.guidance.text import TextObjective
-from flowgrad.memory import Batched
 from flowgrad.models import Model
 from flowgrad.ode import Grid
 from flowgrad.optimize import State, Step, optimize
@@ -94,7 +93,7 @@ class Task:
         )
         settings = recipe.settings(self.seed, mirror=shared and model.config.mirror)
         return optimize(
-            Batched(model.velocity.inner, share.group),
+            model.velocity.at_most(share.group),
             photos.x0,
             self.grid(),
             objective,
