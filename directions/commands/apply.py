@@ -139,6 +139,8 @@ def apply_direction(
             options = options_of(control, wanted, loaded.fingerprint, precision, png)
             if engine is Engine.RAY:
                 outputs.check_apart(folder, files)
+                if isinstance(folder, Path):  # once all is done: a worker may die too
+                    opened.callback(outputs.remove_unfinished, folder, done)
                 from directions.batch.ray_engine import Job, edit_on_cluster
 
                 place = to_place(manifest) if manifest else below(folder, "manifest")
