@@ -250,6 +250,7 @@ def sampler_evaluate(
 
     from directions.commands import tables
     from directions.figures import before_after
+    from directions.measure.timing import metered
     from directions.photo.reading import to_images
     from directions.photo.writing import save_image
     from directions.sampler import evaluation, optimized
@@ -267,10 +268,10 @@ def sampler_evaluate(
     info, chosen = entry.load_sampler().info, judge or loaded.config.judge
     network = load_judge(chosen, loaded.device) if chosen else None
     grid = Grid.uniform(loaded.config.steps, min(intervals, loaded.config.steps))
-    counting, velocity = optimized.counted(loaded)
+    counting, account = metered(loaded)
     before = draw(loaded, grid, count, seed, terminal)
     sampled = draw(open_sampler(name, counting, found, guide, force), grid, count, seed, terminal)
-    drawn = {"sampler": optimized.Drawn.of(sampled, velocity)}
+    drawn = {"sampler": optimized.Drawn.of(sampled, account)}
     if optimize:
         reader = load_guide(guide or loaded.config.guide, loaded.device) if info.guide else None
         energy, settings = energy_of(info, reader, loaded), Settings(iterations=optimize)

@@ -14,7 +14,7 @@ PALETTE = (  # of faces: skin, hair, lips, backgrounds, eyes, and the white of a
 )
 LAYERS = ["Painting", "Region"]
 TOKENS = "canvas => (canvas?.layers ?? []).map(layer => layer.path).join(' ')"  # what the server answered for each
-FRAMING = "A face fills the canvas: the eyes are at a third of its height, the mouth at seven tenths."
+FRAMING = "A face fills the canvas: the eyes are at 0.3 and 0.7 of its width and 0.29 of its height, the mouth at 0.7."
 REGION = "Strokes on the layer *Region*, in any colour, say where its words apply: choose the layer below the canvas."
 
 

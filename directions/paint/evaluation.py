@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from directions.figures import INK, MUTED
+from directions.figures import INK, MUTED, chart, line_styles
 from directions.measure.model_card import features, frechet, read_photos, share_of_faces
-from directions.paint.job import Counted, Job, Plan, follow, to_canvas
+from directions.measure.timing import metered
+from directions.paint.job import Job, Plan, follow, to_canvas
 from directions.paint.methods import WITH_GRADIENTS, Method
 from directions.photo.faces import available
 from directions.photo.reading import to_images, to_tensor
@@ -22,6 +23,7 @@ from directions.progress import Reporter
 from flowgrad.files import atomic_path
 from flowgrad.guidance.judge import Judge, load_judge
 from flowgrad.guidance.text import log_odds
+from flowgrad.models import Model
 from flowgrad.painting.blur import rmse
 from flowgrad.seeds import generator
 
@@ -87,23 +89,21 @@ class Evaluation:
         kept = self.folder / f"{hashlib.sha256(written.encode()).hexdigest()[:16]}.json"
         if kept.is_file():
             return Row(**json.loads(kept.read_text(encoding="utf-8")))
-        began, counted = perf_counter(), Counted(self.job.model.velocity)
-        images = torch.cat(list(reporter.track(self._batches(plan, counted), f"{label(plan)} at {plan.used:g}")))
+        began, (model, account) = perf_counter(), metered(self.job.model)
+        images = torch.cat(list(reporter.track(self._batches(plan, model), f"{label(plan)} at {plan.used:g}")))
         seconds = (perf_counter() - began) / len(images)
-        row = self.measure(
-            label(plan), plan.used, plan.steps, images, counted.evaluations / len(images), seconds, reporter
-        )
+        passes = account.spent.evaluations + 2 * account.spent.products  # a product goes forwards and backwards
+        row = self.measure(label(plan), plan.used, plan.steps, images, passes / len(images), seconds, reporter)
         with atomic_path(kept) as temporary:
             temporary.write_text(json.dumps(asdict(row)), encoding="utf-8")
         return row
 
-    def _batches(self, plan: Plan, velocity: Counted) -> Iterable[Tensor]:
-        size = self.job.model.batch
+    def _batches(self, plan: Plan, model: Model) -> Iterable[Tensor]:
+        size = model.batch
         for start in range(0, len(self.strokes), size):
             strokes = self.strokes[start : start + size]
             keys = [(plan.seed, start + i) for i in range(len(strokes))]
-            canvas = to_canvas(self.job.model, strokes, plan, keys, self.job.words)
-            *_, images = follow(replace(canvas, velocity=velocity), plan)
+            *_, images = follow(to_canvas(model, strokes, plan, keys, self.job.words), plan)
             yield images
 
     def measure(
@@ -154,9 +154,9 @@ def plans(methods: Sequence[Method], strengths: Sequence[float], steps: Sequence
     ]
 
 
-def write(photos: Row, rows: Sequence[Row], paintings: int, chart: Path, table: Path) -> dict[str, Any]:
+def write(photos: Row, rows: Sequence[Row], paintings: int, picture: Path, table: Path) -> dict[str, Any]:
     """Draw the faithful / real curve, and write the figures as JSON; what that says."""
-    curve(rows, chart, photos)
+    curve(rows, picture, photos)
     data = {"paintings": paintings, "photos": asdict(photos), "rows": list(map(asdict, rows))}
     with atomic_path(table) as temporary:
         temporary.write_text(json.dumps(data, indent=2), encoding="utf-8")
@@ -176,26 +176,17 @@ def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def curve(rows: Sequence[Row], path: Path, photos: Row) -> Path:
     """Draw each method's RMSE against its Frechet distance, a point for each strength, into a PNG."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = {"font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(7, 4.4), dpi=110, layout="constrained")
-        axes = figure.subplots()
-        for i, method in enumerate(dict.fromkeys(row.method for row in rows)):
+    styles = line_styles(row.method for row in rows if row.distance)  # there is none without a judge
+    with chart(path, (7, 4.4), 1) as (axes,):
+        for method, style in styles.items():
             own = sorted(
                 (row.rmse, row.distance, row.strength) for row in rows if row.method == method and row.distance
             )
-            if not own:  # without a judge
-                continue
-            axes.plot([x for x, _, _ in own], [y for _, y, _ in own], "o-", lw=1.4, ms=4, label=method, color=f"C{i}")
+            axes.plot([x for x, _, _ in own], [y for _, y, _ in own], marker="o", lw=1.4, ms=4, **style)
             for x, y, strength in own:
                 axes.annotate(f"{strength:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7, color=MUTED)
         if photos.distance is not None:
             axes.plot(photos.rmse, photos.distance, "*", color=INK, ms=9, label="the photos themselves")
         axes.set(xlabel="RMSE of blurs (faithful is left)", ylabel="Frechet distance (real is low)")
         axes.legend(frameon=False, fontsize=8)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png")
     return path

@@ -22,7 +22,6 @@ from flowgrad.painting import baselines, gradients
 from flowgrad.painting.objective import PaintingObjective, Words
 from flowgrad.painting.path import Canvas
 from flowgrad.seeds import Key
-from flowgrad.velocity import Velocity, vjp
 
 INTERVALS = 25  # Euler steps of a path, where the model has as many
 FUNCTIONS: dict[Method, Any] = {
@@ -117,23 +116,6 @@ def to_job(
     reader = guide or ("" if reads else model.config.guide)
     network = load_guide(reader, model.device) if reader and (target or masked) else None
     return Job(model, network, target, tuple(masked), reads)
-
-
-class Counted:
-    """A velocity that counts how often each image went through the network, backwards passes included."""
-
-    def __init__(self, inner: Velocity) -> None:
-        self.inner, self.evaluations = inner, 0
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """v(x, t), see `flowgrad.velocity`."""
-        self.evaluations += len(x)
-        return self.inner(x, t)
-
-    def vjp(self, x: Tensor, t: Tensor, g: Tensor) -> Tensor:
-        """The vector-Jacobian product g @ dv/dx, which costs a pass forwards and one backwards."""
-        self.evaluations += 2 * len(x)
-        return vjp(self.inner, x, t, g)
 
 
 def to_canvas(model: Model, strokes: Tensor, plan: Plan, keys: Sequence[Key], words: Words | None) -> Canvas:

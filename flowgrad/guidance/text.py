@@ -25,6 +25,11 @@ def log_odds(guide: Guide, images: Tensor, contrasts: Sequence[Contrast]) -> Ten
     return guide.logit_scale * guide.encode_photos(images) @ contrast_vectors(guide, contrasts).T
 
 
+def mean_scores(guide: Guide, views: Tensor, vectors: Tensor, copies: int) -> Tensor:
+    """(B, C) scores of contrast vectors (C, E), each the mean over an image's views (copies * B, 3, H, W)."""
+    return (guide.encode_images(views) @ vectors.T).unflatten(0, (copies, -1)).mean(0)
+
+
 @dataclass(frozen=True)
 class TextObjective:
     """-eta ds(T) + (1 - eta) |x1 - original| + keep_weight sum_k ds(T_k)^2, ds = s(x1) - s(original), for each image.
@@ -63,10 +68,10 @@ class TextObjective:
         images = self.decode(x1)
         vectors = contrast_vectors(self.guide, [self.target, *self.keep])
         seen = rng.get_state()
-        scores = self._scores(view(images), vectors)
+        scores = mean_scores(self.guide, view(images), vectors, self.copies)
         with torch.no_grad():
             rng.set_state(seen)
-            before = self._scores(view(originals), vectors)
+            before = mean_scores(self.guide, view(originals), vectors, self.copies)
         change = scores - before
         terms = {
             "text": -self.eta * change[:, 0],
@@ -75,7 +80,3 @@ class TextObjective:
         if self.keep:
             terms["keep"] = self.keep_weight * change[:, 1:].square().sum(1)
         return terms
-
-    def _scores(self, views: Tensor, vectors: Tensor) -> Tensor:
-        """(B, C) mean scores over augmented views (copies * B, 3, H, W)."""
-        return (self.guide.encode_images(views) @ vectors.T).unflatten(0, (self.copies, -1)).mean(0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from flowgrad.guidance.augment import augment
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
-from flowgrad.guidance.text import contrast_vectors
+from flowgrad.guidance.text import contrast_vectors, mean_scores
 from flowgrad.painting.blur import unfaithfulness
 
 
@@ -23,8 +23,8 @@ class Words:
 
     def score(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """(B,) scores of images (B, 3, H, W) in [-1, 1], differentiable."""
-        embeddings = self.guide.encode_images(augment(images, self.copies, rng))
-        return (embeddings @ contrast_vectors(self.guide, [self.target])[0]).view(self.copies, -1).mean(0)
+        views, vectors = augment(images, self.copies, rng), contrast_vectors(self.guide, [self.target])
+        return mean_scores(self.guide, views, vectors, self.copies)[:, 0]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Words for parts of an image, for models that do not attend to words (DESIGN, GradOP's regions on flows)."""
+"""Words for parts of an image, for models that do not attend to words (after GradOP, Singh et al., CVPR 2023)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
