@@ -36,13 +36,13 @@ SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2", "--size": "64",
 QUICK = ["--iterations", "2", "--step-size", "0.003", "--eta", "1", "--calibration-photos", "2"]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", "\n".join(TEXTS.values()), flags=re.DOTALL)
+def blocks(language, pages=PAGES):
+    return re.findall(rf"```{language}\n(.*?)```", "\n".join(TEXTS[page] for page in pages), flags=re.DOTALL)
 
 
-def commands():
+def commands(pages=PAGES):
     """Each `flowgrad ...` line, continuation lines joined; the set-up lines and comments left out."""
-    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    text = "\n".join(blocks("bash", pages)).replace("\\\n", " ")
     parts = [part.strip() for line in text.splitlines() for part in line.split("&&")]
     return [part.split("  #")[0].strip() for part in parts if part.startswith("flowgrad ")]
 
@@ -61,10 +61,10 @@ def run(arguments, folder):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture
+def folder(tmp_path):
     """A user's folder: a photo, ten photos and some "shoes"; all samples of the model, so that it can be anywhere."""
-    place = tmp_path_factory.mktemp("user")
+    place = tmp_path
     pictures = to_images(join(sample_images(load_model(), 10, seed=40)).images)
     (place / "photos").mkdir()
     for i, picture in enumerate(pictures):
@@ -124,9 +124,18 @@ def test_shipped_files_that_are_linked_are_there(page):
         assert ((ROOT / page).parent / target).exists(), target
 
 
+def test_no_name_is_given_twice():
+    """Whoever follows the pages one after another is never told that a name exists already."""
+    words = [shlex.split(command) for command in commands()]
+    names = [following for line in words for word, following in zip(line, line[1:], strict=False) if word == "--name"]
+    assert len(names) > 5
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.slow
-def test_every_command_works(folder):
-    for command in commands():
+@pytest.mark.parametrize("page", [page for page in PAGES if commands([page])])
+def test_every_command_works(folder, page):
+    for command in commands([page]):
         run([sys.executable, "-m", "cli", *shortened(shlex.split(command)[1:])], folder)
 
 
