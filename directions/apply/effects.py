@@ -13,13 +13,12 @@ from directions.apply.inversion import Inverted
 from directions.apply.steer import sweep
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
-from flowgrad.guidance.judge import Judge
+from flowgrad.guidance.judge import JUDGED, Judge
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
 from flowgrad.ode import Control
 from flowgrad.workers import Share
 
-JUDGED = 256  # images that a judge looks at together
 CONFIDENCE = NormalDist().inv_cdf(0.9)  # of one-sided bounds
 INTERVAL = NormalDist().inv_cdf(0.975)  # of two-sided intervals, 95 %
 

@@ -8,13 +8,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from directions.measure.timing import metered, timed, with_peak
 from directions.progress import Reporter
 from flowgrad.adjoint import control_gradient
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.text import contrast_vectors
 from flowgrad.models import Model
+from flowgrad.models.metering import metered, timed, with_peak
 from flowgrad.ode import Control, Grid, integrate, restrict
 from flowgrad.straightness import gradient_grid, grid_of_size, nonuniform_grid, pooled, straightness
 

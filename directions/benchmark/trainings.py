@@ -11,7 +11,6 @@ import numpy as np
 
 from directions.apply.effects import measure
 from directions.apply.inversion import Inverted
-from directions.measure.timing import Account, Spent, metered, with_peak
 from directions.progress import Reporter
 from directions.train.calibration import HELD_OUT_SEED, samples_without
 from directions.train.recipe import Recipe
@@ -19,6 +18,7 @@ from directions.train.task import Task
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.models import Model
+from flowgrad.models.metering import Account, Spent, metered, with_peak
 from flowgrad.ode import Control
 from flowgrad.optimize import Step
 

@@ -206,8 +206,7 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
         setting: Setting = None,
         **others: Any,
     ) -> None:
-        from directions.train.checks import check_intervals
-        from directions.train.recipe import load_recipe
+        from directions.train.recipe import check_intervals, load_recipe
         from flowgrad.model_config import load_config
 
         often = {"iterations": iterations, "step_size": step_size, "eta": eta, "intervals": intervals}

@@ -250,7 +250,6 @@ def sampler_evaluate(
 
     from directions.commands import tables
     from directions.figures import before_after
-    from directions.measure.timing import metered
     from directions.photo.reading import to_images
     from directions.photo.writing import save_image
     from directions.sampler import evaluation, optimized
@@ -261,6 +260,7 @@ def sampler_evaluate(
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.guidance.judge import load_judge
     from flowgrad.models import load_model
+    from flowgrad.models.metering import metered
     from flowgrad.ode import Grid
     from flowgrad.optimize import Settings
 

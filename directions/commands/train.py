@@ -61,8 +61,8 @@ def train_direction(
     run's folder gets a figure of your photos before and after, the curves of the training, and a summary. Interrupted,
     it goes on where it was. `torchrun --nproc-per-node 2 -m cli train-direction ...` shares the work among processes.
     """
+    from directions.file.texts import check_described, title_of
     from directions.photo.sources import find_sources
-    from directions.train.checks import check_described, title_of
     from directions.train.folder import Run
 
     if bool(images) == bool(samples):
@@ -148,7 +148,7 @@ def _checked(
     text: str, source: str | None, keep: list[str] | None, model: str, guide: str | None, force: bool
 ) -> "Contrast":
     """The text that is trained for. Raises UsageError for texts that cannot be, before anything is loaded."""
-    from directions.train.checks import check_texts, check_words
+    from directions.file.texts import check_texts, check_words
     from flowgrad.guidance.names import vocabulary_of
     from flowgrad.model_config import load_config
 

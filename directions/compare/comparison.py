@@ -16,13 +16,13 @@ from directions.apply.identity import descriptors, distances
 from directions.apply.inversion import Inverted, invert_images, join
 from directions.compare.methods import Find, Setting, finder, inversion_evaluations
 from directions.compare.names import Method
-from directions.measure.timing import Account, metered
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
 from flowgrad.guidance.judge import Judge
 from flowgrad.guidance.preserve import ALEXNET, Distance, has_lpips, l1, load_distance
 from flowgrad.guidance.text import log_odds
+from flowgrad.models.metering import Account, metered
 
 
 @dataclass(frozen=True)

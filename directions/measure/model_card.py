@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.effects import JUDGED, judged
-from directions.photo.detection import find_faces
+from directions.apply.effects import judged
 from directions.photo.faces import available
-from directions.photo.reading import to_images
+from directions.photo.sets import read_photos, share_of_faces
 from directions.progress import Reporter
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import atomic_path
+from flowgrad.guidance.frechet import features, frechet
 from flowgrad.guidance.judge import Judge, load_judge
 from flowgrad.markdown import picture, table, with_section
 from flowgrad.models import Model, ModelConfig, build_model, load_config
 from flowgrad.ode import Grid, require_finite
 from flowgrad.resources import FOLDER_CONFIG
-from flowgrad.training.data.images import to_model_range
 from flowgrad.training.data.latents import LatentPairs
-from flowgrad.training.data.pictures import UnusableImageError, list_images, read_splits, read_square, side_of
 from flowgrad.training.flow.config import FlowTraining
 from flowgrad.training.flow.objective import held_out_loss
 from flowgrad.training.flow.reflow import curvature, sample
@@ -35,7 +32,6 @@ STEPS = 25  # Euler steps of the paths whose curvature is measured, and of a sam
 BATCH = 25  # samples drawn at once
 STRAIGHT = ("diffusers-unet", "rf-ncsnpp")  # families that are trained on straight lines from noise to data
 SHEET = 64  # samples on a sheet
-TRAINED_ON = 1000  # photos of the training, to say how far photos are from photos
 SEED = 1000
 
 
@@ -106,26 +102,6 @@ def _open_before(name: str, like: ModelConfig, device: str) -> Model:
     if config.size != like.size:
         raise UsageError(f"{name} draws {config.size} pixels and {like.name} {like.size}: compare equal sizes")
     return build_model(config, device)
-
-
-def read_photos(source: Path, table: Path | None, side: str, size: int, reporter: Reporter) -> Tensor:
-    """(N, 3, size, size) in [-1, 1], prepared as for training; what cannot be used is left out with a warning.
-
-    All that the table calls test, or without a table all there are; of those it calls train, TRAINED_ON at random.
-    """
-    splits = read_splits(table) if table else None
-    entries = [(name, read) for name, read in list_images(source) if splits is None or side_of(name, splits) == side]
-    if side == "train":
-        entries = [entries[i] for i in np.random.default_rng(0).permutation(len(entries))[:TRAINED_ON]]
-    squares: list[Tensor] = []
-    for _, read in reporter.track(entries, "reading photos", len(entries)):
-        with suppress(UnusableImageError):
-            squares.append(torch.from_numpy(read_square(read, size).copy()).permute(2, 0, 1))
-    if not squares:
-        raise UsageError(f"there are no photos to measure with in {source}: give some, or a table with {side} rows")
-    if len(squares) < len(entries):
-        reporter.warn(f"{len(entries) - len(squares)} of {len(entries)} photos in {source} cannot be used: left out")
-    return to_model_range(torch.stack(squares))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -256,21 +232,3 @@ def _returned(model: Model, photos: Tensor, states: Tensor) -> float | None:
     parts = [(model.decode(encoded).clamp(-1, 1) - shown).square() for shown, encoded in batches]
     errors = torch.cat(parts).flatten(1).mean(1) / 4
     return float(-10 * errors.log10().mean()) if errors.any() else None
-
-
-def share_of_faces(images: Tensor, reporter: Reporter) -> float:
-    pictures = reporter.track(to_images(images), "looking for faces", len(images))
-    return sum(bool(find_faces(picture)) for picture in pictures) / len(images)
-
-
-@torch.no_grad()
-def features(judge: Judge, images: Tensor) -> Tensor:
-    """(B, C) float64."""
-    return torch.cat([judge.features(part) for part in images.split(JUDGED)]).cpu().double()
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B covariances of features (N, C) (Heusel et al., 2017)."""
-    A, B = torch.cov(a.T), torch.cov(b.T)
-    root = torch.linalg.eigvals(A @ B).real.clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * root)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from directions.apply.inversion import invert_images, join, sample_images
 from directions.apply.steer import steer
-from directions.measure.timing import seconds
 from directions.photo.reading import to_images
 from flowgrad.adjoint import pullback
 from flowgrad.models import Model
+from flowgrad.models.metering import seconds
 from flowgrad.ode import Control
 from flowgrad.straightness import grid_of_size, pooled, straightness
 

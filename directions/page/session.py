@@ -18,6 +18,7 @@ from PIL import Image
 from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
 from directions.apply.familiarity import is_face, judge_familiarity, usual_grid
 from directions.apply.identity import has_faces
+from directions.apply.illustration import add_illustrated
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
 from directions.apply.photos import alignment
 from directions.apply.steer import steer, to_control
@@ -33,7 +34,6 @@ from directions.photo.reading import Align, Photo, read_photo, to_images, to_ten
 from directions.photo.writing import to_bytes
 from directions.train.calibration import finish, held_out
 from directions.train.recipe import load_recipe
-from directions.train.run import add_illustrated
 from directions.train.task import Task
 from directions.train.training import train
 from flowgrad.errors import UsageError

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from directions.file.texts import check_texts, check_words
 from directions.paint.methods import WITH_GRADIENTS, Method
-from directions.train.checks import check_texts, check_words
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.names import vocabulary_of

@@ -13,17 +13,18 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from directions.figures import INK, MUTED, chart, line_styles
-from directions.measure.model_card import features, frechet, read_photos, share_of_faces
-from directions.measure.timing import metered
 from directions.paint.job import Job, Plan, follow, to_canvas
 from directions.paint.methods import WITH_GRADIENTS, Method
 from directions.photo.faces import available
 from directions.photo.reading import to_images, to_tensor
+from directions.photo.sets import read_photos, share_of_faces
 from directions.progress import Reporter
 from flowgrad.files import atomic_path
+from flowgrad.guidance.frechet import features, frechet
 from flowgrad.guidance.judge import Judge, load_judge
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
+from flowgrad.models.metering import metered
 from flowgrad.painting.blur import rmse
 from flowgrad.seeds import generator
 

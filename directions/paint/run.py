@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from directions.apply.illustration import PREVIEW_SAMPLES, add_illustrated
 from directions.apply.inversion import Inverted, invert_images, join, quarter_grid
 from directions.apply.steer import steer
 from directions.bank.bank import Bank
 from directions.figures import contact_sheet
 from directions.file.metadata import TITLE_LIMIT
+from directions.file.texts import title_of
 from directions.paint import composition
 from directions.paint.job import Job, Plan, paint
 from directions.paint.methods import SHEET, SUMMARY, candidate_name
@@ -23,8 +25,6 @@ from directions.paint.request import Masked, Strokes
 from directions.photo.reading import to_images, to_tensor
 from directions.photo.writing import save_image
 from directions.progress import Reporter, timed
-from directions.train.checks import title_of
-from directions.train.run import PREVIEW_SAMPLES, add_illustrated
 from flowgrad.files import atomic_path, file_fingerprint, printable
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from directions.measure.timing import Account, metered
 from directions.progress import Reporter
 from flowgrad.guidance.energies import Energy
 from flowgrad.models import Model
+from flowgrad.models.metering import Account, metered
 from flowgrad.ode import Grid, integrate
 from flowgrad.optimize import Settings, optimize
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from flowgrad.errors import UsageError
 from flowgrad.resources import read_config
 from flowgrad.validation import Section, validated
 from flowgrad.workers import Share, Workers
@@ -58,3 +59,9 @@ def load_recipe(name: str = "default", **changes: object) -> Recipe:
     Raises UsageError for an unknown name, a file that is no YAML, a wrong key or a wrong value.
     """
     return validated(Recipe, {**read_config("recipes", name), **changes}, name)
+
+
+def check_intervals(intervals: object, steps: int) -> None:
+    """Raise UsageError for more intervals than a model has Euler steps N; None is not given."""
+    if isinstance(intervals, int) and intervals > steps:
+        raise UsageError(f"intervals must be at most N = {steps}, the Euler steps of this model; got {intervals}")

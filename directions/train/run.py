@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from directions.apply.edit import Edit
+from directions.apply.illustration import PREVIEW_SAMPLES, add_illustrated
 from directions.apply.inversion import Inverted, invert_images, join
 from directions.apply.steer import steer, sweep, to_control
-from directions.bank.bank import Bank, Entry
-from directions.bank.card import to_card
-from directions.figures import before_after, curves, preview, strength_label, thumbnail
+from directions.bank.bank import Entry
+from directions.figures import before_after, curves, strength_label
 from directions.file.calibration import at_strength
 from directions.file.direction import Direction
 from directions.photo.reading import to_images
@@ -33,8 +33,6 @@ from flowgrad.models import Model
 from flowgrad.ode import Control
 from flowgrad.straightness import pooled, straightness
 from flowgrad.workers import ALONE, Workers
-
-PREVIEW_SAMPLES = 4
 
 
 def invert_photos(
@@ -161,23 +159,6 @@ def _shown_strengths(direction: Direction) -> tuple[float, ...]:
     calibration = direction.info.calibration
     lowest = max(-1.0, calibration.safe[0]) if calibration else -1.0
     return (1.0, lowest) if lowest < 0 else (1.0,)
-
-
-def add_illustrated(
-    model: Model,
-    direction: Direction,
-    name: str,
-    bank: Bank,
-    samples: Inverted,
-    overwrite: bool = False,
-    claimed: bool = False,
-) -> Entry:
-    """Illustrate a direction with samples and put it into the bank; see `Bank.add`."""
-    before, after = to_images(samples.images), to_images(steer(model, samples, to_control(direction, model)))
-    info = dataclasses.replace(direction.info, thumbnail=thumbnail(before, after))
-    illustrated, card = Direction(direction.u, direction.starts, info), to_card(name, info)
-    picture = preview(before, after)
-    return bank.add(illustrated, name, preview=picture, card=card, overwrite=overwrite, claimed=claimed)
 
 
 def edit(task: Task, strength: float, reporter: Reporter) -> tuple[Edit, float]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from directions.apply.inversion import Inverted
-from directions.train.checks import check_texts, check_words
+from directions.file.texts import check_texts, check_words
 from directions.train.recipe import Recipe, load_recipe
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast

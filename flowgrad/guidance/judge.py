@@ -16,6 +16,7 @@ from flowgrad.files import file_fingerprint
 from flowgrad.guidance.guide_files import read_state
 from flowgrad.guidance.names import shipped_file
 
+JUDGED = 256  # images that a judge looks at together
 HEADS_KEY, SIZES_KEY = "flowgrad.heads", "flowgrad.sizes"
 Size = Annotated[int, Field(gt=0, le=4096)]
 

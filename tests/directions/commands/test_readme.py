@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_shipped_files_that_are_linked_are_there(page):
 def test_no_name_is_given_twice():
     """Whoever follows the pages one after another is never told that a name exists already."""
     words = [shlex.split(command) for command in commands()]
-    names = [following for line in words for word, following in zip(line, line[1:], strict=False) if word == "--name"]
+    names = [following for line in words for word, following in pairwise(line) if word == "--name"]
     assert len(names) > 5
     assert len(set(names)) == len(names)
 

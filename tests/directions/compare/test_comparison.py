@@ -13,7 +13,6 @@ from directions.compare import methods
 from directions.compare.comparison import Measures, Record, begin, compare_methods
 from directions.compare.methods import Setting, finder, inversion_evaluations
 from directions.compare.names import Method
-from directions.measure.timing import metered
 from directions.progress import Silent
 from directions.train.recipe import Recipe
 from flowgrad.errors import FlowgradError, UsageError
@@ -22,6 +21,7 @@ from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.judge import load_judge
 from flowgrad.guidance.text import contrast_vectors
 from flowgrad.models import load_model
+from flowgrad.models.metering import metered
 from flowgrad.ode import Control, Grid, integrate
 from tests.helpers.tiny import Tiny, make_judge, make_model
 

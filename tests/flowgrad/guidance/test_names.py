@@ -53,7 +53,7 @@ def test_a_text_that_is_its_own_source_is_refused() -> None:
 
 
 def test_nothing_of_this_needs_torch() -> None:
-    modules = "flowgrad.guidance.names, flowgrad.guidance.contrast, flowgrad.model_config, directions.train.checks"
+    modules = "flowgrad.guidance.names, flowgrad.guidance.contrast, flowgrad.model_config, directions.file.texts"
     modules += ", directions.train.recipe, directions.train.folder, directions.bank.mixture"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

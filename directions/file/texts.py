@@ -1,4 +1,4 @@
-"""What is wrong with a training as it is asked for: told before anything is loaded, by the command and from Python."""
+"""The texts that a direction is asked for and described by; what is wrong with them is told before all is loaded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,9 +48,3 @@ def check_described(**fields: Any) -> None:
 def title_of(title: str, target: Contrast) -> str:
     """A title as it was given, else the text as one line that is not too long."""
     return title or " ".join(target.text.split())[:TITLE_LIMIT].rstrip()
-
-
-def check_intervals(intervals: object, steps: int) -> None:
-    """Raise UsageError for more intervals than a model has Euler steps N; None is not given."""
-    if isinstance(intervals, int) and intervals > steps:
-        raise UsageError(f"intervals must be at most N = {steps}, the Euler steps of this model; got {intervals}")

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from directions.measure.timing import metered, seconds, with_peak
 from flowgrad.adjoint import control_gradient
 from flowgrad.models import Model, load_model
+from flowgrad.models.metering import metered, seconds, with_peak
 from flowgrad.ode import Grid, integrate
 from tests.helpers.tiny import Tiny
 
