@@ -78,12 +78,8 @@ def matching(pattern: Place) -> list[Place]:
 def open_bytes(place: Place) -> BinaryIO:
     """A file opened to be read at any position. Raises FlowgradError."""
     if isinstance(place, Path):
-        try:
+        with _readable(place):
             return place.open("rb")
-        except OSError as error:
-            raise FlowgradError(
-                f"cannot read {place}: {error.strerror}. Check the name and its permissions."
-            ) from error
     with _explained(place, "read") as (files, path):
         return cast(BinaryIO, files.open(path, "rb"))
 
@@ -91,14 +87,19 @@ def open_bytes(place: Place) -> BinaryIO:
 def read_bytes(place: Place) -> bytes:
     """What a file holds. Raises FlowgradError."""
     if isinstance(place, Path):
-        try:
+        with _readable(place):
             return place.read_bytes()
-        except OSError as error:
-            raise FlowgradError(
-                f"cannot read {place}: {error.strerror}. Check the name and its permissions."
-            ) from error
     with _explained(place, "read") as (files, path):
         return bytes(files.cat_file(path))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say what is wrong with a path of this machine that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise FlowgradError(f"cannot read {path}: {error.strerror}. Check the name and its permissions.") from error
 
 
 def write_bytes(place: Place, content: bytes) -> None:

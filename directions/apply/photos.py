@@ -39,11 +39,12 @@ def alignment(model: Model, align: Align) -> Align:
 
 
 def read_photos(
-    sources: Sequence[Source], model: Model, align: Align, reporter: Reporter, whole: bool = False
+    sources: Sequence[Source], model: Model, bank: Bank, align: Align, reporter: Reporter, whole: bool = False
 ) -> Photos:
     """Read and prepare photos, each for its largest face; those without one are left out, and warned of.
 
-    whole: the places are those in the photos at full size; otherwise large ones may be decoded at a reduced scale.
+    bank: see `usual_grid`; whole: the places are those in the photos at full size; otherwise large ones may be decoded
+    at a reduced scale.
     Raises FlowgradError naming all that cannot be read, and if no photo has a face.
     """
     faces: dict[Source, Prepared] = {}
@@ -63,7 +64,7 @@ def read_photos(
             lacks[source] = read.faces.lack
     if errors:
         raise all_of(errors, f"{len(errors)} of {len(sources)} photos cannot be used")
-    lacks |= dict.fromkeys(_unknown(model, faces), Faces().lack)
+    lacks |= dict.fromkeys(_unknown(model, bank, faces), Faces().lack)
     faces = {source: face for source, face in faces.items() if source not in lacks}
     if not faces:
         errors = [FlowgradError(f"{source}: {without_a_face(lack)}") for source, lack in lacks.items()]
@@ -82,11 +83,11 @@ def read_photos(
     )
 
 
-def _unknown(model: Model, faces: Mapping[Source, Prepared]) -> list[Source]:
+def _unknown(model: Model, bank: Bank, faces: Mapping[Source, Prepared]) -> list[Source]:
     """The photos of the model's own size in which no face was found, and that the model does not know."""
     asked = [source for source, face in faces.items() if face.unconfirmed]
     if not asked:
         return []
-    images, grid = to_tensor([faces[source].image for source in asked]), usual_grid(model, Bank.default())
+    images, grid = to_tensor([faces[source].image for source in asked]), usual_grid(model, bank)
     verdicts = judge_familiarity(model, join(invert_images(model, images, grid=grid)))
     return [source for source, said in zip(asked, verdicts, strict=True) if not is_face(model, faces[source], said)]

@@ -84,7 +84,8 @@ def evaluate(
     from directions.train.recipe import load_recipe
 
     steps, terminal = options.numbers(strengths, "--strengths"), Terminal(as_json)
-    parts = load_parts(parse_mixture(direction), Bank.default(bank), options.model_name(model))
+    where = Bank.default(bank)
+    parts = load_parts(parse_mixture(direction), where, options.model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
     results, compared = output / "results.jsonl", (output / "comparison.json", output / "comparison.svg")
     if answer_for and not method:
@@ -103,7 +104,7 @@ def evaluate(
     common_inversion([part for part, _ in parts])
     loaded = load_model(model or info.model, device, precision)
     control = mixture(loaded, parts, terminal, force, steps)
-    read = read_photos(files, loaded, align, terminal)
+    read = read_photos(files, loaded, where, align, terminal)
     if method:
         from directions.compare import run, summary
 

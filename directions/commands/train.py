@@ -99,8 +99,8 @@ def train_direction(
 
             loaded = open_sampler(sampler, loaded, place.bank)
             origin.append(place.bank.get(sampler, loaded.name, "sampler").load_sampler().hash)
-        read = read_photos(files, loaded, align, reporter) if files else None
-        held_out = read_photos(others, loaded, align, reporter) if others else None
+        read = read_photos(files, loaded, place.bank, align, reporter) if files else None
+        held_out = read_photos(others, loaded, place.bank, align, reporter) if others else None
         if read:
             origin.append(digest(read.images))
         workers.check_same("photos", repr((origin, digest(held_out.images) if held_out else None)))
@@ -187,6 +187,7 @@ def edit(
     It fits this photo better than a direction would, takes longer, and cannot be used again. The photo keeps its size
     and details, as with apply-direction, and the largest face is edited; a figure shows it before and after.
     """
+    from directions.bank.bank import Bank
     from directions.bank.mixture import check_strength
     from directions.photo.sources import find_sources
 
@@ -219,7 +220,7 @@ def edit(
 
     terminal, loaded = Terminal(as_json), load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
-    read = read_photos(files, loaded, align, terminal, whole=not crop)
+    read = read_photos(files, loaded, Bank.default(), align, terminal, whole=not crop)
     photos = run.invert_photos(loaded, read.images, recipe, terminal)
     task = Task.create(
         loaded, photos, text, guide=network, source=source, keep=keep or (), recipe=recipe, seed=seed, force=force

@@ -1,6 +1,7 @@
 """What the headers of all kinds of files share: names, the fields of ModelSpec, and their form as metadata texts."""
 
 import dataclasses
+import datetime
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -28,6 +29,11 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ][0-9:.]+(Z|[+-]\d\d:?\d\d)?)?")
 _THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
 
 Field = dataclasses.Field[Any]
+
+
+def today() -> str:
+    """The date in UTC, as a file's `date` says it."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
 
 
 class Described(Protocol):

@@ -1,6 +1,5 @@
 """Composition directions: one control that makes every seed follow the same painting, as a direction of the bank."""
 
-import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from directions.apply.inversion import ANCHORED_EULER, Inverted, join, sample_im
 from directions.apply.steer import steer
 from directions.file.direction import Direction
 from directions.file.header import DirectionInfo
+from directions.file.metadata import today
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
@@ -96,7 +96,7 @@ def to_direction(
         text=target.text if target else "",
         source_text=target.source if target else "",
         description=description,
-        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        date=today(),
         license=model.config.licence,
         tags=("painting",),
         guide=guide.name if target and guide else "",

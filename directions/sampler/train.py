@@ -1,6 +1,5 @@
 """Making a sampler: a pool of samples is drawn, beta is solved for on it, and what the energy does is measured."""
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from directions.file.direction import flowgrad_version
+from directions.file.metadata import today
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import WITHOUT_GUIDE, Term
 from directions.progress import Reporter
@@ -117,7 +117,7 @@ def train_sampler(
         seed=seed,
         measured=measure(images, weights, classes, judge),
         description=labels.description,
-        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        date=today(),
         license=model.config.licence,
         tags=labels.tags,
         version=flowgrad_version(),

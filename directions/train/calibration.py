@@ -1,6 +1,5 @@
 """Strength as a unit: a trained control is measured on images that it was not trained on, and becomes a direction."""
 
-import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from directions.apply.inversion import Inverted, join, sample_images
 from directions.file.calibration import Calibration
 from directions.file.direction import Direction
 from directions.file.header import DirectionInfo
+from directions.file.metadata import today
 from directions.train.task import Task
 from flowgrad.errors import FlowgradError
 from flowgrad.guidance.guide import Guide
@@ -105,7 +105,7 @@ def finish(
         source_text=task.target.source,
         keep=tuple(map(str, task.keep)),
         description=labels.description,
-        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        date=today(),
         license=config.licence,
         tags=labels.tags,
         guide=task.guide.name,
