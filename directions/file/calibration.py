@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from directions.file.container import corrupt
-from directions.file.rules import RULES, FieldError, check_types, freeze, require
+from directions.file.rules import RULES, FieldError, check_types, checks_of, freeze, require
 
 STRENGTHS_LIMIT = 1000
 MAGNITUDE_LIMIT = 1_000_000  # of strengths, log-odds and distances, where they can still be drawn
@@ -41,8 +41,12 @@ class Calibration:
     source: str = "samples"
 
     def __post_init__(self) -> None:
-        check_types(self, "calibration.", RULES)
+        check_types(self, "calibration.", _CHECKS)
         _check(self)
+
+
+_CHECKS = checks_of(Calibration, RULES)
+_NAMES = {name for name, *_ in _CHECKS}
 
 
 def to_calibration(value: Any) -> Calibration | None:
@@ -52,8 +56,7 @@ def to_calibration(value: Any) -> Calibration | None:
     required = ("level", "unit", "strengths", "effect", "safe")
     if not isinstance(value, dict) or not set(required) <= set(value):
         corrupt(f"flowgrad.calibration must give {', '.join(required)}")
-    known = {field.name for field in dataclasses.fields(Calibration)}
-    return Calibration(**{name: freeze(item) for name, item in value.items() if name in known})
+    return Calibration(**{name: freeze(item) for name, item in value.items() if name in _NAMES})
 
 
 def at_strength(calibration: Calibration, values: Sequence[float], strength: float) -> float:

@@ -14,7 +14,7 @@ from directions.file.metadata import (
     encode_fields,
     lines_of,
 )
-from directions.file.rules import RULES, check_types, require
+from directions.file.rules import RULES, check_types, checks_of, require
 
 _TENSOR_FIELDS = ("shape", "intervals", "dtype")  # told by the tensors, never by the metadata
 
@@ -62,7 +62,7 @@ class DirectionInfo:
     dtype: str = ""
 
     def __post_init__(self) -> None:
-        check_types(self, "", _RULES)
+        check_types(self, "", _CHECKS)
         _check_info(self)
 
     def as_dict(self) -> dict[str, Any]:
@@ -91,6 +91,7 @@ def decode_info(metadata: Mapping[str, str], u: Mapping[str, Any]) -> DirectionI
 
 
 _RULES = {**RULES, Calibration | None: (lambda value: value is None or isinstance(value, Calibration), "a Calibration")}
+_CHECKS = checks_of(DirectionInfo, _RULES)
 
 
 def _check_info(info: DirectionInfo) -> None:

@@ -20,7 +20,7 @@ from directions.file.metadata import (
     encode_fields,
     lines_of,
 )
-from directions.file.rules import RULES, Rule, check_types, require
+from directions.file.rules import RULES, Rule, check_types, checks_of, require
 from directions.file.terms import Term, to_terms
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
@@ -86,7 +86,7 @@ class SamplerInfo:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_types(self, "", _RULES)
+        check_types(self, "", _CHECKS)
         _check(self)
 
     def as_dict(self) -> dict[str, Any]:
@@ -187,6 +187,9 @@ _RULES: dict[Any, Rule] = {
     Mapping[str, Mapping[str, float]]: (lambda value: _maps(value, _NUMBERS), "numbers by name, by class"),
     Mapping[str, tuple[int, ...]]: (lambda value: _maps(value, RULES[tuple[int, ...]]), "shapes by tensor"),
 }
+
+
+_CHECKS = checks_of(SamplerInfo, _RULES)
 
 
 def _check(info: SamplerInfo) -> None:

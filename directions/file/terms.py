@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from directions.file.container import corrupt
-from directions.file.rules import RULES, check_types, freeze, require
+from directions.file.rules import RULES, check_types, checks_of, freeze, require
 
 KINDS = ("text", "class", "moment", "identity", "pose")
 WITHOUT_GUIDE = ("identity", "pose")  # kinds whose energies ask no guide
@@ -34,7 +34,7 @@ class Term:
     descriptor: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        check_types(self, "a term's ", RULES)
+        check_types(self, "a term's ", _CHECKS)
         require(self.kind in KINDS, f"a term's kind must be one of {', '.join(KINDS)}", self.kind)
         require(0 < self.weight <= MAGNITUDE_LIMIT, "a term's weight must lie above 0", self.weight)
         for name in _needed(self.kind):
@@ -61,6 +61,9 @@ class Term:
             "identity": "a photo's person",
             "pose": "yaw {}".format(" to ".join(f"{degrees:g}" for degrees in dict.fromkeys(self.target))),
         }[self.kind]
+
+
+_CHECKS = checks_of(Term, RULES)
 
 
 def _needed(kind: str) -> tuple[str, ...]:
