@@ -167,7 +167,7 @@ def edit(
     text: options.Sentence,
     source: options.Source = None,
     keep: options.Keep = None,
-    strength: Annotated[float, typer.Option("--strength", "-s", help="Multiple of what was found.")] = 1.0,
+    strength: Annotated[float, typer.Option("--strength", "-s", help="1: as far as the same person is kept.")] = 1.0,
     model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
     crop: options.Crop = False,
@@ -235,9 +235,12 @@ def edit(
         pictures = views(original.pixels, [[], patches])
         write_bytes(targets[0], composed(content, files[0].suffix, original, patches, targets[0].suffix))
     save_image(strip(pictures, ["photo", text]), targets[1], overwrite)
+    further = edited.share < 1
+    limited = f"strength 1 is {edited.share:.0%} of what was found, which keeps the person the same" if further else ""
     answer(
         as_json,
-        {"files": targets, "effect": effect},
+        {"files": targets, "effect": effect, "share": edited.share},
         f"effect {effect:+.2f} log-odds of {task.target}",
+        limited,
         wrote(*targets),
     )

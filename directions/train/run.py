@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from directions.apply.edit import Edit
+from directions.apply.edit import Edit, keep_identity
+from directions.apply.identity import has_faces
 from directions.apply.illustration import PREVIEW_SAMPLES, add_illustrated
 from directions.apply.inversion import Inverted, invert_images, join
 from directions.apply.steer import steer, sweep, to_control
@@ -33,6 +34,8 @@ from flowgrad.models import Model
 from flowgrad.ode import Control
 from flowgrad.straightness import pooled, straightness
 from flowgrad.workers import ALONE, Workers
+
+SURELY_THE_SAME = 0.4  # dlib's distance of two faces; 0.6 is its limit of one person
 
 
 def invert_photos(
@@ -164,11 +167,15 @@ def _shown_strengths(direction: Direction) -> tuple[float, ...]:
 def edit(task: Task, strength: float, reporter: Reporter) -> tuple[Edit, float]:
     """Find a control for the task's one photo alone (section 5.1 of the paper) and apply it.
 
-    Returns the edit and the change of the text's log-odds.
+    Strength 1 is all of it or, of a face that dlib can compare, the largest share at which the distance to the photo
+    stays below SURELY_THE_SAME. Returns the edit, whose share that is, and the change of the text's log-odds.
     """
     _warn_of_unknown_words(task, reporter)
     for training in reporter.track(train(task, shared=False), "editing", task.recipe.iterations + 1):
         control = training.control
-    images = steer(task.model, task.photos, control * strength)
+    share = 1.0
+    if has_faces() and task.model.config.aligned_faces:
+        share = keep_identity(task.model, control, task.photos, SURELY_THE_SAME)[0].share
+    images = steer(task.model, task.photos, control * (strength * share))
     before, after = (log_odds(task.guide, x, [task.target]) for x in (task.photos.images, images))
-    return Edit(task.photos.images[0].clamp(-1, 1), images), float((after - before).mean())
+    return Edit(task.photos.images[0].clamp(-1, 1), images, share), float((after - before).mean())

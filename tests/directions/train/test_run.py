@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from directions.apply.identity import descriptors, distances
+from directions.apply.inversion import join, sample_images
 from directions.bank.bank import Bank
+from directions.photo.faces import available
+from directions.progress import Silent
 from directions.train import run
+from directions.train.recipe import load_recipe
+from directions.train.task import Task
+from flowgrad.models import load_model
 from tests.helpers.command_line import call
 from tests.helpers.tiny import Tiny
 
@@ -30,3 +37,16 @@ def test_one_that_ends_while_it_writes_to_the_bank_goes_on(tiny: Tiny) -> None:
     assert (Bank(Path("bank")).get("smiling").load().u == before).all()
     assert not Path("run/checkpoint.pt").exists() and list(Path("bank/.trash/tiny/smiling").iterdir())
     assert call(*words).exit_code == 2  # that is finished
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not available(), reason="needs the extra `faces`")
+def test_an_edit_of_strength_1_keeps_the_person_and_gains_the_text() -> None:
+    model = load_model()
+    photo = join(sample_images(model, 1, seed=5))
+    task = Task.create(model, photo, "an old face", source="a young adult face", recipe=load_recipe())
+    edited, effect = run.edit(task, 1.0, Silent())
+    (apart,) = distances(descriptors(edited.after), descriptors(photo.images)).tolist()
+    assert apart < run.SURELY_THE_SAME and effect > 1 and 0 < edited.share <= 1
+    half, less = run.edit(task, 0.5, Silent())
+    assert half.share == edited.share and 0 < less < effect
