@@ -21,7 +21,7 @@ def plain_table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]
     """A table of texts; with `numbers` all columns but the first are aligned on the right."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if numbers and i else "left")
+        table.add_column(column, justify="right" if numbers and i else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
@@ -42,7 +42,7 @@ def direction_card(entry: Entry) -> Group:
         table.add_row(Text(label, "dim"), text)
     head = Text(f"{entry.name}: {info.title}", "bold")
     measured = _calibration(info, info.calibration) if info.calibration else ()
-    return Group(head, Padding(table, (1, 0)), *measured)
+    return Group(head, Padding(table, (1, 0), expand=False), *measured)
 
 
 def sampler_card(entry: Entry) -> Group:
@@ -57,7 +57,7 @@ def sampler_card(entry: Entry) -> Group:
     for label, text in rows:
         table.add_row(Text(label, "dim"), text)
     measured = [plain_table(*measured_table(info), numbers=True)] if info.measured else []
-    return Group(Text(f"{entry.name}: {info.title}", "bold"), Padding(table, (1, 0)), *measured)
+    return Group(Text(f"{entry.name}: {info.title}", "bold"), Padding(table, (1, 0), expand=False), *measured)
 
 
 def _calibration(info: DirectionInfo, calibration: Calibration) -> list[Table | Text]:

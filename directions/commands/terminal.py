@@ -1,6 +1,7 @@
 """What commands print: answers on stdout, for people or as JSON; progress and warnings on stderr."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flowgrad.training.loop.trainer import TrainStep
 
 T = TypeVar("T")
+UNBOUND = 200  # columns: enough for every table
 
 
 def answer(as_json: bool, data: object, *shown: "RenderableType") -> None:
@@ -101,10 +103,13 @@ def wrote(*paths: Path | str) -> str:
 
 
 def console(stderr: bool = False) -> "Console":
-    """A console that prints texts as they are."""
+    """A console that prints texts as they are; what goes to a file or a program is not made to fit 80 columns."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=stderr)
+    made = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=stderr)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = UNBOUND
+    return made
 
 
 class Terminal:
