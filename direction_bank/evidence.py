@@ -1,4 +1,5 @@
-"""Fills EVIDENCE.md with the tables and figures of what was measured: evidence/benchmark-*.json and comparison-*.json.
+"""Fills EVIDENCE.md with the tables and figures of what was measured: evidence/benchmark-*.json, photos-*.json and
+comparison-*.json.
 
 python direction_bank/evidence.py: a second; the page says which commands measure.
 """
@@ -7,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from directions.benchmark.run import draw as draw_benchmarks
@@ -95,6 +97,20 @@ def speed(benchmarks: Sequence[Data]) -> str:
     return table(head, rows, numbers=True)
 
 
+def photos(trainings: Sequence[Data]) -> str:
+    """What trainings on some numbers of samples reach, over their seeds."""
+    by_count: dict[int, list[Data]] = {}
+    for data, text in _texts(trainings):
+        by_count.setdefault(data["bench"]["samples"], []).append(text["courses"][0]["points"][-1])
+    head = ("photos", "trainings", "effect, mean", "lowest", "highest", "seconds")
+    rows = []
+    for count, ends in sorted(by_count.items()):
+        effects = [end["effect"] for end in ends]
+        numbers = [f"{value:+.2f}" for value in (fmean(effects), min(effects), max(effects))]
+        rows.append((f"{count}", f"{len(ends)}", *numbers, f"{fmean(end['seconds'] for end in ends):.0f}"))
+    return table(head, rows, numbers=True)
+
+
 def _first(points: Sequence[Data], effect: float) -> Data | None:
     """The first point with at least this effect."""
     return next((point for point in points if point["effect"] >= effect), None)
@@ -173,6 +189,7 @@ def write() -> Path:
     parts = {name: picture(f"{DATA.name}/{path.name}", captions[name]) for name, path in figures.items()}
     parts |= {part.__name__: part(benchmarks) for part in (gradients, updates, speed)}
     parts |= {part.__name__: part(comparisons) for part in (methods, strengths)}
+    parts |= {photos.__name__: photos(read("photos"))}
     with atomic_path(PAGE) as temporary:
         temporary.write_text(fill(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
     return PAGE
