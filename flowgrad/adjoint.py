@@ -5,7 +5,8 @@ grow with the number of steps. Equation numbers are those of FlowGrad (Liu et al
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,61 +14,102 @@ from torch import Tensor
 from flowgrad.ode import Control, Grid, Trajectory, positions
 from flowgrad.velocity import Velocity, vjp
 
-
-def pullback(velocity: Velocity, x: Tensor, t: Tensor, span: Tensor, g: Tensor) -> Tensor:
-    """g @ d phi/dx for one interval, phi(x) = x + span v(x, t): (B, *D), the recursion of Eq. 8.
-
-    The images of a batch do not interact, so one product serves them all.
-    """
-    return g + span * vjp(velocity, x, t, g)
+Knot = tuple[int, Tensor]  # a step and a value there
 
 
 def control_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid | None = None) -> Control:
-    """dL/du on each interval of `grid`, for each image: values (M, B, *D), from dL/dx1 (B, *D).
+    """dL/du on each step of the trajectory, for each image: values (N, B, *D), from dL/dx1 (B, *D).
 
-    On the trajectory's own grid (the default) this is the exact gradient of what was simulated: each interval is
-    one Euler step, x_{j+1} = x_j + (t_{j+1} - t_j) (v(x_j, t_j) + u_j), so dL/du_j = (t_{j+1} - t_j) g_{j+1} with
-    g from Eq. 8. Residuals do not depend on the state and drop out. Of `restrict(trajectory, grid)` it is Eq. 13.
+    A step is x_{k+1} = x_k + (t_{k+1} - t_k) (v(x_k, t_k) + u_k), so dL/du_k = (t_{k+1} - t_k) g_{k+1} with g from
+    Eq. 8. Residuals do not depend on the state and drop out.
 
-    On a coarser grid the steps of an interval are gathered into one product too, but at the middle of their states,
-    and g is averaged over them: first order in the interval's length as Eq. 13, with a smaller error at the same
-    cost. Raises UsageError if `grid` has a knot that the trajectory does not have.
+    `grid` says where products are taken: one for each of its intervals. On the trajectory's own grid (the default) the
+    gradient is exact for what was simulated; of `restrict(trajectory, grid)` it is Eq. 13. On a coarser grid it is of
+    second order in the intervals' length, where Eq. 13 is of first.
+    Raises UsageError if `grid` has a knot that the trajectory does not have.
     """
-    coarse = trajectory.grid if grid is None else grid
-    ends, spans = positions(trajectory.grid, coarse), coarse.spans(grad_x1)
-    gradient = grad_x1.new_empty(len(coarse), *grad_x1.shape)
-    chain = _costates(velocity, trajectory, grad_x1, coarse)
-    g = next(chain)
-    for j in reversed(range(len(coarse))):
-        steps = ends[j + 1] - ends[j]
-        behind = (steps - 1) / (2 * steps)
-        earlier = next(chain) if j or behind else g  # the first step's control needs no product
-        torch.mul(torch.lerp(g, earlier, behind), spans[j], out=gradient[j])
-        g = earlier
-    return Control(gradient, coarse)
+    spans = trajectory.grid.spans(grad_x1)
+    gradient = grad_x1.new_empty(len(spans), *grad_x1.shape)
+    chain = _costates(velocity, trajectory, grad_x1, grid)
+    for k in reversed(range(len(spans))):  # the first step's control needs no product of that step
+        torch.mul(next(chain), spans[k], out=gradient[k])
+    return Control(gradient, trajectory.grid)
 
 
 def latent_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid | None = None) -> Tensor:
-    """dL/dx0 (B, *D) from dL/dx1 (B, *D): the same chain, with one product more.
+    """dL/dx0 (B, *D) from dL/dx1 (B, *D): the same chain to its end.
 
-    Exact on the trajectory's own grid (the default), first order in the intervals' length on a coarser one.
+    Exact on the trajectory's own grid (the default), of second order in the intervals' length on a coarser one.
     Raises UsageError if `grid` has a knot that the trajectory does not have.
     """
-    chain = _costates(velocity, trajectory, grad_x1, trajectory.grid if grid is None else grid)
-    return deque(chain, maxlen=1).pop()
+    return _end(_costates(velocity, trajectory, grad_x1, grid))
 
 
-def _costates(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid) -> Iterator[Tensor]:
-    """dL/dx (B, *D) at each knot of `grid`, from the last to the first (Eq. 8).
+def _costates(
+    velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid | None = None
+) -> Iterator[Tensor]:
+    """g = dL/dx (B, *D) at each knot of the trajectory, from the last to the first (Eq. 8).
 
-    Each interval's product is taken at the middle of the trajectory's states in it: of a single step, at its start.
+    g_k = g_{k+1} + (t_{k+1} - t_k) p_k, where p_k = g_{k+1} @ dv/dx(x_k, t_k) is a vector-Jacobian product. Towards
+    t = 1 the Jacobian grows as -1 / (1 - t) where x leaves the data, and products at some steps say little of those
+    between. What changes slowly is q_k = g_{k+1} + (1 - t_k) p_k, the product with the Jacobian of x + (1 - t) v, the
+    estimate of the sample:
+
+        g_k = g_{k+1} + r_k (q_k - g_{k+1}),    r_k = (t_{k+1} - t_k) / (1 - t_k).
+
+    A product is taken at the last step of each interval of `grid`; between two of them q is a line. The costate that
+    a product needs is predicted by continuing the line, and corrected once the product is known, which itself is kept:
+    Adams' methods of order 2 in PEC mode (Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, III.1),
+    in the form of exponential integrators (Hochbruck, Ostermann, Acta Numerica 2010), summed over the trajectory's own
+    steps. The images of a batch do not interact, so one product serves them all.
     """
-    ends = positions(trajectory.grid, grid)
-    times, spans = trajectory.grid.times(grad_x1), grid.spans(grad_x1)
-    g = grad_x1
+    ends = positions(trajectory.grid, trajectory.grid if grid is None else grid)
+    knots, times, spans = trajectory.grid.knots, trajectory.grid.times(grad_x1), trajectory.grid.spans(grad_x1)
+    zero = torch.zeros(
+        (), dtype=torch.float64
+    )  # near t = 1, 1 - t is little more than a lesser format's rounding error
+    exact = 1 - trajectory.grid.times(zero)[:-1]
+    left, rates = exact.to(grad_x1), (trajectory.grid.spans(zero) / exact).to(grad_x1)
+    zero, one = left.new_zeros(()), left.new_ones(())
+
+    def product(k: int, g: Tensor) -> Tensor:
+        return vjp(velocity, trajectory.states[k].to(g), times[k], g)
+
+    def path(g: Tensor, steps: range, early: Knot, late: Knot) -> Generator[Tensor, None, Tensor]:
+        for k in reversed(steps):
+            g = g + rates[k] * (_line(early, late, knots[k]) - g)
+            yield g
+        return g
+
+    g, p, before = grad_x1, None, None
     yield g
-    for j in reversed(range(len(grid))):
-        both = ends[j] + ends[j + 1]
-        x, t = (torch.lerp(of[(both - 1) // 2], of[both // 2], 0.5).to(g) for of in (trajectory.states, times))
-        g = pullback(velocity, x, t, spans[j], g)
+    for start, end in reversed(list(pairwise(ends))):
+        last = end - 1
+        p = product(last, g) if p is None else p
+        here = (knots[last], g + left[last] * p)
+        g = g + spans[last] * p
         yield g
+        p, steps, line = None, range(start, last), (here, before or here)
+        if start and steps:
+            predicted = _end(path(g, steps, *line))
+            p, knot = product(start - 1, predicted), knots[start - 1]
+            q = predicted + left[start - 1] * p
+            corrected = _end(path(g, steps, (knot, q), here))
+            weight = _end(path(zero, steps, (knot, one), (here[0], zero)))  # of q in what is corrected, which is in q
+            line = ((knot, q + (corrected - predicted) / (1 - weight)), here)
+        g = yield from path(g, steps, *line)
+        before = here
+
+
+def _end(states: Iterator[Tensor]) -> Tensor:
+    """The last of several, without keeping the others."""
+    return deque(states, maxlen=1).pop()
+
+
+def _line(early: Knot, late: Knot, knot: int) -> Tensor:
+    """The line through two values; before the early one, continued as far again and then constant.
+
+    Without that limit the line through two neighbours would be taken far beyond them on a grid of unequal intervals.
+    """
+    (a, q), (b, r) = early, late
+    return q if a == b else q + max(-1.0, (knot - a) / (b - a)) * (r - q)

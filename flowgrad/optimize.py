@@ -33,10 +33,12 @@ class Settings:
     """How Algorithm 1 runs.
 
     forward: "grid" simulates on the grid, whose gradient is then exact; "fine" simulates all N steps and
-        back-propagates on the grid that `xi` makes of them anew in every iteration, as in the paper.
-    xi: threshold of Eq. 12, for the fine forward.
-    optimizer: "sgd" on the gradient of Eq. 13 as in the paper, (t_{j+1} - t_j) g_{j+1} for every step of the
-        interval [t_j, t_{j+1}] that it was taken on; "normalized", momentum on the gradient per unit
+        takes products on few intervals (see `flowgrad.straightness.gradient_grid`).
+    products: of the fine forward's gradient, on as many intervals of equal length. 0: on those that `xi` makes, anew in
+        every iteration, as in the paper.
+    xi: threshold of Eq. 12, for the fine forward where `products` is 0.
+    optimizer: "sgd" on the gradient per unit of time by the length of the interval that its product was taken on, which
+        is Eq. 13's factor, for every step of it; "normalized", momentum on the gradient per unit
         of time, divided by each control's root mean square, so that the step is in units of dx/dt whatever the
         objective's scale; "adam" on the gradient per unit of time.
     step_size: the learning rate; of "normalized" and "adam" the first, which falls linearly to 0.
@@ -50,6 +52,7 @@ class Settings:
 
     iterations: int = 12
     forward: str = "grid"
+    products: int = 7
     xi: float = 5e-3
     optimizer: str = "normalized"
     step_size: float = 0.03
@@ -63,6 +66,7 @@ class Settings:
         rules = {
             "iterations must be at least 1": self.iterations >= 1,
             'forward must be "grid" or "fine"': self.forward in ("grid", "fine"),
+            "products must be at least 0": self.products >= 0,
             "xi must be at least 0": self.xi >= 0,
             f"optimizer must be one of {', '.join(OPTIMIZERS)}": self.optimizer in OPTIMIZERS,
             f"over_time must be one of {', '.join(COURSES)}": self.over_time in COURSES,
@@ -167,7 +171,7 @@ def optimize(
             halvings += 1
             state = replace(state, control=state.control * 0.5)
             continue
-        used = gradient_grid(trajectory.velocities, settings.xi, share) if fine else grid
+        used = gradient_grid(trajectory.velocities, settings.products, settings.xi, share) if fine else grid
         after = replace(state, best=state.control, best_loss=compared) if improved else state
         rms = 0.0
         if not last:
@@ -218,12 +222,12 @@ def _gradient(
 ) -> Tensor:
     """(M, 1 or B, *D) dL/du per unit of time on the control's own intervals, lambda's term included.
 
-    A gradient found on a coarser grid is re-assigned to every step of its interval.
+    `grid` says where products are taken.
     """
     values = control_gradient(velocity, trajectory, grad_x1, grid).values
     if control.values.shape[1] == 1:
         values = share.total(values.movedim(1, 0)).unsqueeze(1)
-    per_time = Control(values / grid.spans_of(values), grid).on(control.grid).values
+    per_time = values / control.grid.spans_of(values)
     entries = control.values[0, 0].numel()
     per_time = per_time + 2 * settings.penalty * grid.steps / entries * control.values
     per_time = (per_time + per_time.flip(-1)) / 2 if settings.mirror else per_time

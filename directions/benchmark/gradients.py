@@ -52,6 +52,7 @@ def compare_gradients(
     steps: int,
     thresholds: Sequence[float],
     intervals: int,
+    products: int,
     images: int,
     repeats: int,
     reporter: Reporter,
@@ -59,8 +60,9 @@ def compare_gradients(
     """Take the gradient of a text's score with respect to the shared control in several ways, in turn.
 
     The ways: all `steps` vector-Jacobian products (Eq. 8); for each threshold xi, Eq. 13 on the grid of Eq. 12 as the
-    paper has it, and the products at the middle of bounded intervals; and Eq. 13 on `intervals` intervals, which is
-    what the grid forward of the default recipe computes. On samples of the model; `repeats` rounds after a warm-up.
+    paper has it, and ours on that grid with bounded intervals; ours by `products` products on equal intervals, which is
+    what a fine forward of the default recipe computes; and Eq. 13 on `intervals` intervals, which is what its grid
+    forward does. On samples of the model; `repeats` rounds after a warm-up.
     """
     measured, meter = metered(model)
     trajectory = integrate(model.velocity, model.noise(images, seed=0), Grid.full(steps))
@@ -72,9 +74,9 @@ def compare_gradients(
     for xi in thresholds:
         published = restrict(trajectory, nonuniform_grid(bends, xi))
         ways[f"Eq. 13, xi = {xi:g}"] = partial(backward, published)
-        ways[f"at the middle, xi = {xi:g}"] = partial(
-            backward, trajectory, grid=gradient_grid(trajectory.velocities, xi)
-        )
+        ways[f"ours, xi = {xi:g}"] = partial(backward, trajectory, grid=gradient_grid(trajectory.velocities, 0, xi))
+    equal = gradient_grid(trajectory.velocities, products, 0)
+    ways[f"ours, {products} products"] = partial(backward, trajectory, grid=equal)
     ways[f"{intervals} intervals"] = partial(backward, restrict(trajectory, grid_of_size(bends, intervals)))
     rounds = [
         {way: timed(job) for way, job in ways.items()}

@@ -64,10 +64,19 @@ def compare(
     require_identity(model)
     results = []
     for target in targets:
-        intervals = min(load_recipe().intervals, bench.steps)
-        images = min(COMPARED, bench.samples)
+        usual, images = load_recipe(), min(COMPARED, bench.samples)
+        intervals = min(usual.intervals, bench.steps)
         gradients = compare_gradients(
-            model, guide, target, bench.steps, bench.thresholds, intervals, images, bench.repeats, reporter
+            model,
+            guide,
+            target,
+            bench.steps,
+            bench.thresholds,
+            intervals,
+            usual.products,
+            images,
+            bench.repeats,
+            reporter,
         )
         courses = compare_trainings(
             model,

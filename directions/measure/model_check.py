@@ -11,11 +11,11 @@ from torch import Tensor
 from directions.apply.inversion import invert_images, join, sample_images
 from directions.apply.steer import steer
 from directions.photo.reading import to_images
-from flowgrad.adjoint import pullback
 from flowgrad.models import Model
 from flowgrad.models.metering import seconds
 from flowgrad.ode import Control
 from flowgrad.straightness import grid_of_size, pooled, straightness
+from flowgrad.velocity import vjp
 
 SAMPLES = 4
 INTERVALS = 12  # of the grid that images are edited on
@@ -78,10 +78,10 @@ def check_model(model: Model, seed: int = 0) -> tuple[Fitness, list[Image.Image]
     back = steer(model, again, Control.zeros(grid, again.x0))
     returned = decibels(back, again.images.clamp(-1, 1))
     first_stage = decibels(again.images.clamp(-1, 1), samples.images[:1].clamp(-1, 1))
-    x, t, span = samples.x0, torch.tensor(0.0, device=model.device), grid.spans(samples.x0)[0]
+    x, t = samples.x0, torch.tensor(0.0, device=model.device)
     evaluation = seconds(torch.no_grad()(lambda: model.velocity(x[:1], t)))
-    pullback(model.velocity, x[:2], t, span, torch.ones_like(x[:2]))  # the model finds out how many images fit
-    gradient = seconds(lambda: pullback(model.velocity, x[:1], t, span, torch.ones_like(x[:1])))
+    vjp(model.velocity, x[:2], t, torch.ones_like(x[:2]))  # the model finds out how many images fit
+    gradient = seconds(lambda: vjp(model.velocity, x[:1], t, torch.ones_like(x[:1])))
     fitness = Fitness(
         model.name,
         model.shape,

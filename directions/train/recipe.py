@@ -20,6 +20,7 @@ class Recipe(Section):
     inversion: Literal["euler", "fixed-point", "rk45"] = "euler"
     anchored: bool = True
     intervals: int = Field(default=6, ge=0)
+    products: int = Field(default=7, ge=0)
     xi: float = Field(default=5e-3, ge=0)
     forward: Literal["grid", "fine"] = "grid"
     eta: float = Field(default=0.7, ge=0, le=1)
@@ -45,7 +46,17 @@ class Recipe(Section):
         """The part that Algorithm 1 needs."""
         from flowgrad.optimize import Settings
 
-        names = ("iterations", "forward", "xi", "optimizer", "step_size", "momentum", "penalty", "over_time")
+        names = (
+            "iterations",
+            "forward",
+            "products",
+            "xi",
+            "optimizer",
+            "step_size",
+            "momentum",
+            "penalty",
+            "over_time",
+        )
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed, mirror=mirror)
 
     def share(self, count: int, batch: int, workers: Workers) -> Share:

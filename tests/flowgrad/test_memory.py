@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowgrad.adjoint import pullback
 from flowgrad.errors import FlowgradError
 from flowgrad.memory import UNLIMITED, Batched, activation_sizes, container_memory, free_memory
+from flowgrad.velocity import vjp
 
 
 class Greedy:
@@ -47,20 +47,20 @@ def test_errors_that_are_not_of_memory_pass():
 
 
 def test_gradients_are_taken_in_batches_that_the_memory_holds(monkeypatch: pytest.MonkeyPatch):
-    greedy, x, g, t, span = Greedy(99), torch.randn(6, 3), torch.randn(6, 3), torch.rand(6), torch.tensor(0.1)
-    expected = pullback(Greedy(99), x, t, span, g)
+    greedy, x, g, t = Greedy(99), torch.randn(6, 3), torch.randn(6, 3), torch.rand(6)
+    expected = vjp(Greedy(99), x, t, g)
     with activation_sizes() as sizes:
         torch.sin(torch.zeros(1, 3, requires_grad=True))
     assert sum(sizes.values()) == 12
     monkeypatch.setattr("flowgrad.memory.free_memory", lambda device: 200)
     batched = Batched(greedy, 16)
-    torch.testing.assert_close(pullback(batched, x, t, span, g), expected)
+    torch.testing.assert_close(vjp(batched, x, t, g), expected)
     assert batched.measured and 1 <= batched.limit < 6 and greedy.asked[0] == 1
     first, greedy.asked[:] = greedy.asked[1:], []
-    pullback(batched, x, t, span, g)
+    vjp(batched, x, t, g)
     assert greedy.asked == first, "the first batches are divided as all are: a resumed run gives the same bits"
     with pytest.raises(FlowgradError, match="one image does not fit"):
-        pullback(Batched(Greedy(0), 16), x, t, span, g)
+        vjp(Batched(Greedy(0), 16), x, t, g)
 
 
 def test_the_limit_of_a_container_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -35,7 +35,7 @@ def run(field, x0, settings, **options):
 @pytest.mark.parametrize("forward", ["grid", "fine"])
 @pytest.mark.parametrize(("optimizer", "step_size"), [("sgd", 3.0), ("normalized", 0.3), ("adam", 0.1)])
 def test_every_optimizer_lowers_the_loss(field, x0, optimizer, step_size, forward, shared):
-    settings = Settings(iterations=15, optimizer=optimizer, step_size=step_size, forward=forward, xi=0.01)
+    settings = Settings(iterations=15, optimizer=optimizer, step_size=step_size, forward=forward)
     steps = run(field, x0, settings, shared=shared)
     assert steps[-1].state.best_loss < 0.75 * steps[0].loss
     assert len(steps) == 16
@@ -102,15 +102,16 @@ def test_one_sgd_step_follows_the_paper(field, x0):
 
 
 def test_sgd_after_a_fine_forward_moves_every_step_by_its_intervals_gradient(field, x0):
-    """Eq. 13: the factor is the length of the interval that the gradient was taken on, not 1/N."""
+    """Eq. 13: the factor is the length of the interval that the product was taken on, not 1/N."""
     objective, start = towards(x0 * 0), integrate(field, x0, Grid.full(12))
-    settings = Settings(iterations=1, forward="fine", xi=0.01, optimizer="sgd", step_size=0.7, momentum=0)
+    settings = Settings(1, "fine", products=0, xi=0.01, optimizer="sgd", step_size=0.7, momentum=0)
     steps = list(optimize(field, x0, GRID, objective, settings))
     assert max(steps[0].grid.lengths) > min(steps[0].grid.lengths), "the grid should be uneven"
     gradient = control_gradient(field, start, evaluate(objective, start.x1, generator(0, 0))[2], steps[0].grid)
-    for j, (first, end) in enumerate(pairwise(steps[0].grid.knots)):
+    for first, end in pairwise(steps[0].grid.knots):
         for k in range(first, end):
-            torch.testing.assert_close(steps[1].control.values[k, 0], -0.7 * gradient.values[j].sum(0))
+            expected = -0.7 * (end - first) * gradient.values[k].sum(0)
+            torch.testing.assert_close(steps[1].control.values[k, 0], expected)
 
 
 def test_the_penalty_is_the_sum_over_all_steps_and_its_gradient_is_right(field, x0):
@@ -133,12 +134,13 @@ def test_the_penalty_is_the_sum_over_all_steps_and_its_gradient_is_right(field, 
     assert (gradient * probe).sum().item() == pytest.approx((plus - minus) / (2 * step), rel=1e-5)
 
 
-def test_a_fine_forward_spreads_the_gradient_over_every_step_of_an_interval(field, x0):
-    steps = run(field, x0, Settings(iterations=1, forward="fine", xi=1e9))
-    assert steps[0].grid.starts == (0, 3, 6, 9)
-    values = steps[1].control.values
-    assert len(values) == 12
-    assert all(torch.equal(values[k - k % 3], value) for k, value in enumerate(values))
+def test_a_fine_forward_is_propagated_on_equal_intervals_or_where_xi_says(field, x0):
+    settings = Settings(iterations=1, forward="fine")
+    assert run(field, x0, settings)[0].grid == Grid.uniform(12, settings.products)
+    assert run(field, x0, replace(settings, products=0, xi=1e9))[0].grid == Grid.uniform(12, 4)
+    each, full = (run(field, x0, replace(settings, **full)) for full in ({"products": 99}, {"products": 0, "xi": 0}))
+    assert each[0].grid == full[0].grid == Grid.full(12)
+    assert torch.equal(each[1].control.values, full[1].control.values)
 
 
 def test_a_fine_forward_keeps_its_trajectories_where_it_is_told(field, x0):
@@ -149,7 +151,7 @@ def test_a_fine_forward_keeps_its_trajectories_where_it_is_told(field, x0):
             kept.append(grid)
             return super().empty(x, grid)
 
-    settings = Settings(iterations=2, forward="fine", xi=0.01)
+    settings = Settings(iterations=2, forward="fine")
     elsewhere = run(field, x0, settings, store=Counted("cpu", torch.float16))
     assert kept == [Grid.full(12)] * 3
     assert [step.loss for step in elsewhere] == pytest.approx([step.loss for step in run(field, x0, settings)], rel=0.1)
@@ -245,7 +247,7 @@ def test_a_loss_that_stays_infinite_is_reported(field, x0):
 OUT_OF_RANGE = {"iterations": 0, "forward": "both", "optimizer": "lion", "step_size": 0.0, "momentum": 1.0}
 
 
-@pytest.mark.parametrize(("name", "value"), [*OUT_OF_RANGE.items(), ("penalty", -1.0), ("xi", -1.0)])
+@pytest.mark.parametrize(("name", "value"), [*OUT_OF_RANGE.items(), ("penalty", -1.0), ("products", -1), ("xi", -1.0)])
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(UsageError, match=f"^{name} .*must"):
         Settings(**{name: value})
@@ -254,7 +256,7 @@ def test_settings_out_of_range_are_refused(name, value):
 @pytest.mark.parametrize("optimizer", ["sgd", "normalized", "adam"])
 @pytest.mark.parametrize("forward", ["grid", "fine"])
 def test_a_control_may_be_held_constant_or_to_its_start(field, x0, optimizer, forward):
-    settings = Settings(iterations=4, optimizer=optimizer, step_size=0.1, forward=forward, xi=0.01)
+    settings = Settings(iterations=4, optimizer=optimizer, step_size=0.1, forward=forward)
     constant, start = (
         run(field, x0, replace(settings, over_time=course))[-1].state.best.values for course in ("constant", "start")
     )

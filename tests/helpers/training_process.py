@@ -37,7 +37,7 @@ def run(count: int, forward: str, workers: Workers = ALONE) -> list[Tensor]:
     share = Share(count, workers)
     images = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[share.rows]
     photos = invert(field, images, GRID.steps)
-    settings = Settings(iterations=5, forward=forward, xi=0.05, optimizer="adam", penalty=0.1, seed=3)
+    settings = Settings(iterations=5, forward=forward, products=0, xi=0.05, optimizer="adam", penalty=0.1, seed=3)
     wanted = towards(images.flip(1) + 1, share)
     steps = optimize(
         field, photos.x0, GRID, wanted, settings, anchor=lambda grid: anchor(restrict(photos, grid)), share=share
