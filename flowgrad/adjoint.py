@@ -65,11 +65,9 @@ def _costates(
     """
     ends = positions(trajectory.grid, trajectory.grid if grid is None else grid)
     knots, times, spans = trajectory.grid.knots, trajectory.grid.times(grad_x1), trajectory.grid.spans(grad_x1)
-    zero = torch.zeros(
-        (), dtype=torch.float64
-    )  # near t = 1, 1 - t is little more than a lesser format's rounding error
-    exact = 1 - trajectory.grid.times(zero)[:-1]
-    left, rates = exact.to(grad_x1), (trajectory.grid.spans(zero) / exact).to(grad_x1)
+    wide = torch.zeros((), dtype=torch.float64)  # in lesser formats 1 - t is little more than rounding, near t = 1
+    exact = 1 - trajectory.grid.times(wide)[:-1]
+    left, rates = exact.to(grad_x1), (trajectory.grid.spans(wide) / exact).to(grad_x1)
     zero, one = left.new_zeros(()), left.new_ones(())
 
     def product(k: int, g: Tensor) -> Tensor:
