@@ -15,6 +15,10 @@ def test_the_page_has_the_tables_of_the_comparisons(part):  # type: ignore[no-un
     assert part(evidence.read("comparison")) in evidence.PAGE.read_text(encoding="utf-8")
 
 
+def test_the_page_has_the_table_of_the_trainings_on_some_photos() -> None:
+    assert evidence.photos(evidence.read("photos")) in evidence.PAGE.read_text(encoding="utf-8")
+
+
 def test_a_page_is_filled_between_its_marks_again_and_again() -> None:
     page = "a\n<!-- one -->\nold\n<!-- end -->\nb\n<!-- two -->\n<!-- end -->\n"
     filled = evidence.fill(page, {"one": "1", "two": "2"})
