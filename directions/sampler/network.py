@@ -39,7 +39,7 @@ class NetworkPlan:
     layers: int = 6
     width: int = 128
     batch: int = 16
-    group: int = 8
+    group: int = 4
     learning_rate: float = 0.003
     drawn: int = 256
 

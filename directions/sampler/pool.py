@@ -101,15 +101,11 @@ def made_of(
     keys: list[Key] = [(seed, i) for i in range(count)]
     size = generator.model.batch
     batches = [keys[start : start + size] for start in range(0, count, size)]
-    found = {
-        i: made
-        for i, batch in enumerate(batches)
-        if parts and (made := parts.read(generator, batch, workers)) is not None
-    }
-    missing = [i for i in range(len(batches)) if i not in found]
-    made = _made(generator, make, [batches[i] for i in missing], parts, workers)
-    found |= zip(missing, list(reporter.track(made, label, len(missing))), strict=True)
-    return torch.cat([found[i] for i in range(len(batches))])
+    found = [parts.read(generator, batch, workers) if parts else None for batch in batches]
+    missing = [batch for batch, part in zip(batches, found, strict=True) if part is None]
+    made = _made(generator, make, missing, parts, workers)
+    rest = iter(list(reporter.track(made, label, len(missing))))
+    return torch.cat([next(rest) if part is None else part for part in found])
 
 
 def _made(
