@@ -1,19 +1,23 @@
 """`sampler train` and `debias` on several processes: the sampler of one, also after one of them was killed."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from directions.file.sampler import SamplerFile, read_sampler
+from directions.sampler.checkpoint import DONE
 from tests.helpers.command_line import passed
 from tests.helpers.processes import ended, start
+from tests.helpers.shares import natural_shares
 from tests.helpers.tiny import Tiny
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 PATIENCE = 300  # seconds, on a machine with much else to do
-UPDATES = 60  # enough that a process is killed before the end
-NETWORK = ("--class", "happy", "--method", "network", "--dimensions", 4, "--updates", UPDATES)
+NETWORK = ("--class", "happy", "--method", "network", "--dimensions", 4, "--updates", 12)
 
 
 def words(tiny: Tiny, place: str, command: str, *more: object) -> tuple[object, ...]:
@@ -21,8 +25,8 @@ def words(tiny: Tiny, place: str, command: str, *more: object) -> tuple[object, 
     return ("sampler", command, *asked, "--bank", f"{place}/bank", "--output", f"{place}/run")
 
 
-def made(place: Path) -> SamplerFile:
-    return read_sampler(place / "bank/tiny/some.safetensors")
+def made(place: str) -> SamplerFile:
+    return read_sampler(Path(place) / "bank/tiny/some.safetensors")
 
 
 def same(one: SamplerFile, other: SamplerFile) -> bool:
@@ -30,37 +34,50 @@ def same(one: SamplerFile, other: SamplerFile) -> bool:
     return bool(equal) and one.info == other.info and one.tensors.keys() == other.tensors.keys()
 
 
-@pytest.mark.parametrize(("victim", "files", "others"), [(1, 2, 3), (0, 7, 1)])
-def test_a_killed_process_ends_the_others_and_any_number_goes_on(
-    tiny: Tiny, tmp_path: Path, victim: int, files: int, others: int
-) -> None:
-    """With the same bits: of a pool of five batches that two processes had begun, and of a network being trained."""
-    passed(*words(tiny, "whole", "train", *NETWORK))
-    pool, asked = tmp_path / "cut/run/pool", words(tiny, "cut", "train", *NETWORK)
-    processes = start(2, tmp_path, "cli", *asked)
+def kept(pool: Path) -> list[Path]:
+    return list(pool.glob("[!.]*"))
+
+
+def has_pool(pool: Path) -> bool:
+    """Whether some, not all, of a pool's five batches are there."""
+    return len(kept(pool)) > 1
+
+
+def has_updates(pool: Path) -> bool:
+    return any(load_file(file).get(DONE, torch.tensor(0)) > 0 for file in kept(pool))
+
+
+def killed(tiny: Tiny, count: int, victim: int, when: Callable[[Path], bool]) -> None:
+    """Start so many processes, and kill one at a moment of which the pool's folder tells; the others must end."""
+    processes = start(count, Path.cwd(), "cli", *words(tiny, "cut", "train", *NETWORK))
     deadline = time.monotonic() + PATIENCE
-    while len(list(pool.glob("[!.]*"))) < files and time.monotonic() < deadline:
+    while not when(Path("cut/run/pool")) and time.monotonic() < deadline:
         time.sleep(0.002)
     processes[victim].kill()
-    ((code, printed),) = [end for rank, end in enumerate(ended(processes, PATIENCE)) if rank != victim]
-    assert code == 1 and "another process of this run ended" in printed and "Traceback" not in printed, printed
-    assert not list(tmp_path.glob("cut/bank/tiny/*"))
-    kept = {path: path.stat().st_mtime_ns for path in pool.glob("[!.]*")}
-    assert len(kept) >= files
-    if others == 1:
-        assert "going on after" in passed(*asked)
-    else:
-        again = ended(start(others, tmp_path, "cli", *asked), PATIENCE)
-        assert [code for code, _ in again] == [0] * others, again
-        assert [text for _, text in again[1:]] == [""] * (others - 1), "the leading process alone prints"
-    assert same(made(tmp_path / "cut"), made(tmp_path / "whole"))
-    assert {path.name for path in (tmp_path / "cut/run").iterdir()} == {"before-after.png", "shares.png"}
+    for rank, (code, printed) in enumerate(ended(processes, PATIENCE)):
+        if rank != victim:
+            assert code == 1 and "another process of this run ended" in printed, printed
+            assert "Traceback" not in printed
+    assert when(Path("cut/run/pool")) and not list(Path("cut/bank/tiny").glob("*"))
 
 
-def test_torchrun_evens_out_shares_with_more_processes_than_batches(tiny: Tiny, tmp_path: Path) -> None:
-    even = ("--attribute", "age", "--target", "0.3,0.4,0.3", "--pool", 20)
+def test_killed_processes_end_the_others_and_any_number_goes_on(tiny: Tiny) -> None:
+    """With the same bits: a process of two while the pool is drawn, then the leading one of three in the training."""
+    passed(*words(tiny, "whole", "train", *NETWORK))
+    killed(tiny, 2, 1, has_pool)
+    before = {file: file.stat().st_mtime_ns for file in kept(Path("cut/run/pool"))}
+    killed(tiny, 3, 0, has_updates)
+    assert before == {file: file.stat().st_mtime_ns for file in before}, "what is kept is not made again"
+    assert "going on after" in passed(*words(tiny, "cut", "train", *NETWORK))
+    assert same(made("cut"), made("whole"))
+    assert {path.name for path in Path("cut/run").iterdir()} == {"before-after.png", "shares.png"}
+
+
+def test_torchrun_sets_shares_with_more_processes_than_batches(tiny: Tiny) -> None:
+    target = ",".join(map(str, natural_shares(tiny, "age", 20)))
+    even = ("--attribute", "age", "--target", target, "--pool", 20)
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 3, "-m", "cli")
-    ((code, printed),) = ended(start(1, tmp_path, *torchrun, *words(tiny, "three", "debias", *even)), PATIENCE)
-    assert code == 0, printed
+    ((code, printed),) = ended(start(1, Path.cwd(), *torchrun, *words(tiny, "three", "debias", *even)), PATIENCE)
+    assert code == 0 and printed.count("next: ") == 1, printed
     passed(*words(tiny, "one", "debias", *even))
-    assert same(made(tmp_path / "three"), made(tmp_path / "one"))
+    assert same(made("three"), made("one"))
