@@ -90,7 +90,7 @@ def measure(
         rates, starts = zip(*found[way], strict=True)
         plain = median(rate for rate, _ in found[Way(False, way.cores)])
         spread = f"{median(rates):.3f} ({min(rates):.3f} to {max(rates):.3f})"
-        engine = f"Ray, {way.cores} of its workers" if way.ray else "plain"
+        engine = f"Ray, {way.cores} worker{'s' * (way.cores > 1)}" if way.ray else "plain"
         rows.append((f"{way.cores}", engine, spread, f"{median(rates) / plain:.0%}", f"{median(starts):.0f}"))
     head = ("cores", "engine", "photos a second", "of the plain pace", "seconds to the first photos")
     sys.stdout.write(table(head, rows, numbers=True) + "\n")
