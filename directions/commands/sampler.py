@@ -83,13 +83,11 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
 
                 loaded = load_model(model, workers.device(device), precision)
                 config, chosen = loaded.config, load_guide(guide or loaded.config.guide, loaded.device)
-                plan, above = (
-                    NetworkPlan.of(dimensions, updates) if method == "network" else None,
-                    parent and parent.hash,
-                )
+                plan = NetworkPlan.of(dimensions, updates) if method == "network" else None
+                above = parent.hash if parent else ""
                 asked = (loaded.fingerprint, chosen.fingerprint, terms, pool, intervals, plan, seed, precision, above)
                 workers.check_same("models, options or photos", repr(asked))
-                parts = Parts(folder / POOL, (precision, above or ""))
+                parts = Parts(folder / POOL, (precision, above))
                 trained = train.train_sampler(
                     open_sampler(on, loaded, found, guide) if on else loaded,
                     terms,

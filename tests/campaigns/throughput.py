@@ -67,12 +67,15 @@ def extract(archive: Path, folder: Path, count: int) -> None:
 
 
 def measure(
-    photos: Annotated[int, typer.Option(help="Photos for each core, of 200 x 200; more than one group.")] = 96,
+    photos: Annotated[int, typer.Option(help="Photos for each core.", min=32)] = 96,
     runs: Annotated[int, typer.Option(help="Runs of each way, in turn.")] = 3,
     archive: Annotated[Path, typer.Option(help="A ZIP archive of such photos, each a face.")] = ARCHIVE,
     most: Annotated[int, typer.Option(help="Measure on 1, 2, 4 ... cores, up to so many.")] = 2,
 ) -> None:
-    """Measure each way in turn, and print the medians with the least and the most."""
+    """Measure each way in turn, and print the medians with the least and the most.
+
+    Photos are 200 x 200, each with one face.
+    """
     counts = [cores for cores in (2**k for k in range(10)) if cores <= min(most, len(os.sched_getaffinity(0)))]
     ways = [Way(ray, cores) for cores in counts for ray in (False, True)]
     found: dict[Way, list[tuple[float, float]]] = {way: [] for way in ways}
