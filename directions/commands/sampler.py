@@ -1,6 +1,7 @@
 """Commands of `flowgrad sampler`: make samplers, which draw what you describe, and measure them."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,9 +11,11 @@ from directions.bank.bank import Bank
 from directions.bank.entry import Entry
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
+from directions.progress import Silent
 from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
+from flowgrad.workers import Workers
 
 if TYPE_CHECKING:
     from directions.file.terms import Term
@@ -63,37 +66,46 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
         if method == "network" and on:
             raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
         found, folder, own = Bank.default(bank), output or Path("runs") / name, str(options.model_name(model))
-        parent = found.get(on, own, "sampler").load_sampler() if on else None
-        for file in (SHEET, CHART):
+        parent, leads = found.get(on, own, "sampler").load_sampler() if on else None, Workers.started().leads
+        for file in (SHEET, CHART) if leads else ():
             refuse_existing(folder / file, overwrite)
-        terminal = Terminal(as_json)
-        with found.claim(name, own, overwrite):
-            terms = terms_of(config=load_config(model), guide=guide, reporter=terminal, **others)
-            from directions.sampler import train
-            from directions.sampler.network import NetworkPlan
-            from directions.sampler.pool import Parts
-            from directions.sampler.use import open_sampler
-            from flowgrad.guidance.guide_files import load_guide
-            from flowgrad.guidance.judge import load_judge
-            from flowgrad.models import load_model
+        reporter = Terminal(as_json) if leads else Silent()
+        with found.claim(name, own, overwrite) if leads else nullcontext():
+            terms = terms_of(config=load_config(model), guide=guide, reporter=reporter, **others)
+            with Workers.join() as workers:
+                from directions.sampler import train
+                from directions.sampler.network import NetworkPlan
+                from directions.sampler.pool import Parts
+                from directions.sampler.use import open_sampler
+                from flowgrad.guidance.guide_files import load_guide
+                from flowgrad.guidance.judge import load_judge
+                from flowgrad.models import load_model
 
-            loaded = load_model(model, device, precision)
-            parts = Parts(folder / POOL, (precision, parent.hash if parent else ""))
-            trained = train.train_sampler(
-                open_sampler(on, loaded, found, guide) if on else loaded,
-                terms,
-                load_guide(guide or loaded.config.guide, loaded.device),
-                load_judge(loaded.config.judge, loaded.device) if loaded.config.judge else None,
-                terminal,
-                classifier=load_judge(loaded.config.classifier, loaded.device) if loaded.config.classifier else None,
-                pool=pool,
-                intervals=intervals,
-                seed=seed,
-                labels=train.Labels(title, description, tuple(tag or ())),
-                parent=train.Parent(on, parent) if parent else None,
-                network=NetworkPlan.of(dimensions, updates) if method == "network" else None,
-                parts=parts,
-            )
+                loaded = load_model(model, workers.device(device), precision)
+                config, chosen = loaded.config, load_guide(guide or loaded.config.guide, loaded.device)
+                plan = NetworkPlan.of(dimensions, updates) if method == "network" else None
+                above = parent.hash if parent else ""
+                asked = (loaded.fingerprint, chosen.fingerprint, terms, pool, intervals, plan, seed, precision, above)
+                workers.check_same("models, options or photos", repr(asked))
+                parts = Parts(folder / POOL, (precision, above))
+                trained = train.train_sampler(
+                    open_sampler(on, loaded, found, guide) if on else loaded,
+                    terms,
+                    chosen,
+                    load_judge(config.judge, loaded.device) if config.judge else None,
+                    reporter,
+                    classifier=load_judge(config.classifier, loaded.device) if config.classifier else None,
+                    pool=pool,
+                    intervals=intervals,
+                    seed=seed,
+                    labels=train.Labels(title, description, tuple(tag or ())),
+                    parent=train.Parent(on, parent) if parent else None,
+                    network=plan,
+                    parts=parts,
+                    workers=workers,
+                )
+            if not leads:
+                return
             entry, files = _keep(trained, name, found, folder, overwrite)
             parts.remove()
         _answer(entry, files, name, as_json)
@@ -128,7 +140,8 @@ def sampler_train(
     flowgrad sampler train --identity photo.jpg --pose 15 --name her-turned
 
     Afterwards `flowgrad sample --sampler smilers` draws from it: exactly, by rejection, or by a network in one pass.
-    Interrupted, it goes on with the pool that it has drawn.
+    Interrupted, it goes on with the pool that it has drawn. `torchrun --nproc-per-node 2 -m cli sampler train ...`
+    shares the work among processes, as it does that of `debias`.
     """
     from directions.sampler.request import class_term, identity_term, pose_term, text_term
     from flowgrad.guidance.names import vocabulary_of

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from directions.sampler.pool import Parts
+from directions.sampler.pool import Parts, kept_tensors
 from flowgrad.files import atomic_path
 from flowgrad.sampling.latent import Generator
 from flowgrad.sampling.network_training import NetworkState
 from flowgrad.sampling.subspace import Subspace
+from flowgrad.workers import ALONE, Workers
 
 BASIS, DONE, EXPLAINED = "basis", "done", "explained"
 
@@ -40,19 +40,16 @@ class NetworkFile:
     def write(self, begun: Begun) -> None:
         """Keep a training. Raises FlowgradError where the disk refuses."""
         state = begun.state or NetworkState(0, {})
-        tensors = {
-            name: value.cpu().contiguous() for name, value in {BASIS: begun.subspace.basis, **state.tensors}.items()
-        }
+        facts = {DONE: torch.tensor(state.done), EXPLAINED: torch.tensor(begun.explained, dtype=torch.float64)}
+        tensors = {BASIS: begun.subspace.basis, **facts, **state.tensors}
         with atomic_path(self.path) as temporary:
-            save_file(tensors, temporary, {DONE: str(state.done), EXPLAINED: repr(begun.explained)})
+            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
 
-    def read(self) -> Begun | None:
-        """What is kept; None where there is nothing, or where it is damaged."""
+    def read(self, workers: Workers = ALONE) -> Begun | None:
+        """What the leading process keeps, for all processes; None where there is nothing, or where it is damaged."""
+        tensors = {name: value.to(self.device) for name, value in kept_tensors(self.path, workers).items()}
         try:
-            with safe_open(self.path, framework="pt", device=str(self.device)) as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                facts = file.metadata() or {}
-            basis, done, explained = tensors.pop(BASIS).clone(), int(facts[DONE]), float(facts[EXPLAINED])
-        except (OSError, SafetensorError, KeyError, ValueError):
+            basis, done, explained = (tensors.pop(name).clone() for name in (BASIS, DONE, EXPLAINED))
+        except KeyError:
             return None
-        return Begun(Subspace(basis), explained, NetworkState(done, tensors) if done else None)
+        return Begun(Subspace(basis), float(explained), NetworkState(int(done), tensors) if done else None)

@@ -17,6 +17,7 @@ from flowgrad.sampling.network import Coupling, NetworkSampler, NetworkSizes
 from flowgrad.sampling.network_training import NetworkTraining, train_network
 from flowgrad.sampling.subspace import Subspace, explained, leading
 from flowgrad.seeds import generator
+from flowgrad.workers import ALONE, Share, Workers
 
 LEAST_EXPLAINED = 0.5  # share of the energy's variance below which a network can hardly do what is asked
 POINTS, REDRAWS = 16, 4  # of the subspace, and of the rest for each, to measure that share on
@@ -26,8 +27,9 @@ POINTS, REDRAWS = 16, 4  # of the subspace, and of the rest for each, to measure
 class NetworkPlan:
     """How a network is trained; see `flowgrad.sampling.network`.
 
-    gradients: latents whose gradients span the subspace; intervals: of the grid that it is trained on; drawn: images
-    to measure it by in the end. Raises UsageError for more dimensions than gradients.
+    gradients: latents whose gradients span the subspace; intervals: of the grid that it is trained on; group: latents
+    of a batch that go through the model together, which processes share the batch in; drawn: images to measure it by in
+    the end. Raises UsageError for more dimensions than gradients.
     """
 
     dimensions: int = 64
@@ -37,6 +39,7 @@ class NetworkPlan:
     layers: int = 6
     width: int = 128
     batch: int = 16
+    group: int = 4
     learning_rate: float = 0.003
     drawn: int = 256
 
@@ -67,20 +70,22 @@ def fit_network(
     seed: int,
     reporter: Reporter,
     parts: Parts | None = None,
+    workers: Workers = ALONE,
 ) -> Fitted:
     """Find the subspace, measure what it explains on `grid`, and train a network on it.
 
-    parts: of this energy; an interrupted training goes on from what they have, bit for bit.
+    parts: of this energy; an interrupted training goes on from what they have, bit for bit. workers: processes that
+    share the gradients; the network that the leading one has is the one that a process alone would train.
     Raises UsageError if the model draws from another sampler already; FlowgradError where the loss is not finite.
     """
     if model.source is not None:
         raise UsageError("a network is trained on a model's own noise: draw on another sampler by rejection")
     coarse = Generator(model, Grid.uniform(model.config.steps, min(plan.intervals, model.config.steps)))
     file = NetworkFile.of(parts.of(plan, seed, grid.starts), coarse) if parts else None
-    begun = file.read() if file else None
+    begun = file.read(workers) if file else None
     if begun is None:
-        begun = _begin(coarse, Generator(model, grid), energy, plan, seed, reporter, parts)
-        if file:
+        begun = _begin(coarse, Generator(model, grid), energy, plan, seed, reporter, parts, workers)
+        if file and workers.leads:
             file.write(begun)
     elif begun.state:
         reporter.warn(f"going on after {begun.state.done} of {plan.updates} updates")
@@ -95,12 +100,14 @@ def fit_network(
     settings = NetworkTraining(plan.updates, plan.batch, plan.learning_rate, seed)
 
     def gradient(x0: Tensor) -> tuple[Tensor, Tensor]:
-        return coarse.gradient(energy, x0)
+        share, x0 = Share(len(x0), workers, plan.group), workers.broadcast(x0, 0)
+        values, gradients = zip(*(coarse.gradient(energy, x0[part]) for part in share.parts), strict=True)
+        return share.gather(torch.cat(values)), share.gather(torch.cat(gradients))
 
     left = plan.updates - (begun.state.done if begun.state else 0)
     steps = train_network(sampler, gradient, model.latents, settings, begun.state)
     for step in reporter.track(steps, "training", left):
-        if file:
+        if file and workers.leads:
             file.write(replace(begun, state=step.state))
     return Fitted(sampler, share)
 
@@ -113,21 +120,25 @@ def _begin(
     seed: int,
     reporter: Reporter,
     parts: Parts | None,
+    workers: Workers,
 ) -> Begun:
     """The subspace of the energy's gradients in x0 on the coarse grid, and what it explains on the fine one."""
 
     def gradients_of(x0: Tensor) -> Tensor:
         return coarse.gradient(energy, x0)[1]
 
-    found = made_of(coarse, gradients_of, plan.gradients, seed, reporter, "gradients", parts)
-    subspace = leading(found, plan.dimensions)
-    return Begun(subspace, timed(reporter, "subspace", lambda: explained_share(fine, energy, subspace, seed)))
+    found = made_of(coarse, gradients_of, plan.gradients, seed, reporter, "gradients", parts, workers)
+    subspace = Subspace(workers.broadcast(leading(found, plan.dimensions).basis, 0))
+    return Begun(subspace, timed(reporter, "subspace", lambda: explained_share(fine, energy, subspace, seed, workers)))
 
 
-def explained_share(images_of: Generator, energy: Energy, subspace: Subspace, seed: int) -> float:
+def explained_share(
+    images_of: Generator, energy: Energy, subspace: Subspace, seed: int, workers: Workers = ALONE
+) -> float:
     """The share of the energy's variance that the subspace explains, the rest of the latent drawn anew; 0 to 1."""
     rng = generator(seed, len(subspace))
     z = torch.randn(POINTS, len(subspace), generator=rng).to(subspace.basis).repeat_interleave(REDRAWS, 0)
     x0 = subspace.moved(images_of.model.noise(POINTS * REDRAWS, seed), z)
-    share = float(explained(images_of.energy(energy, x0).view(POINTS, REDRAWS)))
-    return min(max(share, 0.0), 1.0)
+    share = Share(len(x0), workers, images_of.model.batch)
+    values = share.gather(torch.cat([images_of.energy(energy, x0[part]) for part in share.parts]))
+    return min(max(float(explained(values.view(POINTS, REDRAWS))), 0.0), 1.0)

@@ -2,13 +2,14 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from directions.progress import Reporter
@@ -17,6 +18,7 @@ from flowgrad.models import Model
 from flowgrad.ode import Grid
 from flowgrad.sampling.latent import Generator
 from flowgrad.seeds import Key
+from flowgrad.workers import ALONE, Share, Workers
 
 
 @dataclass(frozen=True)
@@ -39,26 +41,47 @@ class Parts:
         facts = (*self.identity, model.fingerprint, str(model.device), grid.starts, grid.steps, keys)
         return self.folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.safetensors"
 
-    def kept(self, generator: Generator, keys: list[Key], make: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `make` makes of the latents of some keys: read if it is kept, else made and kept."""
-        path = self.path(generator, keys)
+    def read(self, generator: Generator, keys: list[Key], workers: Workers = ALONE) -> Tensor | None:
+        """What was made of the latents of some keys, as the leading process kept it; None if it has nothing whole."""
         try:
-            return load_file(path)["made"].to(generator.model.device)
-        except (OSError, SafetensorError, KeyError):
-            made = make(generator.model.latents(keys))
-        with atomic_path(path) as temporary:
+            return kept_tensors(self.path(generator, keys), workers)["made"].to(generator.model.device)
+        except KeyError:
+            return None
+
+    def write(self, generator: Generator, keys: list[Key], made: Tensor) -> None:
+        """Keep what was made of the latents of some keys. Raises FlowgradError where the disk refuses."""
+        with atomic_path(self.path(generator, keys)) as temporary:
             save_file({"made": made.cpu().contiguous()}, temporary)
-        return made
 
     def remove(self) -> None:
         """Remove all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def draw(model: Model, grid: Grid, count: int, seed: int, reporter: Reporter, parts: Parts | None = None) -> Tensor:
+def kept_tensors(path: Path, workers: Workers) -> dict[str, Tensor]:
+    """The tensors of the leading process's file, for all processes, on the CPU; none if it is missing or damaged."""
+    try:
+        content = path.read_bytes() if workers.leads else None
+    except OSError:
+        content = None
+    try:
+        return load(workers.tell(content) or b"")
+    except SafetensorError:
+        return {}
+
+
+def draw(
+    model: Model,
+    grid: Grid,
+    count: int,
+    seed: int,
+    reporter: Reporter,
+    parts: Parts | None = None,
+    workers: Workers = ALONE,
+) -> Tensor:
     """(count, 3, H, W) images of the model's source in [-1, 1], on a grid; those that `parts` has are read."""
     generator = Generator(model, grid)
-    return made_of(generator, generator.images, count, seed, reporter, "sampling", parts)
+    return made_of(generator, generator.images, count, seed, reporter, "sampling", parts, workers)
 
 
 def made_of(
@@ -69,10 +92,37 @@ def made_of(
     reporter: Reporter,
     label: str,
     parts: Parts | None = None,
+    workers: Workers = ALONE,
 ) -> Tensor:
-    """What `make` makes of `count` latents of the model's source, one batch at a time; what `parts` has is read."""
+    """What `make` makes of `count` latents of the model's source, one batch at a time; what `parts` has is read.
+
+    Several processes make a batch each at a time, which the leading one keeps; all of them have everything in the end.
+    """
     keys: list[Key] = [(seed, i) for i in range(count)]
-    size, latents = generator.model.batch, generator.model.latents
+    size = generator.model.batch
     batches = [keys[start : start + size] for start in range(0, count, size)]
-    made = (parts.kept(generator, batch, make) if parts else make(latents(batch)) for batch in batches)
-    return torch.cat(list(reporter.track(made, label, len(batches))))
+    found = [parts.read(generator, batch, workers) if parts else None for batch in batches]
+    missing = [batch for batch, part in zip(batches, found, strict=True) if part is None]
+    made = _made(generator, make, missing, parts, workers)
+    rest = iter(list(reporter.track(made, label, len(missing))))
+    return torch.cat([next(rest) if part is None else part for part in found])
+
+
+def _made(
+    generator: Generator,
+    make: Callable[[Tensor], Tensor],
+    batches: Sequence[list[Key]],
+    parts: Parts | None,
+    workers: Workers,
+) -> Iterator[Tensor]:
+    """What `make` makes of each batch, as many at a time as there are processes; only the last may be short."""
+    size, latents = generator.model.batch, generator.model.latents
+    for start in range(0, len(batches), workers.size):
+        now = batches[start : start + workers.size]
+        keys = list(chain.from_iterable(now))
+        share = Share(len(keys), workers, size)
+        made = share.gather(make(latents(keys[share.rows])))
+        for batch, part in zip(now, made.split(size), strict=True):
+            if parts and workers.leads:
+                parts.write(generator, batch, part)
+            yield part

@@ -24,10 +24,12 @@ from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.ode import Grid
 from flowgrad.sampling.exact import ATTEMPTS, resample
 from flowgrad.sampling.moments import effective_number, solve_moments
+from flowgrad.workers import ALONE, Share, Workers
 
 POOL = 512
 POOL_SEED = 5_000_000  # far from the seeds that people draw from
 SHOWN = 20  # samples in a figure
+TOGETHER = 64  # images that a guide is asked of together
 LEAST_EFFECTIVE = 8.0  # samples that a pool must be worth under the energy, to be measured by
 
 
@@ -72,26 +74,29 @@ def train_sampler(
     parent: Parent | None = None,
     network: NetworkPlan | None = None,
     parts: Parts | None = None,
+    workers: Workers = ALONE,
 ) -> Trained:
     """Make a sampler of the energies that `terms` describe, on the source that the model has now.
 
     classifier: that of the model's configuration, which answers questions beside the guide. Moments are solved for on a
     pool of so many samples. parent: the sampler that the model's source is, if it is one. network: how one is trained
     that draws in place of rejection; without it, rejection draws. parts: where the pool is kept while it is drawn.
+    workers: processes that share the work, each of which has the sampler in the end.
     Raises UsageError for moments that the pool does not reach, FlowgradError if what is asked for is too rare, or an
     energy is not finite.
     """
     grid = Grid.uniform(model.config.steps, min(intervals, model.config.steps))
-    images = draw(model, grid, pool, POOL_SEED + seed, reporter, parts)
+    images = draw(model, grid, pool, POOL_SEED + seed, reporter, parts, workers)
     guide = guide if any(term.kind not in WITHOUT_GUIDE for term in terms) else None
     questions = asked_questions(terms, model.config)
     offsets = offsets_of(questions, model.config.class_offsets)
     classes = to_classes(questions, offsets, guide, classifier)
     beside = classes.classifier if classes else None
-    solved = tuple(_solved(term, classes, images) if term.kind == "moment" else term for term in terms)
+    solved = tuple(_solved(term, classes, images, workers) if term.kind == "moment" else term for term in terms)
     energy = to_energy(solved, classes, guide, model)
+    share = Share(pool, workers, model.batch)
     with torch.no_grad():
-        energies = torch.cat([energy(part) for part in images.split(model.batch)]).double()
+        energies = share.gather(torch.cat([energy(images[part]) for part in share.parts])).double()
     weights, acceptance = (-energies).softmax(0), float((energy.lowest - energies).exp().mean())
     _check_rare(effective_number(weights), acceptance, pool)
     info = SamplerInfo(
@@ -115,7 +120,7 @@ def train_sampler(
         effective=min(effective_number(weights), float(pool)),
         acceptance=min(acceptance, 1.0),
         seed=seed,
-        measured=measure(images, weights, classes, judge),
+        measured=measure(images, weights, classes, judge, workers=workers),
         description=labels.description,
         date=today(),
         license=model.config.licence,
@@ -126,10 +131,10 @@ def train_sampler(
         chosen = resample(weights.log(), min(SHOWN, pool), seed)
         return Trained(SamplerFile(info), images[:SHOWN], images[chosen])
     own = parts.of(SamplerFile(info).hash) if parts else None
-    fitted = fit_network(model, energy, grid, network, seed, reporter, own)
+    fitted = fit_network(model, energy, grid, network, seed, reporter, own, workers)
     own = own.of(network, seed) if own else None
-    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own)
-    measured = measure(images, weights, classes, judge, drawn)
+    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own, workers)
+    measured = measure(images, weights, classes, judge, drawn, workers)
     tensors = {name: value.numpy() for name, value in fitted.sampler.tensors().items()}
     described = replace(
         info,
@@ -144,24 +149,30 @@ def train_sampler(
     return Trained(SamplerFile(described, tensors), images[:SHOWN], drawn[:SHOWN])
 
 
-def _solved(term: Term, classes: Classes | None, images: Tensor) -> Term:
+def _solved(term: Term, classes: Classes | None, images: Tensor, workers: Workers) -> Term:
     """A term of moments with its beta."""
     if classes is None:
         raise FlowgradError("moments need a guide that tells the classes apart. Name one with --guide.")
     chosen = classes.select(term.attributes)
     answers = [answer for texts in chosen.questions.values() for answer in texts]
-    found = solve_moments(moments_of(chosen, images), torch.tensor(term.target).double(), answers)
+    found = solve_moments(moments_of(chosen, images, workers), torch.tensor(term.target).double(), answers)
     return replace(term, beta=tuple(found.beta.tolist()))
 
 
 @torch.no_grad()
-def moments_of(classes: Classes, images: Tensor) -> Tensor:
-    """(n, C) float64 probabilities of all answers, for images (n, 3, H, W)."""
-    return torch.cat([classes.moments(part) for part in images.split(64)]).double().cpu()
+def moments_of(classes: Classes, images: Tensor, workers: Workers = ALONE) -> Tensor:
+    """(n, C) float64 probabilities of all answers, for images (n, 3, H, W), which processes share."""
+    share = Share(len(images), workers, TOGETHER)
+    return share.gather(torch.cat([classes.moments(images[part]) for part in share.parts])).double().cpu()
 
 
 def measure(
-    images: Tensor, weights: Tensor, classes: Classes | None, judge: Judge | None, drawn: Tensor | None = None
+    images: Tensor,
+    weights: Tensor,
+    classes: Classes | None,
+    judge: Judge | None,
+    drawn: Tensor | None = None,
+    workers: Workers = ALONE,
 ) -> Mapping[str, Mapping[str, float]]:
     """Shares of every answer before and after weighting: the guide's means, and the judge's arg-max answers.
 
@@ -170,7 +181,7 @@ def measure(
     rows: dict[str, dict[str, float]] = {}
     if classes:
         answers = [answer for texts in classes.questions.values() for answer in texts]
-        phi = moments_of(classes, images)
+        phi = moments_of(classes, images, workers)
         for answer, natural, wanted in zip(answers, phi.mean(0).tolist(), (weights.cpu() @ phi).tolist(), strict=True):
             rows[answer] = {"natural": _share(natural), "wanted": _share(wanted)}
     if judge:

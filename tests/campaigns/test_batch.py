@@ -24,7 +24,7 @@ from tests.helpers.tiny import Tiny, make_photos
 pytestmark = pytest.mark.slow
 SEED, KILLS = 0, 5
 MANY = int(os.environ.get("CAMPAIGN_PHOTOS", "2000"))  # the campaign's own number is 20,000
-ON_RAY = 500
+ON_RAY = 300
 DISTINCT = 200  # of them; the others are these under other names
 PATIENCE = 3600  # seconds for one command
 GROWTH = 50 << 20  # bytes that the resident memory may grow by after the first quarter of the photos
@@ -124,10 +124,10 @@ def test_one_machine(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_ray(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
-    place, more = places(tiny, tmp_path, ON_RAY), ("--engine", "ray", "--workers", "2")
+    place, one, two = places(tiny, tmp_path, ON_RAY), *(("--engine", "ray", "--workers", count) for count in "12")
     whole, cut = place("whole"), place("cut")
-    whole.finish(*more)
-    process, killed = cut.begin(*more), 0
+    whole.finish(*one)
+    process, killed = cut.begin(*two), 0
     while process.poll() is None and not killed:
         time.sleep(0.1)
         if len(cut.records()) > ON_RAY / 3:
@@ -138,14 +138,14 @@ def test_ray(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = len(cut.records())
     assert process.wait(PATIENCE) == 0 and killed, (cut.folder / "log.txt").read_text()[-3000:]
     equal(cut, whole, ON_RAY)
-    process = (broken := place("broken")).begin(*more)
+    process = (broken := place("broken")).begin(*two)
     while process.poll() is None and len(broken.records()) < ON_RAY / 2:
         time.sleep(0.1)
     process.kill()  # the command itself, and with it its cluster
     process.wait()
     time.sleep(5)
     after = len(broken.records())
-    broken.finish(*more)
+    broken.finish(*one)
     equal(broken, whole, ON_RAY)
     with capsys.disabled():
         said = f"a worker killed after {before}, the command after {after}"

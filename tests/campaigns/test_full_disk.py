@@ -1,6 +1,7 @@
 """A disk that is full: a clear error, nothing lost, and the same command goes on once there is room."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -93,6 +94,18 @@ def test_apply_direction(tiny: Tiny, disk: Path, tmp_path: Path, left: int) -> N
     places = ("--model", tiny.model, "--bank", bank.folder, "--output", disk / "edited", "--overwrite")
     refused_then_done(disk, left, "apply-direction", "old", photos, *places)
     assert len(list((disk / "edited").iterdir())) == 8
+
+
+def test_apply_direction_on_ray(tiny: Tiny, disk: Path, tmp_path: Path) -> None:
+    """A worker finds the disk full in its first shard of three, when some of its results are written."""
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    bank, photos = Bank(tmp_path / "bank"), make_photos(tmp_path / "photos", 40, size=300)
+    fill(bank, load_model(str(tiny.model), "cpu", "fp32"))
+    places = ("--model", tiny.model, "--bank", bank.folder, "--output", disk / "edited")
+    refused_then_done(disk, 600 << 10, "apply-direction", "old", photos, *places, "--engine", "ray", "--workers", 1)
+    lines = [json.loads(line) for part in (disk / "edited/manifest").iterdir() for line in part.open()]
+    assert len({line["input"] for line in lines}) == len(lines) == 40
+    assert {line["output"] for line in lines} == {str(file) for file in (disk / "edited").glob("*.png")}
 
 
 @pytest.mark.parametrize("left", [0, 4 << 10])

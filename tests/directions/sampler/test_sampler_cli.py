@@ -10,13 +10,8 @@ from directions.apply.identity import descriptors, has_faces
 from directions.bank.bank import Bank
 from directions.file.sampler import read_sampler, read_sampler_info
 from directions.photo.reading import to_tensor
-from directions.sampler.train import POOL_SEED
-from flowgrad.guidance.classes import Classes
-from flowgrad.guidance.guide_files import load_guide
-from flowgrad.models import load_model
-from flowgrad.ode import Grid
-from flowgrad.sampling.latent import Generator
 from tests.helpers.command_line import call, failed, passed
+from tests.helpers.shares import natural_shares
 from tests.helpers.tiny import make_model
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -68,11 +63,8 @@ def test_samples_depend_on_their_seed_and_number_alone(tiny, home, smilers):
 
 
 def test_debiasing_towards_what_is_there_accepts_everything(tiny):
-    model = load_model(str(tiny.model), "cpu", "fp32")
-    classes = Classes(load_guide(str(tiny.guide)), model.config.classes).select(["age"])
-    images = Generator(model, Grid.uniform(model.config.steps, 2)).images(model.noise(32, POOL_SEED))
-    natural = [round(share, 9) for share in classes.moments(images).mean(0).tolist()]
-    target = f"{natural[0]},{natural[1]},{1 - natural[0] - natural[1]:.9f}"
+    natural = natural_shares(tiny, "age", 32)
+    target = ",".join(map(str, natural))
     options = ("--attribute", "age", "--target", target, "--precision", "fp32", "--json")
     info = json.loads(passed(*make(tiny, "same", *options, command="debias")))["info"]
     (term,) = info["terms"]
