@@ -44,7 +44,7 @@ def empty() -> bytes:
 
 def painted(easel: Easel, *layers: bytes, text: str = "", words: str = "", **changes: object) -> list[Image.Image]:
     """The pictures that become of layers: the painting, its blur, and candidates."""
-    wanted = {"method": "gradop+", "strength": 0.35, "count": 1, "seed": 0} | changes
+    wanted = {"method": "gradop+", "strength": 0.15, "count": 1, "seed": 0} | changes
     tokens = [easel.receive(content) for content in layers]
     result = easel.paint(tokens, text, words, **wanted, reporter=Silent())  # type: ignore[arg-type]
     return [image for _, image in result.pictures]
