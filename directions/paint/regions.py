@@ -1,7 +1,7 @@
 """Words for masked parts of finished images, by a guide, and what they changed inside the masks and outside."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from flowgrad.models import Model
 from flowgrad.optimize import Settings, optimize
 from flowgrad.painting.objective import Words
 from flowgrad.painting.regions import Region, RegionObjective, composite, on_states, union
+
+ITERATIONS = 4  # of the words' control: nearly all of the gain of ten, before teeth and shadows are overdone
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def with_words(
     the image by the masks.
     """
     inverted = join(list(invert_images(model, images, grid=quarter_grid(model.config.steps))))
-    return edit_regions(model, inverted, regions, settings, reporter)
+    own = replace(inverted, images=images)  # what is outside stays as it is, not as the autoencoder returns it
+    return edit_regions(model, own, regions, settings, reporter)
 
 
 def edit_regions(
@@ -79,5 +82,5 @@ def changed(before: Tensor, after: Tensor, regions: Sequence[Region]) -> Changed
         float((log_odds(words.guide, after, [words.target]) - log_odds(words.guide, before, [words.target])).mean())
         for words in (region.words for region in regions)
     )
-    within, without = (float((moved * share).sum() / share.sum()) for share in (inside, 1 - inside))
+    within, without = (float((moved * share).sum() / share.sum().clamp(min=1)) for share in (inside, 1 - inside))
     return Changed(gains, within, without)

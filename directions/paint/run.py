@@ -17,7 +17,7 @@ from directions.file.metadata import TITLE_LIMIT
 from directions.paint import composition
 from directions.paint.job import Job, Plan, paint
 from directions.paint.methods import SHEET, SUMMARY, candidate_name
-from directions.paint.regions import changed, to_regions, with_words
+from directions.paint.regions import ITERATIONS, changed, to_regions, with_words
 from directions.paint.request import Strokes
 from directions.photo.reading import to_images, to_tensor
 from directions.photo.writing import save_image
@@ -66,8 +66,9 @@ def candidates(job: Job, painting: Strokes, plan: Plan, count: int, reporter: Re
     targets = [job.target] if job.target else []
     told: dict[str, Any] = {}
     if job.masked and job.guide and not job.reads:
+        how = Settings(iterations=ITERATIONS, seed=plan.seed)
         regions, plain = to_regions(job.masked, job.guide, images.device), images
-        images = with_words(job.model, plain, regions, Settings(seed=plan.seed), reporter)
+        images = with_words(job.model, plain, regions, how, reporter)
         told["changed"] = asdict(changed(plain, images, regions))
     targets += [part.target for part in job.masked]
     told |= {

@@ -23,3 +23,9 @@ def test_a_change_is_told_by_where_it_is():
     assert abs(told.outside - 0.2 * 0.25 / 39.25) < 1e-6
     gain = float((log_odds(guide, after, [smiling]) - log_odds(guide, before, [smiling])).mean())
     assert gain != 0 and told.gains == (gain, gain)
+
+
+def test_where_masks_cover_everything_nothing_is_outside():
+    images = torch.zeros(1, 3, 64, 64)
+    words = Words(load_guide("faces64-guide"), Contrast("a smiling face", "a serious face"))
+    assert changed(images, images + 0.2, (Region(torch.ones(1, 1, 64, 64), words),)).outside == 0
