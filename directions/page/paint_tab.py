@@ -1,11 +1,13 @@
 """The Paint part of the page, in Gradio's parts: a canvas of two layers, what it shall show, and candidates."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from directions.bank.pictures import image_url
+from PIL import Image
+
+from directions.bank.pictures import data_url, image_url, to_png
 from directions.page.painting import CANDIDATES, SIDE, Easel, own_strength
 from directions.page.parts import figures, note, reported
-from directions.paint.methods import DEFAULT_METHOD, Method
+from directions.paint.methods import DEFAULT_METHOD, Method, candidate_name
 from directions.progress import Silent, T
 
 PALETTE = (  # of faces: skin, hair, lips, backgrounds, eyes, and the white of a region
@@ -14,8 +16,30 @@ PALETTE = (  # of faces: skin, hair, lips, backgrounds, eyes, and the white of a
 )
 LAYERS = ["Painting", "Region"]
 TOKENS = "canvas => (canvas?.layers ?? []).map(layer => layer.path).join(' ')"  # what the server answered for each
-FRAMING = "A face fills the canvas: the eyes are at 0.3 and 0.7 of its width and 0.29 of its height, the mouth at 0.7."
+EYES, MOUTH = ((30, 29), (70, 29)), (50, 70)  # where an aligned face has them, in hundredths of its width and height
+FRAMING = (
+    f"A face fills the canvas: the eyes are at {EYES[0][0]} and {EYES[1][0]} % of its width and {EYES[0][1]} % of its "
+    f"height, the mouth at {MOUTH[1]} %, and the chin touches the lower edge."
+)
 REGION = "Strokes on the layer *Region*, in any colour, say where its words apply: choose the layer below the canvas."
+
+
+def framing_guide() -> str:
+    """How a face is framed, as a line drawing of the canvas, in SVG."""
+    eyes = "".join(f'<ellipse cx="{x}" cy="{y}" rx="9" ry="4"/>' for x, y in EYES)
+    mouth = '<ellipse cx="{}" cy="{}" rx="14" ry="5"/>'.format(*MOUTH)
+    outline = '<path d="M10 0 C4 60 26 98 50 99 C74 98 96 60 90 0"/>'
+    return (
+        '<svg class="fg-framing" viewBox="0 0 100 100" role="img" aria-label="Where eyes, mouth and chin belong">'
+        f"{outline}{eyes}{mouth}</svg>"
+    )
+
+
+def downloads(candidates: Sequence[tuple[str, Image.Image]], seed: int) -> str:
+    """Links to candidates with their labels, as PNG files named as the command names them."""
+    files = [(candidate_name(seed, i), data_url(to_png(image), "image/png")) for i, (_, image) in enumerate(candidates)]
+    link = '<a class="fg-button" href="{}" download="{}">Download {}</a>'
+    return f"<p>{' '.join(link.format(url, name, i) for i, (name, url) in enumerate(files))}</p>"
 
 
 def paint_tab(easel: Easel) -> None:
@@ -49,7 +73,10 @@ def paint_tab(easel: Easel) -> None:
                 height=SIDE + 120,
                 elem_id="fg-canvas",
             )
-            gr.Markdown(f"{FRAMING} {REGION}" if easel.studio.model.config.aligned_faces else REGION)
+            framed = easel.studio.model.config.aligned_faces
+            if framed:
+                gr.HTML(framing_guide(), elem_classes="fg", js_on_load=None)
+            gr.Markdown(f"{FRAMING} {REGION}" if framed else REGION)
         with gr.Column(scale=1):
             text = gr.Textbox(label="What it shows", placeholder="an old face", elem_id="fg-paint-text")
             words = gr.Textbox(label="Words for the region", placeholder="a smiling face", elem_id="fg-paint-words")
@@ -80,7 +107,8 @@ def paint_tab(easel: Easel) -> None:
         numbers = (float(strength), int(count), int(seed or 0), Shown(progress))
         painted = reported(easel.paint, (tokens or "").split(), text or "", words or "", method, *numbers)
         shown = [(label, image_url(image)) for label, image in painted.pictures]
-        return figures(shown, "the canvas") + "".join(map(note, painted.notes))
+        links = downloads(painted.pictures[-int(count) :], int(seed or 0))
+        return figures(shown, "the canvas") + links + "".join(map(note, painted.notes))
 
     method.change(
         lambda name: reported(own_strength, name), method, strength, show_progress="hidden", api_visibility="private"

@@ -34,7 +34,7 @@ FUNCTIONS: dict[Method, Any] = {
     Method.ilvr: baselines.ilvr,
 }
 STRENGTHS = {  # how much of the path is the model's alone, where nothing else is asked for
-    Method.gradop_plus: 0.35,
+    Method.gradop_plus: 0.15,
     Method.official: 0.8,
     Method.gradop: 0.5,
     Method.control: 0.5,

@@ -7,12 +7,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from directions.apply.illustration import PREVIEW_SAMPLES, add_illustrated
-from directions.apply.inversion import Inverted, invert_images, join, quarter_grid
 from directions.apply.steer import steer
 from directions.bank.bank import Bank
 from directions.figures import contact_sheet
@@ -21,7 +19,8 @@ from directions.file.texts import title_of
 from directions.paint import composition
 from directions.paint.job import Job, Plan, paint
 from directions.paint.methods import SHEET, SUMMARY, candidate_name
-from directions.paint.request import Masked, Strokes
+from directions.paint.regions import ITERATIONS, changed, to_regions, with_words
+from directions.paint.request import Strokes
 from directions.photo.reading import to_images, to_tensor
 from directions.photo.writing import save_image
 from directions.progress import Reporter, timed
@@ -29,11 +28,8 @@ from flowgrad.files import atomic_path, file_fingerprint, printable
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.text import log_odds
-from flowgrad.models import Model
-from flowgrad.optimize import Settings, optimize
+from flowgrad.optimize import Settings
 from flowgrad.painting.blur import blur, rmse
-from flowgrad.painting.objective import Words
-from flowgrad.painting.regions import Region, RegionObjective, composite, on_states, union
 
 COLUMNS = 6  # of the sheet
 
@@ -62,55 +58,20 @@ def measure(images: Tensor, strokes: Tensor, guide: Guide | None, targets: Seque
     return Measured(tuple(rmse(images, strokes).tolist()), texts)
 
 
-def with_words(
-    model: Model, images: Tensor, masked: Sequence[Masked], guide: Guide, settings: Settings, reporter: Reporter
-) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1], each edited within the masks by the words for them, and nowhere else.
-
-    A control for each image, softened by the masks, is found on the image's own anchored path; the result is put into
-    the image by the masks.
-    """
-    regions = tuple(
-        Region.soft(torch.from_numpy(part.mask).to(model.device)[None, None], Words(guide, part.target))
-        for part in masked
-    )
-    inverted = join(list(invert_images(model, images, grid=quarter_grid(model.config.steps))))
-    return edit_regions(model, inverted, regions, settings, reporter)
-
-
-def edit_regions(
-    model: Model, inverted: Inverted, regions: tuple[Region, ...], settings: Settings, reporter: Reporter
-) -> Tensor:
-    """(B, 3, H, W): inverted images, edited by the words of regions alone."""
-    mask = union(regions)
-    objective = RegionObjective(regions, inverted.images, model.decode)
-    steps = optimize(
-        model.velocity,
-        inverted.x0,
-        inverted.trajectory.grid,
-        objective,
-        settings,
-        shared=False,
-        anchor=inverted.residual,
-        mask=on_states(mask, model.shape),
-    )
-    best = inverted.trajectory.x1
-    for step in reporter.track(steps, "adding words", settings.iterations + 1):
-        best = step.x1 if step.best else best
-    with torch.no_grad():
-        return composite(model.decode(best), inverted.images, mask).clamp(-1, 1)
-
-
 def candidates(job: Job, painting: Strokes, plan: Plan, count: int, reporter: Reporter) -> Outcome:
     """Paint `count` candidates, add the words of masks unless the model reads them itself, and measure all."""
     strokes, began = to_tensor([painting.image]).to(job.model.device), perf_counter()
     plan = plan.with_words() if job.words else plan
     images = paint(job, strokes, plan, count, reporter)
     targets = [job.target] if job.target else []
+    told: dict[str, Any] = {}
     if job.masked and job.guide and not job.reads:
-        images = with_words(job.model, images, job.masked, job.guide, Settings(seed=plan.seed), reporter)
+        how = Settings(iterations=ITERATIONS, seed=plan.seed)
+        regions, plain = to_regions(job.masked, job.guide, images.device), images
+        images = with_words(job.model, plain, regions, how, reporter)
+        told["changed"] = asdict(changed(plain, images, regions))
     targets += [part.target for part in job.masked]
-    told = {
+    told |= {
         "method": plan.method.value,
         "strength": plan.used,
         "steps": plan.steps,

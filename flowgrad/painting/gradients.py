@@ -12,7 +12,7 @@ from flowgrad.optimize import Objective, Settings, evaluate, optimize
 from flowgrad.painting.path import Canvas, begun_at, clean, last_of, nearer, noised, travel
 from flowgrad.seeds import generator
 
-COARSER = 3.0  # times as wide as f: the blur by which GradOP+ moves its estimates
+COARSER = 2.0  # times as wide as f: the blur by which GradOP+ moves its estimates
 
 
 def descend(objective: Objective, x1: Tensor, steps: int, rate: float, seed: int = 0) -> Iterator[Tensor]:

@@ -1,8 +1,10 @@
 """The Paint part of the page: layers that become pictures, without a browser and over HTTP."""
 
+import base64
 import http.client
 import io
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from directions.bank.bank import Bank
+from directions.page.paint_tab import downloads
 from directions.page.painting import CANDIDATES, SIDE, Easel, own_strength
 from directions.page.session import Studio
 from directions.paint.job import STRENGTHS, Plan, paint, to_job
@@ -41,7 +44,7 @@ def empty() -> bytes:
 
 def painted(easel: Easel, *layers: bytes, text: str = "", words: str = "", **changes: object) -> list[Image.Image]:
     """The pictures that become of layers: the painting, its blur, and candidates."""
-    wanted = {"method": "gradop+", "strength": 0.35, "count": 1, "seed": 0} | changes
+    wanted = {"method": "gradop+", "strength": 0.15, "count": 1, "seed": 0} | changes
     tokens = [easel.receive(content) for content in layers]
     result = easel.paint(tokens, text, words, **wanted, reporter=Silent())  # type: ignore[arg-type]
     return [image for _, image in result.pictures]
@@ -181,3 +184,11 @@ def test_what_is_sent_instead_of_a_layer_is_refused(
     answered, text = send(served[0], content, **changes)  # type: ignore[arg-type]
     assert answered == status and "Traceback" not in text
     assert not list(served[2].rglob("*.*"))
+
+
+def test_candidates_are_downloaded_as_the_pngs_that_the_command_writes() -> None:
+    picture = Image.new("RGB", (4, 4), (1, 2, 3))
+    links = re.findall(r'href="([^"]+)" download="([^"]+)"', downloads([("0: RMSE", picture), ("1: RMSE", picture)], 7))
+    assert [name for _, name in links] == ["candidate-7-0.png", "candidate-7-1.png"]
+    raw = base64.b64decode(links[1][0].removeprefix("data:image/png;base64,"))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(raw))), np.asarray(picture))
