@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.identity import descriptors, distances, has_faces
+from directions.apply.identity import SAME_PERSON, SURELY_THE_SAME, compares_faces, descriptors, distances
 from directions.apply.inversion import Inverted
 from directions.apply.steer import sweep
 from flowgrad.errors import UsageError
@@ -38,8 +38,9 @@ class Edit:
 def check_budget(model: Model, limit: float) -> None:
     """Raise UsageError unless identity can be measured, and `limit` is a distance that can be kept."""
     if not limit > 0:
-        raise UsageError(f"--keep-identity must be above 0; got {limit:g}. 0.6 is the same person to dlib, 0.4 surely.")
-    if not (has_faces() and model.config.aligned_faces):
+        known = f"{SAME_PERSON:g} is the same person to dlib, {SURELY_THE_SAME:g} surely"
+        raise UsageError(f"--keep-identity must be above 0; got {limit:g}. {known}.")
+    if not compares_faces(model):
         raise UsageError("--keep-identity needs a model of faces, and pip install 'flowgrad[faces]'")
 
 
@@ -81,7 +82,7 @@ def keep_identity(model: Model, control: Control, inverted: Inverted, limit: flo
 
 def measure_identity(model: Model, edits: Sequence[Edit]) -> list[Edit]:
     """The edits with dlib's distance between each face before and after; as they are where that cannot be measured."""
-    if not (edits and has_faces() and model.config.aligned_faces):
+    if not (edits and compares_faces(model)):
         return list(edits)
     before, after = torch.stack([edit.before for edit in edits]), torch.stack([edit.after[0] for edit in edits])
     apart = distances(descriptors(after), descriptors(before)).tolist()

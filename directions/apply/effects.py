@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from directions.apply.identity import SAME_PERSON, descriptors, distances, has_faces
+from directions.apply.identity import SAME_PERSON, compares_faces, descriptors, distances
 from directions.apply.inversion import Inverted
 from directions.apply.steer import sweep
 from flowgrad.guidance.contrast import Contrast
@@ -108,7 +108,7 @@ def measure(
     Returns the images (S, B, 3, H, W) too. Strength 0 is the images as they were, and is not computed.
     """
     before, images = photos.images.clamp(-1, 1), sweep(model, photos, control, strengths)
-    described = descriptors(before) if has_faces() and model.config.aligned_faces else None
+    described = descriptors(before) if compares_faces(model) else None
     odds, apart, answers = [], [], []
     first = _odds(guide, before, texts, model.batch)
     for row in images:

@@ -12,11 +12,17 @@ from flowgrad.models import Model
 # 0.05 (median; at most 0.12), against a chip by detected landmarks 0.12 (0.18), against the mirrored photo 0.18 (0.28);
 # two people 0.85, one pair in a hundred below 0.6.
 SAME_PERSON = 0.6
+SURELY_THE_SAME = 0.4  # well below it
 
 
 def has_faces() -> bool:
     """Return whether the extra `faces` is installed, so that identity can be measured."""
     return available()
+
+
+def compares_faces(model: Model) -> bool:
+    """Whether dlib can say how far a face of this model has become another's."""
+    return has_faces() and model.config.aligned_faces
 
 
 def require_identity(model: Model) -> None:

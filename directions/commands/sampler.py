@@ -137,7 +137,7 @@ def sampler_train(
 
     flowgrad sampler train --class happy,female --name happy-women
 
-    flowgrad sampler train --identity photo.jpg --pose 15 --name her-turned
+    flowgrad sampler train --identity photo.jpg --weight 2 --pool 4096 --name her
 
     Afterwards `flowgrad sample --sampler smilers` draws from it: exactly, by rejection, or by a network in one pass.
     Interrupted, it goes on with the pool that it has drawn. `torchrun --nproc-per-node 2 -m cli sampler train ...`

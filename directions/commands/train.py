@@ -235,12 +235,11 @@ def edit(
         pictures = views(original.pixels, [[], patches])
         write_bytes(targets[0], composed(content, files[0].suffix, original, patches, targets[0].suffix))
     save_image(strip(pictures, ["photo", text]), targets[1], overwrite)
-    further = edited.share < 1
-    limited = f"strength 1 is {edited.share:.0%} of what was found, which keeps the person the same" if further else ""
+    kept = f"strength 1 is {edited.share:.0%} of what was found: beyond that the face may become another person's"
     answer(
         as_json,
         {"files": targets, "effect": effect, "share": edited.share},
         f"effect {effect:+.2f} log-odds of {task.target}",
-        limited,
+        kept if edited.share < 1 else "",
         wrote(*targets),
     )

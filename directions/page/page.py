@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from directions.apply.identity import SAME_PERSON
+from directions.apply.identity import SAME_PERSON, SURELY_THE_SAME
 from directions.bank.gallery import image_url, to_page
 from directions.figures import strength_label, strip
 from directions.page.paint_tab import paint_tab
@@ -81,7 +81,8 @@ def _try(studio: Studio) -> Any:
                 *(0.1, SAME_PERSON, _LIMIT),
                 step=0.05,
                 label="Identity distance, at most",
-                info=f"{SAME_PERSON:g} is the same person to dlib, 0.4 surely. It holds until it is switched off.",
+                info=f"{SAME_PERSON:g} is the same person to dlib, {SURELY_THE_SAME:g} surely. "
+                "It holds until it is switched off.",
                 visible=False,
                 elem_id="fg-limit",
             )

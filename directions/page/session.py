@@ -17,7 +17,7 @@ from PIL import Image
 
 from directions.apply.edit import Edit, check_budget, edit_images, keep_identity
 from directions.apply.familiarity import is_face, judge_familiarity, usual_grid
-from directions.apply.identity import has_faces
+from directions.apply.identity import compares_faces
 from directions.apply.illustration import add_illustrated
 from directions.apply.inversion import ANCHORED_EULER, Inversion, Inverted, invert_images, join, sample_images
 from directions.apply.photos import alignment
@@ -98,7 +98,7 @@ class Studio:
     @property
     def keeps_identity(self) -> bool:
         """Whether an identity budget can be kept: faces can be told apart, and the model's images are faces."""
-        return self.model.config.aligned_faces and has_faces()
+        return compares_faces(self.model)
 
     # --- browse ---
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from directions.apply.edit import Edit, keep_identity
-from directions.apply.identity import has_faces
+from directions.apply.identity import SURELY_THE_SAME, compares_faces
 from directions.apply.illustration import PREVIEW_SAMPLES, add_illustrated
 from directions.apply.inversion import Inverted, invert_images, join
 from directions.apply.steer import steer, sweep, to_control
@@ -34,8 +34,6 @@ from flowgrad.models import Model
 from flowgrad.ode import Control
 from flowgrad.straightness import pooled, straightness
 from flowgrad.workers import ALONE, Workers
-
-SURELY_THE_SAME = 0.4  # dlib's distance of two faces; 0.6 is its limit of one person
 
 
 def invert_photos(
@@ -174,7 +172,7 @@ def edit(task: Task, strength: float, reporter: Reporter) -> tuple[Edit, float]:
     for training in reporter.track(train(task, shared=False), "editing", task.recipe.iterations + 1):
         control = training.control
     share = 1.0
-    if has_faces() and task.model.config.aligned_faces:
+    if compares_faces(task.model):
         share = keep_identity(task.model, control, task.photos, SURELY_THE_SAME)[0].share
     images = steer(task.model, task.photos, control * (strength * share))
     before, after = (log_odds(task.guide, x, [task.target]) for x in (task.photos.images, images))

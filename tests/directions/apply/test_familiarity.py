@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d
 from typer.testing import CliRunner, Result
 
 import directions.apply.edit
+import directions.apply.identity
 import directions.bank.bank
 from cli import app
 from directions.apply.edit import check_budget, edit_images, keep_identity
@@ -173,7 +174,7 @@ def descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Distances that grow with the change, so that what should be found is known."""
 
     monkeypatch.setattr(directions.apply.edit, "descriptors", lambda images: images.flatten(1))
-    monkeypatch.setattr(directions.apply.edit, "has_faces", lambda: True)
+    monkeypatch.setattr(directions.apply.identity, "has_faces", lambda: True)
 
 
 def test_each_face_gets_the_largest_share_within_the_budget(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from directions.apply.identity import descriptors, distances
+from directions.apply.identity import SURELY_THE_SAME, descriptors, distances
 from directions.apply.inversion import join, sample_images
 from directions.bank.bank import Bank
 from directions.photo.faces import available
@@ -47,6 +47,6 @@ def test_an_edit_of_strength_1_keeps_the_person_and_gains_the_text() -> None:
     task = Task.create(model, photo, "an old face", source="a young adult face", recipe=load_recipe())
     edited, effect = run.edit(task, 1.0, Silent())
     (apart,) = distances(descriptors(edited.after), descriptors(photo.images)).tolist()
-    assert apart < run.SURELY_THE_SAME and effect > 1 and 0 < edited.share <= 1
+    assert apart < SURELY_THE_SAME and effect > 1 and 0 < edited.share <= 1
     half, less = run.edit(task, 0.5, Silent())
     assert half.share == edited.share and 0 < less < effect
