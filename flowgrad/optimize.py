@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +21,11 @@ COURSES = ("free", "constant", "start")  # of a control over time
 RETRIES = 3  # of one evaluation, with ever smaller controls
 
 
-# Named terms of a loss on clean samples x1 (B, *D), each (B,), to be minimised in sum. Random draws come from the
-# generator alone, which makes a run repeatable; where images are shared out, it draws for all and takes its own.
-Objective = Callable[[Tensor, torch.Generator], Mapping[str, Tensor]]
+# Named terms (B,) of a loss on what clean samples decode to, to be minimised in sum; these are rows of this process's
+# samples. Random draws come from the generator alone, which makes a run repeatable: where samples are looked at in
+# parts, or shared out, it draws for all and takes those rows' own.
+Objective = Callable[[Tensor, torch.Generator, slice], Mapping[str, Tensor]]
+Decode = Callable[[Tensor], Tensor]  # states (B, *D) at t = 1 -> what the objective looks at (B, ...)
 
 # Residuals (M, B, *D) for a grid, or None for none; see `flowgrad.ode.anchor`.
 Anchor = Callable[[Grid], Tensor | None]
@@ -129,6 +132,8 @@ def optimize(
     store: Store = IN_PLACE,
     share: Share | None = None,
     mask: Tensor | None = None,
+    decode: Decode | None = None,
+    at_once: int | None = None,
 ) -> Iterator[Step]:
     """Run Algorithm 1 and yield every evaluation; the best control is `step.state.best` of the last.
 
@@ -137,7 +142,9 @@ def optimize(
     says where the trajectories of the fine forward are kept, and in what. `share`: of the images of a shared control
     that several processes have, those here; sums over images go over all, and every process yields the same steps.
     `mask`: factors in [0, 1] on the gradient and on every update, of a shape that broadcasts with the control's values
-    (M, 1 or B, *D): where they are 0, there is no control.
+    (M, 1 or B, *D): where they are 0, there is no control. `decode`: from states (B, *D) at t = 1 to what the objective
+    looks at; by default the states. `at_once`: how many are decoded and looked at together, by default all; the memory
+    that this takes is that of so many.
 
     There are `iterations` updates and one evaluation more. Every iteration draws its own random numbers for the
     gradient; which control is best is decided under draws that are the same for all. An evaluation that is not finite
@@ -154,13 +161,10 @@ def optimize(
         rng = generator(settings.seed, state.iteration, device=x0.device)
         trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
         x1 = trajectory.x1.to(x0)
-        begun = rng.get_state()
-        loss, terms, grad_x1 = evaluate(objective, x1, rng, share)
-        drew = not torch.equal(begun, rng.get_state())
+        found = evaluate(objective, x1, rng, share, decode=decode, at_once=at_once, seed=settings.seed)
         energy = settings.penalty * _energy(state.control)
-        loss += energy
-        compared = _compared(objective, x1, settings.seed, share) + energy if drew and isfinite(loss) else loss
-        if not isfinite(compared):
+        loss, compared = found.loss + energy, found.compared + energy
+        if not (isfinite(loss) and isfinite(compared)):
             failures += 1
             state = _backtrack(state, settings, failures)
             continue
@@ -175,34 +179,60 @@ def optimize(
         after = replace(state, best=state.control, best_loss=compared) if improved else state
         rms = 0.0
         if not last:
-            gradient = _gradient(velocity, trajectory, grad_x1, used, state.control, settings, share)
+            gradient = _gradient(velocity, trajectory, found.gradient, used, state.control, settings, share)
             gradient = gradient if mask is None else gradient * mask
             rms = float(_rms(gradient))
             after = _update(after, gradient, used, settings, mask)
         after = replace(after, iteration=state.iteration + 1)
-        yield Step(state.iteration, loss, terms, state.control, x1, used, rms, compared, improved, after)
+        yield Step(state.iteration, loss, found.terms, state.control, x1, used, rms, compared, improved, after)
         state = after
 
 
+class Evaluation(NamedTuple):
+    """An objective summed over images, and under the draws that evaluations are compared under; the mean of each of its
+    terms; its gradient (B, *D) in the samples."""
+
+    loss: float
+    compared: float
+    terms: dict[str, float]
+    gradient: Tensor
+
+
 def evaluate(
-    objective: Objective, x1: Tensor, rng: torch.Generator, share: Share | None = None
-) -> tuple[float, dict[str, float], Tensor]:
-    """The objective summed over images, the mean of each of its terms, and its gradient (B, *D) at x1."""
-    share = share or Share(len(x1))
-    with torch.enable_grad():
-        leaf = x1.detach().requires_grad_()
-        terms = objective(leaf, rng)
-        values = torch.stack(list(terms.values()), 1)
-    (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    totals = share.total(values.detach())
-    return float(totals.sum()), dict(zip(terms, (totals / share.count).tolist(), strict=True)), gradient
+    objective: Objective,
+    x1: Tensor,
+    rng: torch.Generator,
+    share: Share | None = None,
+    *,
+    decode: Decode | None = None,
+    at_once: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """The objective on samples x1 (B, *D), and its gradient: with draws from `rng`, and compared with those of `seed`.
 
-
-@torch.no_grad()
-def _compared(objective: Objective, x1: Tensor, seed: int, share: Share) -> float:
-    """The objective summed over images, under random draws that depend on the seed alone."""
-    terms = objective(x1, generator(seed, device=x1.device))
-    return float(share.total(torch.stack(list(terms.values()), 1)).sum())
+    A sample is decoded once. share, decode, at_once: see `optimize`.
+    """
+    share, begun, size = share or Share(len(x1)), rng.get_state(), at_once or len(x1)
+    values: list[Tensor] = []
+    compared: list[Tensor] = []
+    gradients: list[Tensor] = []
+    for rows in (slice(i, min(i + size, len(x1))) for i in range(0, len(x1), size)):
+        with torch.enable_grad():
+            leaf = x1[rows].detach().requires_grad_()
+            images = decode(leaf) if decode else leaf
+            terms = objective(images, rng.set_state(begun), rows)
+            values.append(torch.stack(list(terms.values()), 1))
+        gradients += torch.autograd.grad(values[-1].sum(), leaf)
+        values[-1] = values[-1].detach()
+        if torch.equal(begun, rng.get_state()):  # nothing was drawn
+            compared.append(values[-1])
+            continue
+        with torch.no_grad():
+            again = objective(images.detach(), generator(seed, device=x1.device), rows)
+        compared.append(torch.stack(list(again.values()), 1))
+    totals = share.total(torch.cat(values))
+    means = dict(zip(terms, (totals / share.count).tolist(), strict=True))
+    return Evaluation(float(totals.sum()), float(share.total(torch.cat(compared)).sum()), means, torch.cat(gradients))
 
 
 def _energy(control: Control) -> float:

@@ -56,10 +56,11 @@ def compose(model: Model, strokes: Tensor, samples: Inverted, words: Words | Non
         model.velocity,
         samples.x0,
         grid(model),
-        PaintingObjective(strokes, model.decode, words),
+        PaintingObjective(strokes, words),
         how,
         anchor=samples.residual,
         store=model.store,
+        decode=model.decode,
     )
 
 

@@ -135,7 +135,7 @@ def to_canvas(model: Model, strokes: Tensor, plan: Plan, keys: Sequence[Key], wo
         noise,
         strokes,
         Grid.uniform(model.config.steps, intervals),
-        PaintingObjective(strokes, model.decode, words),
+        PaintingObjective(strokes, words),
         plan.used,
         plan.seed,
     )

@@ -56,7 +56,7 @@ def edit_regions(
 ) -> Tensor:
     """(B, 3, H, W): inverted images, edited by the words of regions alone."""
     mask = union(regions)
-    objective = RegionObjective(regions, inverted.images, model.decode)
+    objective = RegionObjective(regions, inverted.images)
     steps = optimize(
         model.velocity,
         inverted.x0,
@@ -66,6 +66,7 @@ def edit_regions(
         shared=False,
         anchor=inverted.residual,
         mask=on_states(mask, model.shape),
+        decode=model.decode,
     )
     best = inverted.trajectory.x1
     for step in reporter.track(steps, "adding words", settings.iterations + 1):

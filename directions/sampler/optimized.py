@@ -36,13 +36,13 @@ def optimize_each(
     own, account = metered(model)
 
     def optimized(x0: Tensor) -> Tensor:
-        for step in optimize(own.velocity, x0, grid, objective, settings, shared=False):
+        for step in optimize(own.velocity, x0, grid, objective, settings, shared=False, decode=own.decode):
             control = step.state.best
         with torch.no_grad():
             return own.decode(integrate(own.velocity, x0, grid, control).x1)
 
-    def objective(x1: Tensor, _: torch.Generator) -> dict[str, Tensor]:
-        return {"energy": energy(own.decode(x1))}
+    def objective(images: Tensor, _: torch.Generator, __: slice) -> dict[str, Tensor]:
+        return {"energy": energy(images)}
 
     latents = own.noise(count, seed).split(1)  # one at a time: which control is best is decided for each alone
     images = torch.cat(list(reporter.track(map(optimized, latents), "optimising", count)))

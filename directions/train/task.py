@@ -84,7 +84,6 @@ class Task:
             self.target,
             photos.images,
             load_distance(recipe.preserve, model.device),
-            model.decode,
             self.keep,
             recipe.eta,
             recipe.keep_weight,
@@ -103,4 +102,6 @@ class Task:
             resume=resume,
             store=model.store,
             share=share,
+            decode=model.decode,
+            at_once=1 if model.in_latents else share.group,
         )

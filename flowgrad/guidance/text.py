@@ -1,8 +1,7 @@
 """Scores of texts, and the objective that raises one while it keeps others (FlowGrad, section 5)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,41 +36,28 @@ class TextObjective:
     The score s is the mean over `copies` augmented views of the cosine with T minus that with its source. The
     original is seen through the same views, so that 0 is no change whatever views are drawn; the gradient is that of
     the score alone. What is kept is squared, since at the start an absolute value has the gradient of its rounding
-    errors. `decode` maps states to images in [-1, 1]; eta lies in [0, 1]. `share`: which of all images these are, and
-    in which groups they go through the networks.
+    errors. `originals`: (B, 3, H, W) in [-1, 1], as the images; eta lies in [0, 1]. `share`: which of all images these
+    are.
     """
 
     guide: Guide
     target: Contrast
     originals: Tensor
     distance: Distance
-    decode: Callable[[Tensor], Tensor]
     keep: tuple[Contrast, ...] = ()
     eta: float = 0.7
     keep_weight: float = 5.0
     copies: int = 6
     share: Share | None = None
 
-    def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        share, seen = self.share or Share(len(x1), group=len(x1)), rng.get_state()
-        groups = []
-        for rows in share.parts:
-            own = slice(rows.start - share.rows.start, rows.stop - share.rows.start)
-            view = partial(augment, copies=self.copies, rng=rng.set_state(seen), count=share.count, rows=rows)
-            groups.append(self._terms(x1[own], self.originals[own], view, rng))
-        return {name: torch.cat([terms[name] for terms in groups]) for name in groups[0]}
-
-    def _terms(
-        self, x1: Tensor, originals: Tensor, view: Callable[[Tensor], Tensor], rng: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The terms of images that go through the networks together; `view` augments them by drawing from `rng`."""
-        images = self.decode(x1)
+    def __call__(self, images: Tensor, rng: torch.Generator, rows: slice) -> dict[str, Tensor]:
+        share, seen, originals = self.share or Share(len(self.originals)), rng.get_state(), self.originals[rows]
+        own = slice(share.rows.start + rows.start, share.rows.start + rows.stop)
         vectors = contrast_vectors(self.guide, [self.target, *self.keep])
-        seen = rng.get_state()
-        scores = mean_scores(self.guide, view(images), vectors, self.copies)
+        scores = mean_scores(self.guide, augment(images, self.copies, rng, share.count, own), vectors, self.copies)
         with torch.no_grad():
-            rng.set_state(seen)
-            before = mean_scores(self.guide, view(originals), vectors, self.copies)
+            views = augment(originals, self.copies, rng.set_state(seen), share.count, own)
+            before = mean_scores(self.guide, views, vectors, self.copies)
         change = scores - before
         terms = {
             "text": -self.eta * change[:, 0],

@@ -60,6 +60,11 @@ class Model:
         return self.config.batch
 
     @property
+    def in_latents(self) -> bool:
+        """Whether states are latents, which a network decodes, and not images."""
+        return self.shape != (3, self.config.size, self.config.size)
+
+    @property
     def store(self) -> Store:
         """Where the fine trajectories of images are kept."""
         return STORES[self.config.trajectories]

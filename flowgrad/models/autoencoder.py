@@ -25,7 +25,7 @@ class FirstStage:
     Without a network, a state is gain * image.
 
     Decoding a VQ latent quantises it first; gradients pass that unchanged (straight through). Images are decoded one
-    at a time, and again when gradients are taken: memory for one, whatever the batch.
+    at a time, and of several each again when gradients are taken: memory for one, whatever the batch.
     Raises FlowgradError if mean and std do not fit the latent.
     """
 
@@ -68,7 +68,7 @@ class FirstStage:
         """States -> images in the states' dtype, differentiably."""
         if self.network is None:
             return states / self.gain
-        if not (torch.is_grad_enabled() and states.requires_grad):
+        if len(states) == 1 or not (torch.is_grad_enabled() and states.requires_grad):
             return torch.cat([self._decode(state) for state in states.split(1)])
         return torch.cat([checkpoint(self._decode, state, use_reentrant=False) for state in states.split(1)])
 

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowgrad.optimize import Objective, Settings, evaluate, optimize
+from flowgrad.optimize import Settings, evaluate, optimize
 from flowgrad.painting.path import Canvas, begun_at, clean, last_of, nearer, noised, travel
 from flowgrad.seeds import generator
 
 COARSER = 2.0  # times as wide as f: the blur by which GradOP+ moves its estimates
 
 
-def descend(objective: Objective, x1: Tensor, steps: int, rate: float, seed: int = 0) -> Iterator[Tensor]:
-    """Clean states x1 (B, *D), and Adam's iterates from them, `steps` of them, on an objective summed over images.
+def descend(canvas: Canvas, x1: Tensor, steps: int, rate: float, pull: float = 0.0) -> Iterator[Tensor]:
+    """Clean states x1 (B, *D), and Adam's iterates x from them, `steps` of them, on the canvas's objective, summed over
+    images, and pull |x - x1|^2, where |.|^2 is the mean over entries.
 
     Adam scales every number of a state by itself, so that images of a batch do not interact.
     """
@@ -24,7 +25,9 @@ def descend(objective: Objective, x1: Tensor, steps: int, rate: float, seed: int
     x = x1.detach().clone()
     optimizer = torch.optim.Adam([x], lr=rate)
     for step in range(steps):
-        _, _, x.grad = evaluate(objective, x, generator(seed, step, device=x.device))
+        rng = generator(canvas.seed, step, device=x.device)
+        found = evaluate(canvas.objective, x, rng, decode=canvas.decode, seed=canvas.seed)
+        x.grad = found.gradient + 2 * pull / x[0].numel() * (x - x1)
         optimizer.step()
         yield x.clone()
 
@@ -35,11 +38,7 @@ def gradop(canvas: Canvas, steps: int = 24, rate: float = 0.1, pull: float = 0.0
     |.|^2 are means over entries. The sample is the one that the candidate's noise leads to without a painting.
     """
     sample = yield from last_of(travel(canvas.velocity, canvas.noise(0), canvas.grid, 0))
-
-    def near(x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        return {**canvas.objective(x1, rng), "near": pull * (x1 - sample).square().flatten(1).mean(1)}
-
-    x = yield from last_of(descend(near, sample, steps, rate, canvas.seed))
+    x = yield from last_of(descend(canvas, sample, steps, rate, pull))
     yield from begun_at(canvas, x, 1)
 
 
@@ -62,7 +61,7 @@ def gradop_plus(
         with torch.no_grad():
             x1 = clean(canvas.velocity, x, times[knot])
             noise = (x - times[knot] * x1) / (1 - times[knot])
-        moved = yield from last_of(descend(canvas.objective, nearer(canvas, x1, coarser), steps, rate, canvas.seed))
+        moved = yield from last_of(descend(canvas, nearer(canvas, x1, coarser), steps, rate))
         x, at = noised(moved, noise, times[knot]), knot
     yield from travel(canvas.velocity, x, canvas.grid, at)
 
@@ -77,7 +76,7 @@ def official(canvas: Canvas, steps: int = 12, rate: float = 0.1, knots: int = 3)
     times, last = canvas.grid.times(x), min(canvas.turn + knots, len(canvas.grid) - 1)
     for draw, knot in enumerate(range(canvas.turn, last), 1):
         x = yield from last_of(travel(canvas.velocity, x, canvas.grid, knot, knot + 1))
-        x = yield from last_of(descend(canvas.objective, x, steps, rate, canvas.seed))
+        x = yield from last_of(descend(canvas, x, steps, rate))
         x = noised(x, canvas.noise(draw), times[knot + 1])
     yield from travel(canvas.velocity, x, canvas.grid, last)
 
@@ -91,7 +90,10 @@ def control(canvas: Canvas, steps: int = 12, rate: float = 0.2) -> Iterator[Tens
     acts = torch.arange(len(canvas.grid), device=x0.device) < canvas.turn
     best, settings = x0, Settings(iterations=steps, step_size=rate, seed=canvas.seed)
     mask = acts.to(x0).view(-1, *[1] * x0.ndim)
-    for step in optimize(canvas.velocity, x0, canvas.grid, canvas.objective, settings, shared=False, mask=mask):
+    course = optimize(
+        canvas.velocity, x0, canvas.grid, canvas.objective, settings, shared=False, mask=mask, decode=canvas.decode
+    )
+    for step in course:
         yield step.x1
         best = step.x1 if step.best else best
     yield best

@@ -1,6 +1,5 @@
 """What a painting asks of clean samples, as an objective of `flowgrad.optimize`: its colours, and a text's words."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,18 +28,16 @@ class Words:
 
 @dataclass(frozen=True)
 class PaintingObjective:
-    """mean |f(decode(x1)) - f(y)|^2 - weight s(decode(x1)), for each image.
+    """mean |f(x) - f(y)|^2 - weight s(x), for each image x (B, 3, H, W) in [-1, 1].
 
     strokes: y (1, 3, H, W) in [-1, 1]; words: the text whose score s is raised, None for the colours alone.
     """
 
     strokes: Tensor
-    decode: Callable[[Tensor], Tensor]
     words: Words | None = None
     weight: float = 0.1
 
-    def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        images = self.decode(x1)
+    def __call__(self, images: Tensor, rng: torch.Generator, _: slice) -> dict[str, Tensor]:
         terms = {"painting": unfaithfulness(images, self.strokes)}
         if self.words:
             terms["text"] = -self.weight * self.words.score(images, rng)

@@ -1,6 +1,6 @@
 """Words for parts of an image, for models that do not attend to words (after GradOP, Singh et al., CVPR 2023)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -44,24 +44,22 @@ def on_states(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 @dataclass(frozen=True)
 class RegionObjective:
-    """sum_r -eta ds_r(m_r x1 + (1 - m_r) xg) + (1 - eta) |(1 - m) (x1 - xg)|, for each image; m: the union of all m_r.
+    """sum_r -eta ds_r(m_r x + (1 - m_r) xg) + (1 - eta) |(1 - m) (x - xg)|, for each image x; m: the union of all m_r.
 
     ds is the change of a region's score, seen through the same random views; originals: xg (B, 3, H, W) in [-1, 1].
     """
 
     regions: tuple[Region, ...]
     originals: Tensor
-    decode: Callable[[Tensor], Tensor]
     eta: float = 0.7
 
-    def __call__(self, x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        images = self.decode(x1)
-        terms = {}
+    def __call__(self, images: Tensor, rng: torch.Generator, rows: slice) -> dict[str, Tensor]:
+        terms, originals = {}, self.originals[rows]
         for i, region in enumerate(self.regions):
             seen = rng.get_state()
-            after = region.words.score(composite(images, self.originals, region.mask), rng)
+            after = region.words.score(composite(images, originals, region.mask), rng)
             with torch.no_grad():
-                before = region.words.score(self.originals, rng.set_state(seen))
+                before = region.words.score(originals, rng.set_state(seen))
             terms[f"text {i + 1}"] = -self.eta * (after - before)
-        outside = (1 - union(self.regions)) * (images - self.originals)
+        outside = (1 - union(self.regions)) * (images - originals)
         return terms | {"outside": (1 - self.eta) * outside.abs().flatten(1).mean(1)}

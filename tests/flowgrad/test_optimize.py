@@ -20,7 +20,7 @@ GRID = Grid((0, 1, 2, 7, 11), 12)
 def towards(target):
     """|x1 - target|^2 per image, and a random term whose draws matter."""
 
-    def objective(x1, rng):
+    def objective(x1, rng, rows):
         noise = torch.rand(len(x1), generator=rng, dtype=x1.dtype)
         return {"distance": (x1 - target).square().flatten(1).mean(1), "noise": 1e-3 * noise * x1.flatten(1).mean(1)}
 
@@ -57,7 +57,7 @@ def test_the_best_control_is_one_that_was_evaluated(field, x0):
 def test_evaluations_are_compared_under_the_same_draws(field, x0):
     """The noise is larger than all that is gained: under draws of their own, a lucky evaluation would be best."""
 
-    def objective(x1, rng):
+    def objective(x1, rng, rows):
         noise = 100 * torch.rand((), generator=rng, dtype=x1.dtype)
         return {"distance": (x1 - x0).square().flatten(1).mean(1), "noise": noise.expand(len(x1))}
 
@@ -97,7 +97,7 @@ def test_one_sgd_step_follows_the_paper(field, x0):
     objective, start = towards(x0 * 0), integrate(field, x0, GRID)
     settings = Settings(iterations=1, optimizer="sgd", step_size=0.7, momentum=0, penalty=0.2)
     steps = list(optimize(field, x0, GRID, objective, settings))
-    gradient = control_gradient(field, start, evaluate(objective, start.x1, generator(0, 0))[2]).values
+    gradient = control_gradient(field, start, evaluate(objective, start.x1, generator(0, 0)).gradient).values
     torch.testing.assert_close(steps[1].control.values, -0.7 * gradient.sum(1, keepdim=True))
 
 
@@ -107,7 +107,7 @@ def test_sgd_after_a_fine_forward_moves_every_step_by_its_intervals_gradient(fie
     settings = Settings(1, "fine", products=0, xi=0.01, optimizer="sgd", step_size=0.7, momentum=0)
     steps = list(optimize(field, x0, GRID, objective, settings))
     assert max(steps[0].grid.lengths) > min(steps[0].grid.lengths), "the grid should be uneven"
-    gradient = control_gradient(field, start, evaluate(objective, start.x1, generator(0, 0))[2], steps[0].grid)
+    gradient = control_gradient(field, start, evaluate(objective, start.x1, generator(0, 0)).gradient, steps[0].grid)
     for first, end in pairwise(steps[0].grid.knots):
         for k in range(first, end):
             expected = -0.7 * (end - first) * gradient.values[k].sum(0)
@@ -167,7 +167,7 @@ def test_a_mirrored_run_trains_on_both_sides(field, x0):
         return field(x, t) + field(x.flip(-1), t).flip(-1)
 
     def trained(x, mirror):
-        def objective(x1, rng):
+        def objective(x1, rng, rows):
             return {"distance": (x1 - x.cos()).square().flatten(1).mean(1)}
 
         settings = Settings(iterations=3, step_size=0.1, mirror=mirror)
@@ -185,11 +185,37 @@ def test_an_anchored_run_starts_at_the_photos(field, x0):
     torch.testing.assert_close(steps[0].x1, x0)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5])
+def test_samples_that_are_looked_at_in_parts_have_the_gradient_of_all(at_once):
+    """Of an objective that draws for all, on what samples decode to; each is decoded once."""
+    x = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    decoded = []
+
+    def decode(states):
+        decoded.append(len(states))
+        return states.sin()
+
+    def objective(images, rng, rows):
+        weights = torch.rand(5, 1, 1, 1, generator=rng, dtype=images.dtype)[rows]
+        return {"sum": (weights * images).flatten(1).sum(1), "square": images.square().flatten(1).sum(1)}
+
+    found = evaluate(objective, x, generator(1, 2), decode=decode, at_once=at_once, seed=3)
+    assert sum(decoded) == 5 and max(decoded) == at_once
+    leaf = x.clone().requires_grad_()
+    terms = objective(leaf.sin(), generator(1, 2), slice(0, 5))
+    (gradient,) = torch.autograd.grad(sum(term.sum() for term in terms.values()), leaf)
+    torch.testing.assert_close(found.gradient, gradient)
+    assert found.loss == pytest.approx(sum(float(term.sum()) for term in terms.values()))
+    assert found.terms == {name: pytest.approx(float(term.mean())) for name, term in terms.items()}
+    again = objective(x.sin(), generator(3), slice(0, 5))
+    assert found.compared == pytest.approx(sum(float(term.sum()) for term in again.values())) != found.loss
+
+
 def scripted(*values):
     """An objective of given values for each image: the k-th call's is the k-th, or the last."""
     calls = []
 
-    def objective(x1, rng):
+    def objective(x1, rng, rows):
         calls.append(values[min(len(calls), len(values) - 1)])
         return {"distance": x1.flatten(1).sum(1) * 0 + calls[-1]}
 
@@ -270,6 +296,7 @@ def test_a_held_control_descends_its_own_gradient(field, x0):
     """One plain step of a constant control is against the sum of the gradients of all its intervals."""
     steps = run(field, x0, Settings(iterations=1, optimizer="sgd", step_size=0.1, over_time="constant"))
     start = integrate(field, x0, GRID)
-    gradient = control_gradient(field, start, evaluate(towards(x0.flip(0) + 1), start.x1, generator(0, 0))[2]).values
+    found = evaluate(towards(x0.flip(0) + 1), start.x1, generator(0, 0))
+    gradient = control_gradient(field, start, found.gradient).values
     expected = -0.1 * gradient.sum((0, 1), keepdim=True)
     torch.testing.assert_close(steps[1].control.values, expected.expand_as(steps[1].control.values))

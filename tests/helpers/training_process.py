@@ -25,7 +25,7 @@ def field(x: Tensor, t: Tensor) -> Tensor:
 def towards(target: Tensor, share: Share) -> Objective:
     """|x1 - target|^2 for each image, and a term whose draws matter."""
 
-    def objective(x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+    def objective(x1: Tensor, rng: torch.Generator, _: slice) -> dict[str, Tensor]:
         noise = torch.rand(share.count, generator=rng, dtype=x1.dtype)[share.rows]
         return {"distance": (x1 - target).square().flatten(1).cumsum(1)[:, -1], "noise": noise * x1[:, 0, 0, 0]}
 

@@ -15,7 +15,7 @@ from flowgrad.optimize import Settings, State, Step, optimize
 from tests.conftest import SmoothField
 
 
-def objective(x1: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+def objective(x1: Tensor, rng: torch.Generator, _: slice) -> dict[str, Tensor]:
     """Towards a random image: draws from `rng`, as augmentations do."""
     noise = torch.randn(x1.shape, generator=rng, dtype=x1.dtype)
     return {"text": (x1 - noise).square().flatten(1).mean(1), "preserve": x1.abs().flatten(1).mean(1)}

@@ -37,7 +37,7 @@ def rng(seed=0):
 
 
 def objective(originals, **changes):
-    settings = {"target": RED, "originals": originals, "distance": l1, "decode": lambda x: x}
+    settings = {"target": RED, "originals": originals, "distance": l1}
     return TextObjective(PatchGuide(), **{**settings, **changes})
 
 
@@ -61,11 +61,13 @@ def test_an_image_is_seen_alike_whatever_others_are_seen_with_it():
 @pytest.mark.parametrize(("rank", "size", "group"), [(0, 1, 2), (0, 2, 2), (1, 2, 2), (2, 3, 1)])
 def test_the_terms_of_an_image_do_not_depend_on_its_group_or_process(rank, size, group):
     x, originals, share = images(5), images(5).flip(0), Share(5, Workers(rank, size), group)
-    whole = objective(originals, keep=(GREEN,))(x, rng())
-    part = objective(originals[share.rows], keep=(GREEN,), share=share)(x[share.rows], rng())
-    assert whole.keys() == part.keys()
-    for name, values in part.items():
-        torch.testing.assert_close(values, whole[name][share.rows])
+    whole = objective(originals, keep=(GREEN,))(x, rng(), slice(0, 5))
+    own, target = x[share.rows], objective(originals[share.rows], keep=(GREEN,), share=share)
+    for rows in (slice(i, i + 1) for i in range(len(own))):
+        part = target(own[rows], rng(), rows)
+        assert whole.keys() == part.keys()
+        for name, values in part.items():
+            torch.testing.assert_close(values, whole[name][share.rows][rows])
 
 
 def test_augmentation_passes_gradients_to_every_image():
@@ -84,7 +86,7 @@ def test_the_cut_out_square_is_grey_and_of_its_size():
 
 def test_objective_terms_are_those_of_the_formula():
     x, originals = images(), images().flip(3) * 0.5
-    terms = objective(originals, eta=0.6, keep=(GREEN,), keep_weight=2.0, copies=4)(x, rng())
+    terms = objective(originals, eta=0.6, keep=(GREEN,), keep_weight=2.0, copies=4)(x, rng(), slice(0, 2))
     g = PatchGuide()
     vectors = contrast_vectors(g, [RED, GREEN])
     after, before = ((g.encode_images(augment(i, 4, rng())) @ vectors.T).view(4, 2, 2).mean(0) for i in (x, originals))
@@ -96,7 +98,7 @@ def test_objective_terms_are_those_of_the_formula():
 def test_an_unchanged_image_costs_nothing_whatever_views_are_drawn():
     x = images()
     for seed in range(3):
-        terms = objective(x, keep=(GREEN,))(x, rng(seed))
+        terms = objective(x, keep=(GREEN,))(x, rng(seed), slice(0, 2))
         assert {name: term.abs().max().item() for name, term in terms.items()} == {"text": 0, "preserve": 0, "keep": 0}
 
 
@@ -107,10 +109,12 @@ def test_its_gradient_agrees_with_finite_differences():
         def encode_texts(self, texts):
             return super().encode_texts(texts).double()
 
-    target = TextObjective(Double(), RED, images().double() * 0.5, l1, lambda x: x, (GREEN,))
+    target = TextObjective(Double(), RED, images().double() * 0.5, l1, (GREEN,))
     leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(sum(t.sum() for t in target(leaf, rng()).values()), leaf)
-    plus, minus = (sum(t.sum() for t in target(x + s * probe, rng()).values()).item() for s in (1e-6, -1e-6))
+    (gradient,) = torch.autograd.grad(sum(t.sum() for t in target(leaf, rng(), slice(0, 2)).values()), leaf)
+    plus, minus = (
+        sum(t.sum() for t in target(x + s * probe, rng(), slice(0, 2)).values()).item() for s in (1e-6, -1e-6)
+    )
     assert (gradient * probe).sum().item() == pytest.approx((plus - minus) / 2e-6, rel=1e-4)
 
 

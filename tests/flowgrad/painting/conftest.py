@@ -41,7 +41,7 @@ def canvas(mixture: Mixture) -> Callable[..., Canvas]:
             lambda draw: normal(SHAPE, [(3, i, draw) for i in range(first, first + count)]).double(),
             strokes,
             Grid.full(steps),
-            PaintingObjective(strokes, identity),
+            PaintingObjective(strokes),
             strength,
         )
 
