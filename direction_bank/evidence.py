@@ -1,5 +1,5 @@
-"""Fills EVIDENCE.md with the tables and figures of what was measured: evidence/benchmark-*.json, photos-*.json and
-comparison-*.json.
+"""Fills EVIDENCE.md with the tables and figures of what was measured: evidence/benchmark-*.json, photos-*.json,
+settings-*.json, comparison-*.json and range-*.json.
 
 python direction_bank/evidence.py: a second; the page says which commands measure.
 """
@@ -111,6 +111,18 @@ def photos(trainings: Sequence[Data]) -> str:
     return table(head, rows, numbers=True)
 
 
+def settings(trainings: Sequence[Data]) -> str:
+    """What trainings by other settings of the objective reach."""
+    head = ("text", "recipe", "updates", "effect", "seconds")
+    rows = []
+    for _, text in _texts(trainings):
+        for course in text["courses"]:
+            end = course["points"][-1]
+            effect = f"{end['effect']:+.2f} ± {end['error']:.2f}"
+            rows.append((text["target"], course["recipe"], f"{end['updates']}", effect, f"{end['seconds']:.1f}"))
+    return table(head, rows, numbers=True)
+
+
 def _first(points: Sequence[Data], effect: float) -> Data | None:
     """The first point with at least this effect."""
     return next((point for point in points if point["effect"] >= effect), None)
@@ -124,13 +136,13 @@ def _texts(benchmarks: Sequence[Data]) -> Iterator[tuple[Data, Data]]:
 
 def methods(comparisons: Sequence[Data]) -> str:
     """Each method at the identity distance that methods are compared at."""
-    head = ("direction", "method", "photos", "effect", "judge", "L1", "evaluations", "products", "seconds")
+    head = ("direction", "method", "photos", "effect", "judge", "L1", "LPIPS", "evaluations", "products", "seconds")
     rows = []
     for data in comparisons:
         for method in data["methods"]:
             at = [
                 _interval(method["at"].get(name), form)
-                for name, form in (("effect", "+.1f"), ("judged", ".2f"), ("l1", ".3f"))
+                for name, form in (("effect", "+.1f"), ("judged", ".2f"), ("l1", ".3f"), ("lpips", ".3f"))
             ]
             costs = [f"{method['evaluations']:.0f}", f"{method['products']:.0f}", f"{method['seconds']:.2f}"]
             rows.append(
@@ -154,6 +166,39 @@ def strengths(comparisons: Sequence[Data]) -> str:
         for method in data["methods"]
     ]
     return table(head, rows)
+
+
+def ranges(evaluations: Sequence[Data]) -> str:
+    """What each direction does at every strength."""
+    head = ("direction", "strength", "effect", "identity distance", "same person")
+    rows = [
+        (data["direction"], f"{m['strength']:g}", f"{m['effect']:+.1f}", *_identity(m))
+        for data in evaluations
+        if "+" not in data["direction"]
+        for m in data["measured"]
+        if m["strength"]
+    ]
+    return table(head, rows, numbers=True)
+
+
+def sums(evaluations: Sequence[Data]) -> str:
+    """What directions do to each other's texts at strength 1, and what their sum does."""
+    texts = [text for data in evaluations for text in [_own(data)] if "+" not in data["direction"]]
+    rows = []
+    for data in evaluations:
+        (full,) = (m for m in data["measured"] if m["strength"] == 1)
+        rows.append((data["direction"], *(f"{full['side_effects'][text]:+.1f}" for text in texts), *_identity(full)))
+    return table(("directions", *texts, "identity distance", "same person"), rows, numbers=True)
+
+
+def _own(data: Data) -> str:
+    """The text of an evaluated direction, which is among those that are measured of every one."""
+    last = data["measured"][-1]
+    return next(text for text, effect in last["side_effects"].items() if effect == last["effect"])
+
+
+def _identity(measured: Data) -> tuple[str, str]:
+    return f"{measured['identity']:.2f}", f"{measured['kept']:.0%}"
 
 
 def _interval(values: Sequence[float] | None, form: str) -> str:
@@ -189,7 +234,8 @@ def write() -> Path:
     parts = {name: picture(f"{DATA.name}/{path.name}", captions[name]) for name, path in figures.items()}
     parts |= {part.__name__: part(benchmarks) for part in (gradients, updates, speed)}
     parts |= {part.__name__: part(comparisons) for part in (methods, strengths)}
-    parts |= {photos.__name__: photos(read("photos"))}
+    parts |= {part.__name__: part(read("range")) for part in (ranges, sums)}
+    parts |= {photos.__name__: photos(read("photos")), settings.__name__: settings(read("settings"))}
     with atomic_path(PAGE) as temporary:
         temporary.write_text(fill(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
     return PAGE

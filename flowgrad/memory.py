@@ -1,6 +1,6 @@
 """Batches that fit: velocities evaluated on as many images at a time as there is memory for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,27 +10,30 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError, is_out_of_memory
+from flowgrad.threads import side_by_side
 from flowgrad.velocity import Velocity, vjp
 from flowgrad.workers import neighbours
 
 SHARE = 0.6  # of the free memory that the activations of a batch may take
 UNLIMITED = 1 << 62  # bytes
+FEWEST = 5  # images that a thread gets of a batch: of fewer, each costs a network more
 
 
 class Batched:
-    """A velocity that takes any number of images, and hands on `limit` at a time.
+    """A velocity that takes any number of images, and has `limit` of them in memory at a time.
 
     `limit` starts at `batch`. It falls to what this process's part of the free memory holds, measured on the first
-    image that gradients are taken of, and is halved whenever memory runs out. Raises FlowgradError when one image does
-    not fit.
+    image that gradients are taken of, and is halved whenever memory runs out. group: how many go through the network
+    together, at most; without it, all that are in memory, on a CPU a part on each thread. Raises FlowgradError when one
+    image does not fit.
     """
 
-    def __init__(self, inner: Velocity, batch: int) -> None:
-        self.inner, self.limit, self.measured = inner, batch, False
+    def __init__(self, inner: Velocity, batch: int, group: int | None = None) -> None:
+        self.inner, self.limit, self.group, self.measured = inner, batch, group, False
 
-    def at_most(self, limit: int) -> "Batched":
-        """The same velocity on at most so many images at a time."""
-        return Batched(self.inner, limit)
+    def in_groups(self, group: int) -> "Batched":
+        """The same velocity, on so many images together at most."""
+        return Batched(self.inner, self.limit, group)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), see `flowgrad.velocity`."""
@@ -53,9 +56,9 @@ class Batched:
         """The results (B, *D) of `job` on tensors (B, ...), `limit` rows at a time."""
         results: list[Tensor] = []
         while (done := sum(map(len, results))) < len(rows[0]):
-            part = [row[done : done + self.limit] for row in rows]
+            part = [row[done : done + self._at_a_time] for row in rows]
             try:
-                results.append(job(*part))
+                results += side_by_side(lambda group: job(*group), self._groups(part), rows[0].device)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -69,6 +72,21 @@ class Batched:
             self.limit = len(part[0]) // 2
             torch.cuda.empty_cache()  # only here, since the error held what the attempt had allocated
         return torch.cat(results)
+
+    @property
+    def _at_a_time(self) -> int:
+        """Rows in memory: whole groups, where one fits."""
+        whole = self.limit if self.group is None else self.limit // self.group * self.group
+        return whole or self.limit
+
+    def _groups(self, rows: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Rows as they go through the network together."""
+        count, device = len(rows[0]), rows[0].device
+        if self.group is not None:
+            return list(zip(*(row.split(self.group) for row in rows), strict=True))
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
+        parts = max(1, min(threads, count // FEWEST))
+        return list(zip(*(row.tensor_split(parts) for row in rows), strict=True))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.ode import IN_PLACE, Control, Grid, Store, Trajectory, integrate
 from flowgrad.seeds import generator
 from flowgrad.straightness import gradient_grid
+from flowgrad.threads import side_by_side
 from flowgrad.velocity import Velocity
 from flowgrad.workers import Share
 
@@ -134,6 +135,7 @@ def optimize(
     mask: Tensor | None = None,
     decode: Decode | None = None,
     at_once: int | None = None,
+    abreast: int = 1,
 ) -> Iterator[Step]:
     """Run Algorithm 1 and yield every evaluation; the best control is `step.state.best` of the last.
 
@@ -143,8 +145,8 @@ def optimize(
     that several processes have, those here; sums over images go over all, and every process yields the same steps.
     `mask`: factors in [0, 1] on the gradient and on every update, of a shape that broadcasts with the control's values
     (M, 1 or B, *D): where they are 0, there is no control. `decode`: from states (B, *D) at t = 1 to what the objective
-    looks at; by default the states. `at_once`: how many are decoded and looked at together, by default all; the memory
-    that this takes is that of so many.
+    looks at; by default the states. `at_once`: how many are decoded and looked at together, by default all; `abreast`:
+    to how many such parts, at most, a CPU gives a thread each. The memory that it takes is that of so many images.
 
     There are `iterations` updates and one evaluation more. Every iteration draws its own random numbers for the
     gradient; which control is best is decided under draws that are the same for all. An evaluation that is not finite
@@ -161,7 +163,7 @@ def optimize(
         rng = generator(settings.seed, state.iteration, device=x0.device)
         trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
         x1 = trajectory.x1.to(x0)
-        found = evaluate(objective, x1, rng, share, decode=decode, at_once=at_once, seed=settings.seed)
+        found = evaluate(objective, x1, rng, share, decode=decode, at_once=at_once, abreast=abreast, seed=settings.seed)
         energy = settings.penalty * _energy(state.control)
         loss, compared = found.loss + energy, found.compared + energy
         if not (isfinite(loss) and isfinite(compared)):
@@ -206,33 +208,37 @@ def evaluate(
     *,
     decode: Decode | None = None,
     at_once: int | None = None,
+    abreast: int = 1,
     seed: int = 0,
 ) -> Evaluation:
     """The objective on samples x1 (B, *D), and its gradient: with draws from `rng`, and compared with those of `seed`.
 
-    A sample is decoded once. share, decode, at_once: see `optimize`.
+    A sample is decoded once. share, decode, at_once, abreast: see `optimize`.
     """
-    share, begun, size = share or Share(len(x1)), rng.get_state(), at_once or len(x1)
-    values: list[Tensor] = []
-    compared: list[Tensor] = []
-    gradients: list[Tensor] = []
-    for rows in (slice(i, min(i + size, len(x1))) for i in range(0, len(x1), size)):
+    share, drawn, size = share or Share(len(x1)), rng.get_state(), at_once or len(x1)
+
+    def look(rows: slice) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor]:
+        """The terms of some samples with draws from `rng`, and with those of `seed`; the gradient of the former."""
+        own = torch.Generator(x1.device).set_state(drawn)
         with torch.enable_grad():
             leaf = x1[rows].detach().requires_grad_()
             images = decode(leaf) if decode else leaf
-            terms = objective(images, rng.set_state(begun), rows)
-            values.append(torch.stack(list(terms.values()), 1))
-        gradients += torch.autograd.grad(values[-1].sum(), leaf)
-        values[-1] = values[-1].detach()
-        if torch.equal(begun, rng.get_state()):  # nothing was drawn
-            compared.append(values[-1])
-            continue
+            terms = objective(images, own, rows)
+            total = torch.stack(list(terms.values())).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+        terms = {name: term.detach() for name, term in terms.items()}
+        if torch.equal(drawn, own.get_state()):  # nothing was drawn
+            return terms, terms, gradient
         with torch.no_grad():
-            again = objective(images.detach(), generator(seed, device=x1.device), rows)
-        compared.append(torch.stack(list(again.values()), 1))
-    totals = share.total(torch.cat(values))
-    means = dict(zip(terms, (totals / share.count).tolist(), strict=True))
-    return Evaluation(float(totals.sum()), float(share.total(torch.cat(compared)).sum()), means, torch.cat(gradients))
+            return terms, objective(images.detach(), generator(seed, device=x1.device), rows), gradient
+
+    parts = [slice(i, min(i + size, len(x1))) for i in range(0, len(x1), size)]
+    found, compared, gradients = zip(*side_by_side(look, parts, x1.device, abreast), strict=True)
+    totals, others = (
+        share.total(torch.cat([torch.stack(list(terms.values()), 1) for terms in looks])) for looks in (found, compared)
+    )
+    means = dict(zip(found[0], (totals / share.count).tolist(), strict=True))
+    return Evaluation(float(totals.sum()), float(others.sum()), means, torch.cat(gradients))
 
 
 def _energy(control: Control) -> float:

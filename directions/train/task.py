@@ -15,6 +15,7 @@ from flowgrad.guidance.text import TextObjective
 from flowgrad.models import Model
 from flowgrad.ode import Grid
 from flowgrad.optimize import State, Step, optimize
+from flowgrad.threads import abreast
 from flowgrad.workers import ALONE, Share, Workers
 
 
@@ -92,7 +93,7 @@ class Task:
         )
         settings = recipe.settings(self.seed, mirror=shared and model.config.mirror)
         return optimize(
-            model.velocity.at_most(share.group),
+            model.velocity.in_groups(share.group),
             photos.x0,
             self.grid(),
             objective,
@@ -104,4 +105,5 @@ class Task:
             share=share,
             decode=model.decode,
             at_once=1 if model.in_latents else share.group,
+            abreast=abreast(model.config.size),
         )

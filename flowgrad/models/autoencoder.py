@@ -1,5 +1,6 @@
 """Latent models: the way between images and the latents that the flow lives in."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.models.diffusers_classes import network_classes
 from flowgrad.models.diffusers_folder import hub_folder, load_component, read_json
 from flowgrad.resources import HUB_NAME
+from flowgrad.threads import abreast, side_by_side
 
 AUTOENCODER = "vae"  # its folder, in that of a model
 CLASSES = ("AutoencoderKL", "VQModel")
@@ -25,7 +27,8 @@ class FirstStage:
     Without a network, a state is gain * image.
 
     Decoding a VQ latent quantises it first; gradients pass that unchanged (straight through). Images are decoded one
-    at a time, and of several each again when gradients are taken: memory for one, whatever the batch.
+    by one, on a CPU some side by side (see `flowgrad.threads`), and of several each again when gradients are taken: the
+    memory does not grow with the batch.
     Raises FlowgradError if mean and std do not fit the latent.
     """
 
@@ -68,9 +71,11 @@ class FirstStage:
         """States -> images in the states' dtype, differentiably."""
         if self.network is None:
             return states / self.gain
-        if len(states) == 1 or not (torch.is_grad_enabled() and states.requires_grad):
-            return torch.cat([self._decode(state) for state in states.split(1)])
-        return torch.cat([checkpoint(self._decode, state, use_reentrant=False) for state in states.split(1)])
+        job = self._decode
+        if len(states) > 1 and torch.is_grad_enabled() and states.requires_grad:
+            job = partial(checkpoint, self._decode, use_reentrant=False)
+        most = abreast(states.shape[-1] * self.factor)
+        return torch.cat(side_by_side(job, states.split(1), states.device, most))
 
     def _decode(self, states: Tensor) -> Tensor:
         mean, scale = self._normalisation(states)

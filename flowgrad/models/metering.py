@@ -41,12 +41,12 @@ class Metered(Batched):
     """A model's velocity that notes what it is asked for, and how long that takes, on an account."""
 
     def __init__(self, velocity: Batched, account: "Account") -> None:
-        super().__init__(velocity.inner, velocity.limit)
+        super().__init__(velocity.inner, velocity.limit, velocity.group)
         self.account = account
 
-    def at_most(self, limit: int) -> "Metered":
-        """See `Batched.at_most`; on the same account."""
-        return Metered(super().at_most(limit), self.account)
+    def in_groups(self, group: int) -> "Metered":
+        """See `Batched.in_groups`; on the same account."""
+        return Metered(super().in_groups(group), self.account)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), see `flowgrad.velocity`."""
