@@ -125,18 +125,22 @@ class Bank:
         """
         return self.add(read_any(path), name or _to_name(path.stem), overwrite=overwrite)
 
-    def export(self, name: str, destination: Path, model: str | None = None, overwrite: bool = False) -> Path:
+    def export(
+        self, name: str, destination: Path, model: str | None = None, overwrite: bool = False, rank: int | None = None
+    ) -> Path:
         """Write a direction or a sampler to a file, or into a folder under its own name. Returns the file's path.
 
-        Raises UsageError if that file exists (unless `overwrite`), FlowgradError if the direction is damaged.
+        rank: of how many patterns the file of a direction is made, see `Direction.compact`; None keeps it as it is.
+        Raises UsageError if that file exists (unless `overwrite`), and for a rank that a direction cannot have or of a
+        sampler; FlowgradError if the direction is damaged.
         """
-        entry = self.get(name, model, None)
+        entry = self.get(name, model, "direction" if rank else None)
         target = Path(destination)
         if target.is_dir():
             target = target / entry.path.name
         elif target.suffix != SUFFIX:
             raise UsageError(f"{target} is no folder, and no {SUFFIX} file. Name one of the two.")
-        return _write(_load(entry), target, overwrite)
+        return _write(entry.load().compact(rank) if rank else _load(entry), target, overwrite)
 
     def remove(self, name: str, model: str | None = None) -> Entry:
         """Move a direction of the user's to the trash, whence `restore` brings it back; returns what it was.

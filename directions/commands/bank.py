@@ -24,6 +24,8 @@ from directions.commands.options import (
     model_name,
 )
 from directions.commands.terminal import Terminal, answer, wrote
+from directions.file.direction import read_direction
+from directions.file.factors import missed
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
@@ -147,13 +149,23 @@ def bank_export(
     name: Name,
     destination: Annotated[Path, typer.Argument(help=f"A folder, or a {SUFFIX} file.", show_default=False)],
     model: OwnModel = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Make it small: so many patterns of 8 bits; 4 are nearly all.")
+    ] = None,
     bank: BankFolder = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Copy a direction or a sampler to a file or a folder, to pass it on."""
-    path = _bank(bank, model).export(name, destination, model, overwrite)
-    answer(as_json, {"file": path}, f"wrote {path}")
+    found = _bank(bank, model)
+    whole = found.get(name, model).load() if rank else None
+    path = found.export(name, destination, model, overwrite, rank)
+    if whole is None:
+        answer(as_json, {"file": path}, f"wrote {path}")
+        return
+    share = missed(whole.u, read_direction(path).u, whole.lengths)
+    told = f"{rank} patterns in 8 bits; they miss {100 * share:.1f} % of the control"
+    answer(as_json, {"file": path, "missed": share}, f"wrote {path}", told)
 
 
 @app.command("gallery")

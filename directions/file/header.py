@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from directions.file.calibration import Calibration, to_calibration
+from directions.file.container import FORMATS
+from directions.file.entries import ControlEntry
 from directions.file.metadata import (
     TEXT_LIMIT,
     check_described,
@@ -16,7 +18,7 @@ from directions.file.metadata import (
 )
 from directions.file.rules import RULES, check_types, checks_of, require
 
-_TENSOR_FIELDS = ("shape", "intervals", "dtype")  # told by the tensors, never by the metadata
+_TENSOR_FIELDS = ("shape", "intervals", "dtype", "rank")  # told by the tensors, never by the metadata
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class DirectionInfo:
 
     `steps` is N, the Euler steps of the time grid; `time_convention` names which end is noise. `guide` and
     `guide_fingerprint` name the network the text was read by; an unknown text is "". `shape` (D), `intervals` (M)
-    and `dtype` ("F16" or "F32") describe the tensors and are filled in by `Direction.create`.
+    and `dtype` ("F16" or "F32") describe u, and `rank` how many patterns in 8 bits the file keeps in its place (0: u
+    itself); `Direction.create` and `Direction.compact` fill them in.
     """
 
     title: str
@@ -60,6 +63,7 @@ class DirectionInfo:
     shape: tuple[int, ...] = ()
     intervals: int = 0
     dtype: str = ""
+    rank: int = 0
 
     def __post_init__(self) -> None:
         check_types(self, "", _CHECKS)
@@ -78,16 +82,15 @@ _METADATA = [field for field in _FIELDS if field.name not in _TENSOR_FIELDS]
 
 def encode_info(info: DirectionInfo) -> dict[str, str]:
     """Return the `__metadata__` of `info`: texts as they are, tags with commas, the rest as JSON."""
-    return encode_fields(info, "direction", _METADATA)
+    return encode_fields(info, "direction", FORMATS["compact" if info.rank else "direction"], _METADATA)
 
 
-def decode_info(metadata: Mapping[str, str], u: Mapping[str, Any]) -> DirectionInfo:
-    """Return the info of checked metadata and of the header's entry of `u`. Raises FlowgradError."""
-    intervals, *shape = u["shape"]
+def decode_info(metadata: Mapping[str, str], entry: ControlEntry) -> DirectionInfo:
+    """Return the info of checked metadata and of what a header says of its tensors. Raises FlowgradError."""
     values = decode_fields(metadata, _METADATA)
     if "calibration" in values:
         values["calibration"] = to_calibration(values["calibration"])
-    return DirectionInfo(**values, shape=tuple(shape), intervals=intervals, dtype=u["dtype"])
+    return DirectionInfo(**values, **entry._asdict())
 
 
 _RULES = {**RULES, Calibration | None: (lambda value: value is None or isinstance(value, Calibration), "a Calibration")}
@@ -97,6 +100,7 @@ _CHECKS = checks_of(DirectionInfo, _RULES)
 def _check_info(info: DirectionInfo) -> None:
     check_described(info)
     require(0 <= info.intervals <= info.steps, f"intervals must be at most steps = {info.steps}", info.intervals)
+    require(0 <= info.rank <= info.intervals, f"rank must be at most intervals = {info.intervals}", info.rank)
     require(info.forward in ("grid", "fine"), "forward must be 'grid' or 'fine'", info.forward)
     for name in ("xi", "lam", "images", "iterations"):
         require(getattr(info, name) >= 0, f"{name} must be at least 0", getattr(info, name))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING
 from typing import Any, Protocol
 
-from directions.file.container import FORMAT_KEY, FORMATS, corrupt, parse_json, shorten
+from directions.file.container import FORMAT_KEY, corrupt, parse_json, shorten
 from directions.file.rules import FieldError, freeze, require
 from flowgrad.errors import UsageError
 
@@ -68,11 +68,11 @@ def check_name(name: str, what: str = "direction") -> str:
     return name
 
 
-def encode_fields(info: Any, kind: str, fields: Iterable[Field]) -> dict[str, str]:
-    """Return the `__metadata__` of these fields: texts as they are, tags with commas, the rest as JSON."""
+def encode_fields(info: Any, kind: str, number: str, fields: Iterable[Field]) -> dict[str, str]:
+    """Return the `__metadata__` of these fields in a format: texts as they are, tags with commas, the rest as JSON."""
     metadata = {f"modelspec.{key}": value for key, value in _MODELSPEC.items()}
     metadata["modelspec.architecture"] = f"{info.model}/flow-{kind}"
-    metadata[FORMAT_KEY] = FORMATS[kind]
+    metadata[FORMAT_KEY] = number
     return metadata | {_key(field.name): _to_text(field.name, getattr(info, field.name)) for field in fields}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from directions.file import container
+from directions.file.entries import sampler_shapes
 from directions.file.metadata import (
     TEXT_LIMIT,
     check_described,
@@ -138,7 +139,7 @@ def read_sampler_info(path: Path) -> SamplerInfo:
 
 def to_sampler_info(header: container.Header) -> SamplerInfo:
     """Return what a sampler's header says. Raises FlowgradError for one that breaks the format."""
-    shapes = container.sampler_shapes(header)
+    shapes = sampler_shapes(header)
     values = decode_fields(header.metadata, _METADATA)
     values["terms"] = to_terms(values["terms"])
     return SamplerInfo(**values, shapes=shapes)
@@ -161,7 +162,7 @@ def write_sampler(sampler: SamplerFile, path: Path, overwrite: bool = False) -> 
     Raises UsageError if the file exists and `overwrite` is False, FlowgradError where the disk refuses.
     """
     refuse_existing(path, overwrite)
-    metadata = encode_fields(sampler.info, "sampler", _METADATA)
+    metadata = encode_fields(sampler.info, "sampler", container.FORMATS["sampler"], _METADATA)
     container.write_container(path, metadata, {name: value.copy() for name, value in sampler.tensors.items()})
     return path
 

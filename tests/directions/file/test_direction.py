@@ -1,6 +1,7 @@
 """The direction file: what is written comes back, and what is broken or hostile is refused with a reason."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -110,6 +111,12 @@ def test_safetensors_reads_it_and_what_it_writes_is_read(path: Path, tmp_path: P
 def test_the_same_direction_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
     other = write_direction(make_direction(), tmp_path / "again.safetensors")
     assert other.read_bytes() == path.read_bytes()
+
+
+def test_files_of_format_1_keep_their_bytes(tmp_path: Path) -> None:
+    u = np.arange(len(STARTS) * 48).reshape(len(STARTS), *SHAPE) / 64
+    file = write_direction(Direction.create(u, np.array(STARTS), make_info()), tmp_path / "d.safetensors")
+    assert hashlib.sha256(file.read_bytes()).hexdigest()[:16] == "829f8ac26f14174e"
 
 
 def test_info_is_json_without_the_thumbnail(path: Path) -> None:
@@ -337,7 +344,7 @@ def test_hostile_headers(path: Path, raw: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("flowgrad.format", "3", "direction format '3', this flowgrad reads 1. Upgrade flowgrad"),
+        ("flowgrad.format", "4", "direction format '4', this flowgrad reads 1 and 3. Upgrade flowgrad"),
         ("flowgrad.format", "2", "a sampler .*, not a direction. Draw from it: flowgrad sample --sampler"),
         ("flowgrad.format", GONE, "the key flowgrad.format is missing"),
         ("flowgrad.fingerprint", GONE, "the key flowgrad.fingerprint is missing"),
@@ -399,12 +406,12 @@ def test_hostile_tensor_entries(path: Path, keys: str, value: Any, message: str)
 
 
 def test_what_the_library_refuses_is_refused(path: Path) -> None:
-    rewrite(path, "u", "data_offsets", to=[16.0, 400])
+    rewrite(path, "u", "data_offsets", to=[16, 400.0])
     refused(path, "invalid JSON in header", read_direction)
 
 
 def test_a_later_format_is_named_even_with_other_tensors(path: Path) -> None:
-    rewrite(path, "__metadata__", "flowgrad.format", to="3")
+    rewrite(path, "__metadata__", "flowgrad.format", to="4")
     rewrite(path, "v", to={})
     refused(path, "Upgrade flowgrad")
 
