@@ -15,6 +15,7 @@ from typing import NoReturn
 from directions.bank.card import to_card
 from directions.bank.changes import changing, claim, family, recover, refusing
 from directions.bank.entry import CARD, PREVIEW, SUFFIX, Entry, read_entry
+from directions.bank.line import Line, read_line
 from directions.bank.sampler_card import asked, to_sampler_card
 from directions.file.container import open_named, read_header
 from directions.file.direction import Direction, read_direction, write_direction
@@ -49,9 +50,13 @@ class Bank:
         A file of the user's hides a shipped one of the same model and name. Raises FlowgradError for a folder that
         cannot be read.
         """
-        places = [place for key, place in self._files().items() if model in (None, key[0])]
-        entries = [entry for place in places if (entry := read_entry(*place))]
+        entries = [entry for place in self._places(model) if (entry := read_entry(*place))]
         return tuple(entry for entry in entries if kind in (None, entry.kind))
+
+    def lines(self, model: str | None = None, kind: str | None = "direction") -> tuple[Line, ...]:
+        """Return what there is to tell of each one that `list` returns, of which less is read; see `read_line`."""
+        lines = [line for place in self._places(model) if (line := read_line(*place))]
+        return tuple(line for line in lines if kind in (None, line.kind))
 
     def models(self) -> tuple[str, ...]:
         """Return the names of the models that there are directions or samplers for."""
@@ -203,10 +208,14 @@ class Bank:
                 found.setdefault((path.parent.name, path.stem), (path, shipped))
         return dict(sorted(found.items()))
 
+    def _places(self, model: str | None) -> Iterable[tuple[Path, bool]]:
+        """(path, shipped) of the files for a model (None: all), in order."""
+        return [place for key, place in self._files().items() if model in (None, key[0])]
+
     def _refuse_unknown(self, name: str, model: str | None, kind: str | None) -> NoReturn:
         from difflib import get_close_matches
 
-        names = sorted({entry.name for entry in self.list(model, kind)})
+        names = sorted({line.name for line in self.lines(model, kind)})
         nearest = ", ".join(get_close_matches(name, names, n=3, cutoff=0.4))
         whose = f" for {model}" if model else ""
         if name.endswith(SUFFIX):

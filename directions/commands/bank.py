@@ -1,11 +1,13 @@
 """Commands of `flowgrad bank`: browse, keep and share directions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from directions.bank.bank import SUFFIX, Bank, Entry
+from directions.bank.line import Line, line_of
 from directions.commands.errors import failed
 from directions.commands.listing import bank_lines
 from directions.commands.options import (
@@ -42,14 +44,11 @@ def _bank(folder: Path | None, model: str | None = None) -> Bank:
     return found
 
 
-def _browse(entries: tuple[Entry, ...], bank: Bank, as_json: bool) -> None:
-    if as_json:
-        answer(as_json, [plain(entry) for entry in entries])
-        return
-    shown = bank_lines(entries) if entries else "no direction found"
-    samplers = sum(entry.kind == "sampler" for entry in entries)
+def _browse(lines: Sequence[Line], bank: Bank) -> None:
+    shown = bank_lines(lines) if lines else "no direction found"
+    samplers = sum(line.kind == "sampler" for line in lines)
     also = f" and {samplers} samplers" if samplers else ""
-    answer(as_json, None, shown, f"{len(entries) - samplers} directions{also}; yours are in {bank.folder}")
+    answer(False, None, shown, f"{len(lines) - samplers} directions{also}; yours are in {bank.folder}")
 
 
 def plain(entry: Entry) -> dict[str, object]:
@@ -65,7 +64,10 @@ def plain(entry: Entry) -> dict[str, object]:
 def bank_list(model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
     """List the directions and samplers of your bank and of the one that ships."""
     found = _bank(bank, model)
-    _browse(found.list(model, kind=None), found, as_json)
+    if as_json:
+        answer(as_json, [plain(entry) for entry in found.list(model, kind=None)])
+    else:
+        _browse(found.lines(model, kind=None), found)
 
 
 @app.command("search")
@@ -76,7 +78,11 @@ def bank_search(
 ) -> None:
     """Find directions by words, best match first."""
     found = Bank.default(bank)
-    _browse(found.search(" ".join(words)), found, as_json)
+    entries = found.search(" ".join(words))
+    if as_json:
+        answer(as_json, [plain(entry) for entry in entries])
+    else:
+        _browse([line_of(entry) for entry in entries], found)
 
 
 @app.command("show")

@@ -96,9 +96,13 @@ def write_container(path: Path, metadata: Mapping[str, str], tensors: dict[str, 
 def parse_json(raw: bytes | str, what: str) -> Any:
     """Return strict JSON: UTF-8, no key twice, no NaN or infinity. Raises FlowgradError naming `what`."""
     try:
-        return _JSON.decode(raw.decode("utf-8") if isinstance(raw, bytes) else raw)
+        text = (raw.decode("utf-8") if isinstance(raw, bytes) else raw).strip(_SPACE)
+        value, end = _JSON.raw_decode(text)  # decode() looks for spaces by expressions, which takes as long again
+        if end < len(text):
+            raise ValueError(f"more follows after {end} characters")
     except (ValueError, RecursionError) as error:
         corrupt(f"{what} is not JSON ({shorten(str(error))})")
+    return value
 
 
 def corrupt(what: str) -> NoReturn:
@@ -123,6 +127,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+_SPACE = " \t\n\r"
 _JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 

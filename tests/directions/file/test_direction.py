@@ -90,6 +90,11 @@ def test_round_trip_is_lossless(tmp_path: Path, dtype: str) -> None:
     assert read.info.shape == SHAPE and read.info.intervals == len(STARTS) and read.info.dtype == dtype
 
 
+@pytest.mark.parametrize("url", ["", *(f"data:image/webp;base64,{body}" for body in ("A", "a+/9", "AAA=", "AA=="))])
+def test_thumbnails_are_data_urls(url: str) -> None:
+    assert make_info(thumbnail=url).thumbnail == url
+
+
 def test_minimal_info_round_trips(tmp_path: Path) -> None:
     info = DirectionInfo(title="t", model="m", fingerprint="f", steps=1)
     direction = Direction.create(np.zeros((1, 2)), np.array([0]), info)
@@ -198,6 +203,11 @@ def test_tensors_are_checked(u: Any, starts: tuple[int, ...], message: str) -> N
         ({"thumbnail": "http://example.org/x.png"}, "thumbnail must be a base64 data URL"),
         ({"thumbnail": "data:image/svg+xml;base64,AAAA"}, "thumbnail must be a base64 data URL"),
         ({"thumbnail": "data:image/png;base64," + "A" * (1 << 18)}, "thumbnail must be at most"),
+        *(
+            ({"thumbnail": f"data:image/png;base64,{body}"}, "thumbnail must be a base64 data URL")
+            for body in ("", "==", "AA===", "A=A", "AAA\n", "AA-_", "AAé", "AA A", "AA\x00", "\ud800")
+        ),
+        ({"thumbnail": None}, "thumbnail must be a text"),
         ({"seed": 1 << 70}, "seed must be an integer of 64 bits"),
         ({"text": "x" * 1001}, "text must be at most 1,000 characters, not 1001"),
         ({"keep": ("x", "y" * 200_000)}, "keep must be at most 1,000 characters"),
