@@ -156,7 +156,7 @@ def bank_export(
     destination: Annotated[Path, typer.Argument(help=f"A folder, or a {SUFFIX} file.", show_default=False)],
     model: OwnModel = None,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Make it small: so many patterns of 8 bits; 4 are nearly all.")
+        int | None, typer.Option(min=1, help="Make it small: so many patterns in 8 bits; 4 keep the effect.")
     ] = None,
     bank: BankFolder = None,
     overwrite: Overwrite = False,
