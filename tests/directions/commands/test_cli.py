@@ -420,7 +420,7 @@ def test_bugs_show_a_traceback_on_demand_alone(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(Bank, "list", fail)
+    monkeypatch.setattr(Bank, "lines", fail)
     failed(call("bank", "list"), 1, "ZeroDivisionError", "FLOWGRAD_DEBUG=1")
     monkeypatch.setenv("FLOWGRAD_DEBUG", "1")
     assert isinstance(call("bank", "list").exception, ZeroDivisionError)
