@@ -15,6 +15,7 @@ from typing import NoReturn
 from directions.bank.card import to_card
 from directions.bank.changes import changing, claim, family, recover, refusing
 from directions.bank.entry import CARD, PREVIEW, SUFFIX, Entry, read_entry
+from directions.bank.line import Line, read_line
 from directions.bank.sampler_card import asked, to_sampler_card
 from directions.file.container import open_named, read_header
 from directions.file.direction import Direction, read_direction, write_direction
@@ -49,9 +50,13 @@ class Bank:
         A file of the user's hides a shipped one of the same model and name. Raises FlowgradError for a folder that
         cannot be read.
         """
-        places = [place for key, place in self._files().items() if model in (None, key[0])]
-        entries = [entry for place in places if (entry := read_entry(*place))]
+        entries = [entry for place in self._places(model) if (entry := read_entry(*place))]
         return tuple(entry for entry in entries if kind in (None, entry.kind))
+
+    def lines(self, model: str | None = None, kind: str | None = "direction") -> tuple[Line, ...]:
+        """Return what there is to tell of each one that `list` returns, of which less is read; see `read_line`."""
+        lines = [line for place in self._places(model) if (line := read_line(*place))]
+        return tuple(line for line in lines if kind in (None, line.kind))
 
     def models(self) -> tuple[str, ...]:
         """Return the names of the models that there are directions or samplers for."""
@@ -125,18 +130,22 @@ class Bank:
         """
         return self.add(read_any(path), name or _to_name(path.stem), overwrite=overwrite)
 
-    def export(self, name: str, destination: Path, model: str | None = None, overwrite: bool = False) -> Path:
+    def export(
+        self, name: str, destination: Path, model: str | None = None, overwrite: bool = False, rank: int | None = None
+    ) -> Path:
         """Write a direction or a sampler to a file, or into a folder under its own name. Returns the file's path.
 
-        Raises UsageError if that file exists (unless `overwrite`), FlowgradError if the direction is damaged.
+        rank: of how many patterns the file of a direction is made, see `Direction.compact`; None keeps it as it is.
+        Raises UsageError if that file exists (unless `overwrite`), and for a rank that a direction cannot have or of a
+        sampler; FlowgradError if the direction is damaged.
         """
-        entry = self.get(name, model, None)
+        entry = self.get(name, model, "direction" if rank else None)
         target = Path(destination)
         if target.is_dir():
             target = target / entry.path.name
         elif target.suffix != SUFFIX:
             raise UsageError(f"{target} is no folder, and no {SUFFIX} file. Name one of the two.")
-        return _write(_load(entry), target, overwrite)
+        return _write(entry.load().compact(rank) if rank else _load(entry), target, overwrite)
 
     def remove(self, name: str, model: str | None = None) -> Entry:
         """Move a direction of the user's to the trash, whence `restore` brings it back; returns what it was.
@@ -199,10 +208,14 @@ class Bank:
                 found.setdefault((path.parent.name, path.stem), (path, shipped))
         return dict(sorted(found.items()))
 
+    def _places(self, model: str | None) -> Iterable[tuple[Path, bool]]:
+        """(path, shipped) of the files for a model (None: all), in order."""
+        return [place for key, place in self._files().items() if model in (None, key[0])]
+
     def _refuse_unknown(self, name: str, model: str | None, kind: str | None) -> NoReturn:
         from difflib import get_close_matches
 
-        names = sorted({entry.name for entry in self.list(model, kind)})
+        names = sorted({line.name for line in self.lines(model, kind)})
         nearest = ", ".join(get_close_matches(name, names, n=3, cutoff=0.4))
         whose = f" for {model}" if model else ""
         if name.endswith(SUFFIX):

@@ -94,14 +94,15 @@ def _read(path: Path) -> tuple[DirectionInfo | None, SamplerInfo | None, str | N
             header = read_header(file)
             info = None if header.is_sampler else to_info(header)
             sampler = to_sampler_info(header) if header.is_sampler else None
-            _check_folder(path, info or sampler)
+            if found := info or sampler:
+                check_folder(path, found.model)
     except FlowgradError as error:
         return None, None, str(error)
     return info, sampler, None
 
 
-def _check_folder(path: Path, info: DirectionInfo | SamplerInfo | None) -> None:
+def check_folder(path: Path, model: str) -> None:
     """Raise FlowgradError for a file that was made for another model than its folder's."""
-    if info and info.model != path.parent.name:
-        where = f"made for the model {info.model}, but in the folder {path.parent.name}"
-        raise FlowgradError(f"{where}. Move it to the folder {info.model}.")
+    if model != path.parent.name:
+        where = f"made for the model {model}, but in the folder {path.parent.name}"
+        raise FlowgradError(f"{where}. Move it to the folder {model}.")

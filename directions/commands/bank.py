@@ -1,11 +1,13 @@
 """Commands of `flowgrad bank`: browse, keep and share directions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from directions.bank.bank import SUFFIX, Bank, Entry
+from directions.bank.line import Line, line_of
 from directions.commands.errors import failed
 from directions.commands.listing import bank_lines
 from directions.commands.options import (
@@ -24,6 +26,8 @@ from directions.commands.options import (
     model_name,
 )
 from directions.commands.terminal import Terminal, answer, wrote
+from directions.file.direction import read_direction
+from directions.file.factors import missed
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
@@ -40,14 +44,11 @@ def _bank(folder: Path | None, model: str | None = None) -> Bank:
     return found
 
 
-def _browse(entries: tuple[Entry, ...], bank: Bank, as_json: bool) -> None:
-    if as_json:
-        answer(as_json, [plain(entry) for entry in entries])
-        return
-    shown = bank_lines(entries) if entries else "no direction found"
-    samplers = sum(entry.kind == "sampler" for entry in entries)
+def _browse(lines: Sequence[Line], bank: Bank) -> None:
+    shown = bank_lines(lines) if lines else "no direction found"
+    samplers = sum(line.kind == "sampler" for line in lines)
     also = f" and {samplers} samplers" if samplers else ""
-    answer(as_json, None, shown, f"{len(entries) - samplers} directions{also}; yours are in {bank.folder}")
+    answer(False, None, shown, f"{len(lines) - samplers} directions{also}; yours are in {bank.folder}")
 
 
 def plain(entry: Entry) -> dict[str, object]:
@@ -63,7 +64,10 @@ def plain(entry: Entry) -> dict[str, object]:
 def bank_list(model: OwnModel = None, bank: BankFolder = None, as_json: Json = False) -> None:
     """List the directions and samplers of your bank and of the one that ships."""
     found = _bank(bank, model)
-    _browse(found.list(model, kind=None), found, as_json)
+    if as_json:
+        answer(as_json, [plain(entry) for entry in found.list(model, kind=None)])
+    else:
+        _browse(found.lines(model, kind=None), found)
 
 
 @app.command("search")
@@ -74,7 +78,11 @@ def bank_search(
 ) -> None:
     """Find directions by words, best match first."""
     found = Bank.default(bank)
-    _browse(found.search(" ".join(words)), found, as_json)
+    entries = found.search(" ".join(words))
+    if as_json:
+        answer(as_json, [plain(entry) for entry in entries])
+    else:
+        _browse([line_of(entry) for entry in entries], found)
 
 
 @app.command("show")
@@ -147,13 +155,23 @@ def bank_export(
     name: Name,
     destination: Annotated[Path, typer.Argument(help=f"A folder, or a {SUFFIX} file.", show_default=False)],
     model: OwnModel = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Make it small: so many patterns in 8 bits; 4 keep the effect.")
+    ] = None,
     bank: BankFolder = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Copy a direction or a sampler to a file or a folder, to pass it on."""
-    path = _bank(bank, model).export(name, destination, model, overwrite)
-    answer(as_json, {"file": path}, f"wrote {path}")
+    found = _bank(bank, model)
+    whole = found.get(name, model).load() if rank else None
+    path = found.export(name, destination, model, overwrite, rank)
+    if whole is None:
+        answer(as_json, {"file": path}, f"wrote {path}")
+        return
+    share = missed(whole.u, read_direction(path).u, whole.lengths)
+    told = f"{rank} patterns in 8 bits; they miss {100 * share:.1f} % of the control"
+    answer(as_json, {"file": path, "missed": share}, f"wrote {path}", told)
 
 
 @app.command("gallery")

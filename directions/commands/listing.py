@@ -3,26 +3,20 @@
 from collections.abc import Iterable, Sequence
 from unicodedata import combining, east_asian_width
 
-from directions.bank.bank import Entry
-from directions.bank.sampler_card import asked
+from directions.bank.line import Line
 
 HEAD = ("name", "model", "safe", "from", "text")
 
 
-def bank_lines(entries: Iterable[Entry]) -> str:
+def bank_lines(lines: Iterable[Line]) -> str:
     """A head, and for each entry its name, model, safe range, origin and text, or why it cannot be read."""
-    return aligned([HEAD, *map(_row, entries)])
+    return aligned([HEAD, *map(_row, lines)])
 
 
-def _row(entry: Entry) -> Sequence[str]:
-    where = (entry.name, entry.model), "flowgrad" if entry.shipped else "you"
-    if entry.sampler:
-        return *where[0], "", where[1], f"sampler: {asked(entry.sampler)}"
-    info = entry.info
-    if info is None:
-        return *where[0], "", where[1], entry.error or ""
-    safe = "{:g} to {:g}".format(*info.calibration.safe) if info.calibration else ""
-    return *where[0], safe, where[1], " ".join((info.text or info.title).split())
+def _row(line: Line) -> Sequence[str]:
+    safe = "{:g} to {:g}".format(*line.safe) if line.safe else ""
+    what = "sampler: " if line.kind == "sampler" else ""
+    return line.name, line.model, safe, "flowgrad" if line.shipped else "you", what + " ".join(line.text.split())
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def complete_name(incomplete: str) -> list[str]:
     """Names of directions that begin so, for the shell."""
-    return [entry.name for entry in Bank.default().list() if entry.name.startswith(incomplete)]
+    return [line.name for line in Bank.default().lines() if line.name.startswith(incomplete)]
 
 
 def complete_sampler(incomplete: str) -> list[str]:
     """Names of samplers that begin so, for the shell."""
-    return [entry.name for entry in Bank.default().list(kind="sampler") if entry.name.startswith(incomplete)]
+    return [line.name for line in Bank.default().lines(kind="sampler") if line.name.startswith(incomplete)]
 
 
 def known(find: Callable[[str], object]) -> Callable[[str | None], str | None]:

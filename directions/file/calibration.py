@@ -53,10 +53,25 @@ def to_calibration(value: Any) -> Calibration | None:
     """Return the calibration of a header's JSON. Raises FlowgradError."""
     if value is None:
         return None
+    _check_keys(value)
+    return Calibration(**{name: freeze(item) for name, item in value.items() if name in _NAMES})
+
+
+def to_safe(value: Any) -> tuple[float, float] | None:
+    """Return the safe range of a header's JSON; nothing else of the calibration is checked. Raises FlowgradError."""
+    if value is None:
+        return None
+    _check_keys(value)
+    safe: tuple[float, float] = freeze(value["safe"])
+    holds, rule = RULES[tuple[float, float]]
+    require(holds(safe), f"calibration.safe must be {rule}", safe)
+    return safe
+
+
+def _check_keys(value: Any) -> None:
     required = ("level", "unit", "strengths", "effect", "safe")
     if not isinstance(value, dict) or not set(required) <= set(value):
         corrupt(f"flowgrad.calibration must give {', '.join(required)}")
-    return Calibration(**{name: freeze(item) for name, item in value.items() if name in _NAMES})
 
 
 def at_strength(calibration: Calibration, values: Sequence[float], strength: float) -> float:

@@ -1,4 +1,4 @@
-"""Direction files, format 1: one `.safetensors` file, nothing executable; FORMAT.md is the specification.
+"""Direction files, formats 1 and 3: one `.safetensors` file, nothing executable; FORMAT.md is the specification.
 
 Everything read is treated as hostile: lengths, offsets, types, ranges and texts are checked before use. A header needs
 the standard library alone; numpy and safetensors are imported for tensors only.
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from directions.file import container
+from directions.file.entries import EXPANDED_LIMIT, control_entry
+from directions.file.factors import Factors, factorize
 from directions.file.header import DirectionInfo, decode_info, encode_info
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.files import refuse_existing
 
 if TYPE_CHECKING:
@@ -24,17 +26,20 @@ _NUMPY_TYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4"}
 class Direction:
     """A control shared by all photos: `u` (M, *D) in units of dx/dt, constant from Euler step `starts[j]` on.
 
-    Raises FlowgradError for values that are not finite, starts that do not increase from 0, or an `info` that
-    describes other tensors (`create` fills that part in).
+    `factors`: what a compact file keeps in its place, and it was expanded from; see `compact`. Raises FlowgradError for
+    values that are not finite, starts that do not increase from 0, or an `info` that describes other tensors (`create`
+    fills that part in).
     """
 
     u: "np.ndarray"
     starts: "np.ndarray"
     info: DirectionInfo
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         _check_starts(self.starts, self.info)
         _check_control(self.u, self.info)
+        _check_factors(self)
 
     @classmethod
     def create(
@@ -55,6 +60,26 @@ class Direction:
         described = dataclasses.replace(info, shape=shape, intervals=len(stored), dtype=dtype, version=version)
         return cls(stored, np.ascontiguousarray(starts, dtype=_NUMPY_TYPES["I32"]), described)
 
+    @property
+    def lengths(self) -> "np.ndarray":
+        """(M,) lengths of the intervals, of time 0 to 1."""
+        import numpy as np
+
+        return np.diff(self.starts, append=self.info.steps) / self.info.steps
+
+    def compact(self, rank: int) -> "Direction":
+        """The direction whose control is the nearest one of `rank` patterns in 8 bits, which its file then keeps.
+
+        Raises UsageError for a rank that is not in 1 to M, or above the size of D, and for a control that no compact
+        file may stand for.
+        """
+        if 4 * self.u.size > EXPANDED_LIMIT:
+            rule = f"a compact control must have at most {EXPANDED_LIMIT // 4} numbers"
+            raise UsageError(f"{rule}; this one has {self.u.size}. Keep it whole.")
+        factors = factorize(self.u, self.lengths, rank)
+        info = dataclasses.replace(self.info, dtype="F32", rank=rank)
+        return Direction(factors.expand(), self.starts, info, factors)
+
 
 def read_info(path: Path) -> DirectionInfo:
     """Read the header of a direction file, without its tensors.
@@ -67,8 +92,7 @@ def read_info(path: Path) -> DirectionInfo:
 
 def to_info(header: container.Header) -> DirectionInfo:
     """Return what a direction's header says. Raises FlowgradError for one that breaks the format."""
-    entry = container.control_entry(header)
-    return decode_info(header.metadata, entry)
+    return decode_info(header.metadata, control_entry(header))
 
 
 def read_direction(path: Path) -> Direction:
@@ -79,7 +103,8 @@ def read_direction(path: Path) -> Direction:
         tensors, digest = container.read_tensors(file)
         if header.metadata.get(container.HASH_KEY, digest) != digest:
             container.corrupt("its tensors do not have the hash in its header")
-        return Direction(tensors["u"], tensors["starts"], info)
+        factors = Factors(tensors["weights"], tensors["basis"]) if info.rank else None
+        return Direction(factors.expand() if factors else tensors["u"], tensors["starts"], info, factors)
 
 
 def write_direction(direction: Direction, path: Path, overwrite: bool = False) -> Path:
@@ -88,7 +113,8 @@ def write_direction(direction: Direction, path: Path, overwrite: bool = False) -
     Raises UsageError if the file exists and `overwrite` is False, FlowgradError where the disk refuses.
     """
     refuse_existing(path, overwrite)
-    tensors = {"u": direction.u.copy(), "starts": direction.starts.copy()}  # contiguous, as safetensors takes them
+    control = direction.factors._asdict() if direction.factors else {"u": direction.u}
+    tensors = {name: value.copy() for name, value in (control | {"starts": direction.starts}).items()}  # contiguous
     container.write_container(path, encode_info(direction.info), tensors)
     return path
 
@@ -137,6 +163,15 @@ def _check_control(u: "np.ndarray", info: DirectionInfo) -> None:
     bad = u.size - int(np.isfinite(u).sum())
     if bad:
         raise FlowgradError(f"u must be finite, {bad} of {u.size} values are not. Train the direction again.")
+
+
+def _check_factors(direction: Direction) -> None:
+    import numpy as np
+
+    factors, rank = direction.factors, direction.info.rank
+    fits = factors is None or np.array_equal(factors.expand(), direction.u)
+    if rank != (len(factors.basis) if factors else 0) or not fits:
+        raise FlowgradError(f"info describes {rank} patterns, and u is not their sum. Use Direction.compact.")
 
 
 def flowgrad_version() -> str:

@@ -4,12 +4,12 @@ import dataclasses
 import datetime
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from directions.file.container import FORMAT_KEY, FORMATS, corrupt, parse_json, shorten
-from directions.file.rules import FieldError, freeze, require
+from directions.file.container import FORMAT_KEY, corrupt, parse_json, shorten
+from directions.file.rules import FieldError, PictureURL, freeze, require
 from flowgrad.errors import UsageError
 
 THUMBNAIL_LIMIT = 1 << 18  # characters of the data URL
@@ -26,9 +26,23 @@ _MODELSPEC_FIELDS = ("title", "description", "date", "license", "tags", "thumbna
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names on Windows
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ][0-9:.]+(Z|[+-]\d\d:?\d\d)?)?")
-_THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
+_PICTURE = re.compile(r"data:image/(png|jpeg|webp);base64,")
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
-Field = dataclasses.Field[Any]
+
+class Key(NamedTuple):
+    """Where a field stands in the metadata, how its text is read (None: as it is), and whether it must be there."""
+
+    name: str
+    key: str
+    read: Callable[[str], Any] | None
+    required: bool
+
+
+def keys_of(kind: type, without: Collection[str]) -> tuple[Key, ...]:
+    """The keys of a dataclass's fields, of which some are not in the metadata; looked up once, as `checks_of`."""
+    fields = [field for field in dataclasses.fields(kind) if field.name not in without]
+    return tuple(Key(field.name, _key(field.name), _reader(field), field.default is MISSING) for field in fields)
 
 
 def today() -> str:
@@ -68,22 +82,22 @@ def check_name(name: str, what: str = "direction") -> str:
     return name
 
 
-def encode_fields(info: Any, kind: str, fields: Iterable[Field]) -> dict[str, str]:
-    """Return the `__metadata__` of these fields: texts as they are, tags with commas, the rest as JSON."""
+def encode_fields(info: Any, kind: str, number: str, keys: Iterable[Key]) -> dict[str, str]:
+    """Return the `__metadata__` of these fields in a format: texts as they are, tags with commas, the rest as JSON."""
     metadata = {f"modelspec.{key}": value for key, value in _MODELSPEC.items()}
     metadata["modelspec.architecture"] = f"{info.model}/flow-{kind}"
-    metadata[FORMAT_KEY] = FORMATS[kind]
-    return metadata | {_key(field.name): _to_text(field.name, getattr(info, field.name)) for field in fields}
+    metadata[FORMAT_KEY] = number
+    return metadata | {key.key: _to_text(key.name, getattr(info, key.name)) for key in keys}
 
 
-def decode_fields(metadata: Mapping[str, str], fields: Iterable[Field]) -> dict[str, Any]:
+def decode_fields(metadata: Mapping[str, str], keys: Iterable[Key]) -> dict[str, Any]:
     """Return the values of these fields; lists are tuples. Raises FlowgradError for a required one that is missing."""
     values = {}
-    for field in fields:
-        key = _key(field.name)
-        if key in metadata:
-            values[field.name] = _from_text(field, metadata[key])
-        elif field.default is MISSING:
+    for name, key, read, required in keys:
+        text = metadata.get(key)
+        if text is not None:
+            values[name] = read(text) if read else text
+        elif required:
             corrupt(f"the key {key} is missing")
     return values
 
@@ -102,12 +116,16 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value)
 
 
-def _from_text(field: Field, text: str) -> Any:
+def _reader(field: dataclasses.Field[Any]) -> Callable[[str], Any] | None:
+    """How the text of a field becomes its value; None for a field that is a text itself."""
     if field.name == "tags":
-        return tuple(tag.strip() for tag in text.split(",") if tag.strip())
-    if field.type is str:
-        return text
-    return freeze(parse_json(text, _key(field.name)))
+        return _to_tags
+    key = _key(field.name)
+    return None if field.type in (str, PictureURL) else lambda text: freeze(parse_json(text, key))
+
+
+def _to_tags(text: str) -> tuple[str, ...]:
+    return tuple(tag.strip() for tag in text.split(",") if tag.strip())
 
 
 def check_described(info: Described) -> None:
@@ -123,8 +141,18 @@ def check_described(info: Described) -> None:
     require(not info.date or bool(_DATE.fullmatch(info.date)), "date must be ISO 8601, like 2025-01-31", info.date)
     fits = len(info.thumbnail) <= THUMBNAIL_LIMIT
     require(fits, f"thumbnail must be at most {THUMBNAIL_LIMIT} characters", len(info.thumbnail))
-    is_image = not info.thumbnail or bool(_THUMBNAIL.fullmatch(info.thumbnail))
-    require(is_image, "thumbnail must be a base64 data URL of a PNG, JPEG or WebP", info.thumbnail)
+    is_picture = not info.thumbnail or _is_picture(info.thumbnail)
+    require(is_picture, "thumbnail must be a base64 data URL of a PNG, JPEG or WebP", info.thumbnail)
+
+
+def _is_picture(url: str) -> bool:
+    """Whether it is a data URL of a picture; what its many characters are is told by one translation, not by search."""
+    head = _PICTURE.match(url)
+    if not head or not url.isascii():
+        return False
+    written = url[head.end() :].encode()
+    body = written.rstrip(b"=")
+    return bool(body) and len(written) - len(body) <= 2 and not body.translate(None, _BASE64)
 
 
 def check_lengths(texts: Iterable[tuple[str, int, Collection[str]]]) -> None:
@@ -134,9 +162,9 @@ def check_lengths(texts: Iterable[tuple[str, int, Collection[str]]]) -> None:
             raise FieldError(f"{name} must be at most {limit:,} characters", longest)
 
 
-def lines_of(info: Any, fields: Iterable[Field]) -> Iterator[tuple[str, int, Collection[str]]]:
-    """The fields that are texts, but for the thumbnail, and how long they may be."""
-    for field in fields:
-        if field.type is str and field.name != "thumbnail":
-            limit = PROSE_LIMIT if field.name in ("description", "license") else TEXT_LIMIT
-            yield field.name, limit, (getattr(info, field.name),)
+def lines_of(info: Any, keys: Iterable[Key]) -> Iterator[tuple[str, int, Collection[str]]]:
+    """The fields that are texts, and how long they may be."""
+    for name, _, read, _ in keys:
+        if read is None and name != "thumbnail":
+            limit = PROSE_LIMIT if name in ("description", "license") else TEXT_LIMIT
+            yield name, limit, (getattr(info, name),)

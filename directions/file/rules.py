@@ -4,13 +4,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from directions.file.container import shorten
 from flowgrad.errors import FlowgradError
 
 Rule = tuple[Callable[[Any], bool], str]  # whether it holds for a value, and what it says in words
 Check = tuple[str, Callable[[Any], bool], str]  # a field, and its rule
+PictureURL = Annotated[str, "base64 data URL"]  # a text whose characters a rule of its own allows
 
 INTEGER_LIMIT = 1 << 64  # a seed may be any 64-bit number
 
@@ -80,6 +81,7 @@ def _are_effects(value: object) -> bool:
 
 
 RULES: dict[Any, Rule] = {
+    PictureURL: (lambda value: isinstance(value, str), "a text"),
     str: (_is_text, "a text without control characters"),
     int: (_is_count, "an integer of 64 bits"),
     float: (_is_number, "a finite number"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from directions.file import container
+from directions.file.entries import sampler_shapes
 from directions.file.metadata import (
     TEXT_LIMIT,
     check_described,
@@ -18,9 +19,10 @@ from directions.file.metadata import (
     check_name,
     decode_fields,
     encode_fields,
+    keys_of,
     lines_of,
 )
-from directions.file.rules import RULES, Rule, check_types, checks_of, require
+from directions.file.rules import RULES, PictureURL, Rule, check_types, checks_of, require
 from directions.file.terms import Term, to_terms
 from flowgrad.errors import FlowgradError
 from flowgrad.files import refuse_existing
@@ -81,7 +83,7 @@ class SamplerInfo:
     date: str = ""
     license: str = ""
     tags: tuple[str, ...] = ()
-    thumbnail: str = ""
+    thumbnail: PictureURL = ""
     version: str = ""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -138,8 +140,8 @@ def read_sampler_info(path: Path) -> SamplerInfo:
 
 def to_sampler_info(header: container.Header) -> SamplerInfo:
     """Return what a sampler's header says. Raises FlowgradError for one that breaks the format."""
-    shapes = container.sampler_shapes(header)
-    values = decode_fields(header.metadata, _METADATA)
+    shapes = sampler_shapes(header)
+    values = decode_fields(header.metadata, _KEYS)
     values["terms"] = to_terms(values["terms"])
     return SamplerInfo(**values, shapes=shapes)
 
@@ -161,13 +163,12 @@ def write_sampler(sampler: SamplerFile, path: Path, overwrite: bool = False) -> 
     Raises UsageError if the file exists and `overwrite` is False, FlowgradError where the disk refuses.
     """
     refuse_existing(path, overwrite)
-    metadata = encode_fields(sampler.info, "sampler", _METADATA)
+    metadata = encode_fields(sampler.info, "sampler", container.FORMATS["sampler"], _KEYS)
     container.write_container(path, metadata, {name: value.copy() for name, value in sampler.tensors.items()})
     return path
 
 
-_FIELDS = dataclasses.fields(SamplerInfo)
-_METADATA = [item for item in _FIELDS if item.name not in _TENSOR_FIELDS]
+_KEYS = keys_of(SamplerInfo, without=_TENSOR_FIELDS)
 
 
 def _maps(value: object, rule: Rule) -> bool:
@@ -241,7 +242,7 @@ def _check_questions(info: SamplerInfo) -> None:
 
 def _texts(info: SamplerInfo) -> Iterator[tuple[str, int, Collection[str]]]:
     """All texts but the thumbnail, with the names of their fields and how long they may be."""
-    yield from lines_of(info, _FIELDS)
+    yield from lines_of(info, _KEYS)
     yield "tags", TEXT_LIMIT, info.tags
     for term in info.terms:
         yield "a term's text", TEXT_LIMIT, (term.text, term.source, *term.answers, *term.attributes)

@@ -1,4 +1,4 @@
-"""10,000 mutated direction files: each is refused by an error of ours, or is a finite and valid direction."""
+"""15,000 mutated direction files, whole and compact: each is refused by an error of ours, or is finite and valid."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from tests.directions.file.test_direction import make_direction
 
 pytestmark = pytest.mark.slow
 
-BYTES, HEADERS, FIELDS = 5000, 4000, 1000  # mutants of each kind
+BYTES, HEADERS, COMPACT, FIELDS = 5000, 4000, 2500, 1000  # mutants of each kind
 MEMORY = 32 << 20  # bytes; files here have some thousands, and a header at most a million
 STRANGE: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**64, -(2**70), 10**400, 1e308, -1e308, 5e-324, 0.5),
@@ -35,6 +35,11 @@ STRANGE: list[Any] = [
 @pytest.fixture(scope="module")
 def seed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_direction(make_direction(), tmp_path_factory.mktemp("seed") / "smiling.safetensors")
+
+
+@pytest.fixture(scope="module")
+def compact_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_direction(make_direction().compact(2), tmp_path_factory.mktemp("compact") / "smiling.safetensors")
 
 
 def outcome(path: Path) -> str:
@@ -160,6 +165,11 @@ def is_list(text: object) -> bool:
 @pytest.mark.parametrize(("mutate", "mutants"), [(mutate_bytes, BYTES), (mutate_header, HEADERS)])
 def test_mutants_are_refused_or_valid(seed_file: Path, mutate: Callable[..., bytes], mutants: int) -> None:
     campaign(seed_file, mutants, mutate)
+
+
+@pytest.mark.parametrize("mutate", [mutate_bytes, mutate_header])
+def test_mutants_of_compact_files_are_refused_or_valid(compact_file: Path, mutate: Callable[..., bytes]) -> None:
+    campaign(compact_file, COMPACT, mutate)
 
 
 # --- values that have the right type ---------------------------------------------------------------------------------

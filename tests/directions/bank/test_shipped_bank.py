@@ -5,6 +5,7 @@ import pytest
 from directions.apply.inversion import join, sample_images
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Bank
+from directions.file.direction import Direction
 from directions.sampler.use import open_sampler
 from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.contrast import Contrast
@@ -40,6 +41,21 @@ def test_everything_that_ships_is_whole(bank, model):
     assert tuple(entry.name for entry in entries) == NAMES[model]
     assert not [entry.error for entry in entries if entry.error]
     assert all(entry.preview and entry.info.calibration and entry.info.thumbnail for entry in entries)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smiling", "old"])
+def test_four_patterns_keep_the_effect(bank, faces, name):
+    """To a hundredth; the figures of more samples are in direction_bank/EVIDENCE.md."""
+    model, samples = faces
+    guide, whole = load_guide(model.config.guide), bank.get(name, model.name).load()
+    target = Contrast(whole.info.text, whole.info.source_text)
+
+    def effect(direction: Direction) -> float:
+        edited = steer(model, samples, to_control(direction, model))
+        return float((log_odds(guide, edited, [target]) - log_odds(guide, samples.images, [target])).mean())
+
+    assert effect(whole.compact(4)) == pytest.approx(effect(whole), rel=0.01)
 
 
 def test_a_shipped_direction_raises_the_score_of_its_text(bank, faces):

@@ -295,6 +295,28 @@ def test_the_bank_is_listed_shown_and_changed(trained: Path, tmp_path: Path) -> 
     failed(call("bank", "import", file, "--name", "big-grin"), 2, "exists already")
 
 
+def test_a_compact_direction_is_a_direction_like_others(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    """With as many patterns as intervals, 8 bits are all that is lost, and hardly a pixel shows it."""
+    bank = ("--bank", trained / "bank")
+    whole = read_direction(trained / "bank/tiny/smiling.safetensors")
+    intervals = whole.info.intervals
+    file = tmp_path / "small.safetensors"
+    answer = json.loads(passed("bank", "export", "smiling", file, "--rank", intervals, "--json", *bank))
+    assert answer["file"] == str(file) and 0 < answer["missed"] < 0.02
+    told = passed("bank", "export", "smiling", file, "--rank", intervals, "--overwrite", *bank)
+    assert f"{intervals} patterns in 8 bits; they miss" in told
+    passed("bank", "import", file, "--name", "small")
+    assert "small" in passed("bank", "list") and f"{intervals} patterns in 8 bits" in passed("bank", "show", "small")
+    passed("bank", "export", "small", "again.safetensors")
+    assert Path("again.safetensors").read_bytes() == file.read_bytes()
+    for name, spec in (("a", trained / "bank/tiny/smiling.safetensors"), ("b", "small")):
+        passed("apply-direction", spec, tiny.files[0], "--model", tiny.model, "--output", name, "--lossless")
+    edited = (pixels(next(Path(name).rglob("*.png"))) for name in ("a", "b"))
+    assert np.abs(np.subtract(*edited)).max() <= 2
+    failed(call("bank", "export", "smiling", "x.safetensors", "--rank", intervals + 1, *bank), 2, "rank must lie in")
+    assert not Path("x.safetensors").exists()
+
+
 def test_a_damaged_direction_is_listed_with_its_error(trained: Path, tmp_path: Path) -> None:
     bad = tmp_path / "own-bank/tiny/bad.safetensors"
     bad.parent.mkdir(parents=True)
@@ -398,7 +420,7 @@ def test_bugs_show_a_traceback_on_demand_alone(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(Bank, "list", fail)
+    monkeypatch.setattr(Bank, "lines", fail)
     failed(call("bank", "list"), 1, "ZeroDivisionError", "FLOWGRAD_DEBUG=1")
     monkeypatch.setenv("FLOWGRAD_DEBUG", "1")
     assert isinstance(call("bank", "list").exception, ZeroDivisionError)

@@ -10,8 +10,8 @@ def test_columns_stand_below_one_another_in_every_script() -> None:
 
 
 def test_every_entry_has_a_line() -> None:
-    entries = Bank.default().list(kind=None)
-    lines = bank_lines(entries).split("\n")
-    assert len(lines) == len(entries) + 1
+    found = Bank.default().lines(kind=None)
+    lines = bank_lines(found).split("\n")
+    assert len(lines) == len(found) + 1
     (line,) = (line for line in lines if line.startswith("smiling ") and "faces128" in line)
     assert line.endswith("a smiling face") and " to " in line and " flowgrad " in line

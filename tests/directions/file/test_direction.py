@@ -1,6 +1,7 @@
 """The direction file: what is written comes back, and what is broken or hostile is refused with a reason."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -89,6 +90,11 @@ def test_round_trip_is_lossless(tmp_path: Path, dtype: str) -> None:
     assert read.info.shape == SHAPE and read.info.intervals == len(STARTS) and read.info.dtype == dtype
 
 
+@pytest.mark.parametrize("url", ["", *(f"data:image/webp;base64,{body}" for body in ("A", "a+/9", "AAA=", "AA=="))])
+def test_thumbnails_are_data_urls(url: str) -> None:
+    assert make_info(thumbnail=url).thumbnail == url
+
+
 def test_minimal_info_round_trips(tmp_path: Path) -> None:
     info = DirectionInfo(title="t", model="m", fingerprint="f", steps=1)
     direction = Direction.create(np.zeros((1, 2)), np.array([0]), info)
@@ -110,6 +116,12 @@ def test_safetensors_reads_it_and_what_it_writes_is_read(path: Path, tmp_path: P
 def test_the_same_direction_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
     other = write_direction(make_direction(), tmp_path / "again.safetensors")
     assert other.read_bytes() == path.read_bytes()
+
+
+def test_files_of_format_1_keep_their_bytes(tmp_path: Path) -> None:
+    u = np.arange(len(STARTS) * 48).reshape(len(STARTS), *SHAPE) / 64
+    file = write_direction(Direction.create(u, np.array(STARTS), make_info()), tmp_path / "d.safetensors")
+    assert hashlib.sha256(file.read_bytes()).hexdigest()[:16] == "829f8ac26f14174e"
 
 
 def test_info_is_json_without_the_thumbnail(path: Path) -> None:
@@ -191,6 +203,11 @@ def test_tensors_are_checked(u: Any, starts: tuple[int, ...], message: str) -> N
         ({"thumbnail": "http://example.org/x.png"}, "thumbnail must be a base64 data URL"),
         ({"thumbnail": "data:image/svg+xml;base64,AAAA"}, "thumbnail must be a base64 data URL"),
         ({"thumbnail": "data:image/png;base64," + "A" * (1 << 18)}, "thumbnail must be at most"),
+        *(
+            ({"thumbnail": f"data:image/png;base64,{body}"}, "thumbnail must be a base64 data URL")
+            for body in ("", "==", "AA===", "A=A", "AAA\n", "AA-_", "AAé", "AA A", "AA\x00", "\ud800")
+        ),
+        ({"thumbnail": None}, "thumbnail must be a text"),
         ({"seed": 1 << 70}, "seed must be an integer of 64 bits"),
         ({"text": "x" * 1001}, "text must be at most 1,000 characters, not 1001"),
         ({"keep": ("x", "y" * 200_000)}, "keep must be at most 1,000 characters"),
@@ -337,7 +354,7 @@ def test_hostile_headers(path: Path, raw: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("flowgrad.format", "3", "direction format '3', this flowgrad reads 1. Upgrade flowgrad"),
+        ("flowgrad.format", "4", "direction format '4', this flowgrad reads 1 and 3. Upgrade flowgrad"),
         ("flowgrad.format", "2", "a sampler .*, not a direction. Draw from it: flowgrad sample --sampler"),
         ("flowgrad.format", GONE, "the key flowgrad.format is missing"),
         ("flowgrad.fingerprint", GONE, "the key flowgrad.fingerprint is missing"),
@@ -399,12 +416,12 @@ def test_hostile_tensor_entries(path: Path, keys: str, value: Any, message: str)
 
 
 def test_what_the_library_refuses_is_refused(path: Path) -> None:
-    rewrite(path, "u", "data_offsets", to=[16.0, 400])
+    rewrite(path, "u", "data_offsets", to=[16, 400.0])
     refused(path, "invalid JSON in header", read_direction)
 
 
 def test_a_later_format_is_named_even_with_other_tensors(path: Path) -> None:
-    rewrite(path, "__metadata__", "flowgrad.format", to="3")
+    rewrite(path, "__metadata__", "flowgrad.format", to="4")
     rewrite(path, "v", to={})
     refused(path, "Upgrade flowgrad")
 

@@ -105,7 +105,7 @@ def test_the_hash_is_not_of_what_is_told(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "to", "message"),
     [
-        ("flowgrad.format", "3", "sampler format '3', this flowgrad reads 2. Upgrade flowgrad"),
+        ("flowgrad.format", "4", "sampler format '4', this flowgrad reads 2. Upgrade flowgrad"),
         ("flowgrad.format", "1", "a direction .*, not a sampler. Apply it"),
         ("flowgrad.format", None, "flowgrad.format is missing"),
         ("flowgrad.terms", None, "flowgrad.terms is missing"),
@@ -155,12 +155,12 @@ def test_hostile_metadata_are_refused_by_the_header_alone(path: Path, key: str, 
         (("basis", "dtype"), [], "not F32"),
         (("basis", "shape"), [], "the shape"),
         (("basis", "shape"), [0, 3], "the shape"),
-        (("basis", "shape"), [1 << 40, 1 << 40], "side by side"),
+        (("basis", "shape"), [1 << 40, 1 << 40], "truncated or too long"),
         (("basis", "data_offsets"), [0, 8], "side by side"),
         (("basis", "data_offsets"), "all", "side by side"),
         (("basis", "data_offsets"), [16, 400], "side by side"),
         (("basis",), 3, "must give dtype"),
-        (("basis",), None, "side by side|basis"),
+        (("basis",), None, "truncated or too long"),
         (("../../x",), {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a tensor is called"),
     ],
 )
