@@ -271,11 +271,11 @@ def sampler_evaluate(
     """
     from directions.sampler.request import INTERVALS
     from directions.train.recipe import check_intervals
-    from flowgrad.model_config import load_config
 
     found = Bank.default(bank)
     entry = found.get(name, options.model_name(model), "sampler")
-    check_intervals(intervals, load_config(model or entry.model).steps)
+    if entry.sampler:
+        check_intervals(intervals, entry.sampler.steps)
     if optimize and entry.sampler and (parent := entry.sampler.parent):
         raise UsageError(f"--optimize starts from a model's own samples, and {name} draws on {parent}: leave it out")
     sheet, figures_file = output / SHEET, output / "evaluation.json"
