@@ -78,9 +78,25 @@ def file_sha256(path: Path) -> str:
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise UsageError if `path` exists and may not be overwritten."""
+    """Raise UsageError if `path` exists and may not be overwritten; and as `check_folder` for the folder it is in."""
+    check_folder(path.parent)
     if path.exists() and not overwrite:
         raise occupied(path)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise unless files can be written to a folder, or to one that is made there.
+
+    Raises UsageError for one that is a file, lies in one, or has no possible name, FlowgradError for a read-only one.
+    """
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except OSError as error:  # such as a name that is too long
+        raise UsageError(f"cannot write to {str(folder)[:100]}: {error.strerror}. Choose another folder.") from error
+    if not there.is_dir():
+        raise UsageError(f"cannot write to {folder}: {there} is a file. Choose another folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FlowgradError(f"cannot write to {folder}: {there} is read-only. Choose another folder.")
 
 
 def occupied(place: Path | str) -> UsageError:

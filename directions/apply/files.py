@@ -23,7 +23,7 @@ from directions.apply.wanted import EditedFace, Outcome, Wanted
 from directions.figures import strength_label, strip
 from directions.photo.beside import Beside, ahead
 from directions.photo.composite import Patch, composite
-from directions.photo.faces import Asked, Faces, Prepared, Read, largest_of, read_changed
+from directions.photo.faces import Asked, Faces, Prepared, Read, from_left, largest_of, read_changed
 from directions.photo.reading import Photo, to_images, to_tensor
 from directions.photo.sources import Source
 from directions.photo.view import views
@@ -231,11 +231,10 @@ def _save(model: Model, job: _Job, edited: Edited | FlowgradError, wanted: Wante
                 again = "The same command" if wanted.recorded else "The same command with --skip-existing"
                 raise FlowgradError(f"{error} {again} then goes on.") from error.__cause__
             return Outcome(target.source, error=error, sha256=job.sha256)
-    warnings = dict.fromkeys(filter(None, (*(crop.warning for crop in job.crops), *verdicts)))
     return Outcome(
         target.source,
         target.output if written else None,
-        warning="; ".join(warnings) or None,
+        warning=_warning(job.crops, verdicts),
         images=(job.crops[0].image, *crops) if edits and target.drawn else (),
         edited=tuple(EditedFace(e.share, e.distance, verdict) for e, verdict in zip(edits, verdicts, strict=True)),
         skipped=target.there,
@@ -243,6 +242,15 @@ def _save(model: Model, job: _Job, edited: Edited | FlowgradError, wanted: Wante
         faces=(len(edits), job.faces.too_small) if job.faces.searched else None,
         sha256=job.sha256,
     )
+
+
+def _warning(crops: Sequence[Prepared], verdicts: Sequence[str | None]) -> str | None:
+    """What the user may want to know of a photo's faces; of several it says which, counted from the left."""
+    said = []
+    for number, i in enumerate(from_left([crop.place for crop in crops]), 1):
+        which = f"face {number}: " if len(crops) > 1 else ""
+        said += [which + text for text in (crops[i].warning, verdicts[i]) if text]
+    return "; ".join(said) or None
 
 
 def _write(output: Place, content: bytes, wanted: Wanted) -> None:

@@ -14,7 +14,7 @@ from directions.bank.bank import SUFFIX
 from directions.photo.sources import Source
 from directions.photo.writing import SAVED_SUFFIXES
 from flowgrad.addresses import Place, below, exists
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import UsageError
 from flowgrad.files import occupied
 
 NAME_LIMIT = 255  # bytes of a file's name, on the usual file systems
@@ -131,17 +131,3 @@ def remove_unfinished(folder: Path, done: str) -> None:
     for path in folder.rglob(f".*-{glob.escape(done)}-*"):
         if re.fullmatch(rf"\..*-{re.escape(done)}-[0-9a-f]{{8}}\.\w+", path.name):
             path.unlink(missing_ok=True)
-
-
-def check_folder(folder: Place) -> None:
-    """Raise FlowgradError unless files can be written to a folder, or to one that is made there.
-
-    Of a folder at an address, the first file will tell.
-    """
-    if not isinstance(folder, Path):
-        return
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise FlowgradError(f"cannot write to {folder}: {there} is a file. Choose another folder with --output.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise FlowgradError(f"cannot write to {folder}: {there} is read-only. Choose another folder with --output.")

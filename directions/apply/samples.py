@@ -23,10 +23,13 @@ def sample_to_files(
 
     Image i of a seed is the same whatever `count` is. Raises UsageError for a file that exists.
     """
-    outputs = [folder / f"sample-{seed}-{i:05d}.png" for i in range(count)]
-    for output in outputs:
-        refuse_existing(output, overwrite)
-    names = iter(outputs)
+    for i in range(count):
+        refuse_existing(_output(folder, seed, i), overwrite)
+    names = (_output(folder, seed, i) for i in range(count))
     for batch in sample_images(model, count, seed):
         for image in to_images(batch.images if control is None else steer(model, batch, control)):
             yield save_image(image, next(names), overwrite), image
+
+
+def _output(folder: Path, seed: int, i: int) -> Path:
+    return folder / f"sample-{seed}-{i:05d}.png"

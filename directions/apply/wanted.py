@@ -10,7 +10,7 @@ from directions.photo.reading import Align
 from directions.photo.sources import Source
 from directions.photo.view import VIEW_SIDE
 from flowgrad.addresses import Place
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import FlowgradError
 
 _SHOWN = 4 * VIEW_SIDE  # pixels along a photo's longer side that are enough for a strip around its faces
 
@@ -38,16 +38,6 @@ class Wanted:
     title: str = "edited"
     copy_unedited: bool = False
     recorded: bool = False
-
-    def __post_init__(self) -> None:
-        if self.copy_unedited and (self.crop or self.strengths):
-            raise UsageError("--copy-unedited copies whole photos; leave out --crop and --strengths, or it")
-        if self.skip and self.overwrite:
-            raise UsageError("--skip-existing leaves files that exist, --overwrite replaces them: give one of the two")
-        if self.skip and self.recorded:
-            raise UsageError("a manifest says what is done, --skip-existing goes by names: give one of the two")
-        if self.budget is not None and self.strengths:
-            raise UsageError("--keep-identity chooses one strength for each photo; leave out --strengths")
 
     @property
     def enough(self) -> int | None:

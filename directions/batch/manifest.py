@@ -18,12 +18,14 @@ from filelock import FileLock, Timeout
 
 from directions.apply.targets import Known
 from directions.apply.wanted import Outcome, Wanted
+from directions.photo.reading import check_file
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.files import FINGERPRINT, atomic_path, remove_leftovers
+from flowgrad.files import FINGERPRINT, atomic_path, check_folder, remove_leftovers
 from flowgrad.ode import Control
 
 Record = dict[str, Any]
 _KEYS = {"input", "sha256", "output", "direction", "strength", "distance", "verdict", "unedited", "error", "options"}
+_TEXTS = ("input", "sha256", "options")
 _START = b'{"input": '  # how a line begins
 
 
@@ -70,11 +72,19 @@ def read_lines(content: Iterable[bytes], name: object) -> Iterator[Record]:
             return
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or not record.keys() >= _KEYS:
+        if not _is_record(record):
             raise FlowgradError(f"{name} is no manifest: line {number} is no record of a photo. Name another file.")
         yield record
+
+
+def _is_record(value: object) -> bool:
+    """Whether a line's JSON has all keys, and what the next run reads of it is text, or null where it may be."""
+    if not isinstance(value, dict) or not value.keys() >= _KEYS:
+        return False
+    required, others = (value[key] for key in _TEXTS), (value[key] for key in ("output", "error"))
+    return all(isinstance(text, str) for text in required) and all(isinstance(text, str | None) for text in others)
 
 
 def to_known(record: Mapping[str, Any]) -> Known:
@@ -97,6 +107,8 @@ class Manifest(AbstractContextManager["Manifest"]):
     def __enter__(self) -> "Manifest":
         if self.path.is_dir():
             raise UsageError(f"{self.path} is a folder, of a run with --engine ray; name a file with --manifest.")
+        check_folder(self.path.parent)
+        check_file(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)

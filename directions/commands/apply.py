@@ -9,6 +9,7 @@ import typer
 from directions.bank.bank import Bank
 from directions.commands.engine import Address, Engine, EngineName, ManifestPlace, Retry, Workers, check_engine
 from directions.commands.options import (
+    MOST,
     Align,
     BankFolder,
     Crop,
@@ -32,7 +33,7 @@ from directions.commands.options import (
 from directions.commands.outcomes import report
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import UsageError
-from flowgrad.files import refuse_existing
+from flowgrad.files import check_folder, refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
 
 app = typer.Typer()
@@ -93,6 +94,8 @@ def apply_direction(
     from flowgrad.addresses import below, to_place
 
     check_engine(engine, manifest, retry, address, grid)
+    recorded = manifest is not None or engine is Engine.RAY
+    _check_together(strengths, crop, face, align, overwrite, keep_identity, skip_existing, copy_unedited, recorded)
     steps, terminal = numbers(strengths, "--strengths") if strengths else (), Terminal(as_json)
     if steps and strength != 1:
         raise UsageError(f"--strengths takes the place of --strength; give one of the two (got {strength:g} as well)")
@@ -102,6 +105,8 @@ def apply_direction(
         asked, steps = [(name, 1.0)], tuple(own * step for step in steps)
     parts = load_parts(asked, Bank.default(bank), model_name(model))
     files, folder = find_sources(photos), to_place(output)
+    if isinstance(folder, Path):
+        check_folder(folder)
     with process_beside(align if engine is Engine.LOCAL else "never", workers) as beside, ExitStack() as opened:
         from directions.apply import outputs
         from directions.apply.files import apply_to_files
@@ -112,7 +117,6 @@ def apply_direction(
 
         inversion = common_inversion([part for part, _ in parts])
         done, title = outputs.done_by(named), outputs.done_by(asked)
-        recorded = bool(manifest) or engine is Engine.RAY
         wanted = Wanted(
             steps, crop, face, align, overwrite, keep_identity, inversion, skip_existing, title, copy_unedited, recorded
         )
@@ -121,7 +125,6 @@ def apply_direction(
         if grid and not sheets:
             raise UsageError(f"--grid draws on this machine: leave it out, or write to a folder of it, not to {folder}")
         targets = outputs.output_paths(files, folder, done, png, taken=sheets.paths if sheets else ())
-        outputs.check_folder(folder)
         for sheet in sheets.paths if sheets and grid else ():
             outputs.check_output(sheet, outputs.Inputs(files), overwrite or skip_existing)
         name = model or parts[0][0].info.model
@@ -156,9 +159,33 @@ def apply_direction(
         report(edited, len(files), folder, drawn.written if drawn else [], terminal, keep_identity is not None)
 
 
+def _check_together(
+    strengths: str | None,
+    crop: bool,
+    face: int | None,
+    align: str,
+    overwrite: bool,
+    keep_identity: float | None,
+    skip_existing: bool,
+    copy_unedited: bool,
+    recorded: bool,
+) -> None:
+    """Raise UsageError for options of which one says what another one forbids."""
+    if copy_unedited and (crop or strengths):
+        raise UsageError("--copy-unedited copies whole photos; leave out --crop and --strengths, or it")
+    if skip_existing and overwrite:
+        raise UsageError("--skip-existing leaves files that exist, --overwrite replaces them: give one of the two")
+    if skip_existing and recorded:
+        raise UsageError("a manifest says what is done, --skip-existing goes by names: give one of the two")
+    if keep_identity is not None and strengths:
+        raise UsageError("--keep-identity chooses one strength for each photo; leave out --strengths")
+    if face is not None and align == "never":
+        raise UsageError(f"--face {face} counts faces, and --align never looks for none: give one of the two")
+
+
 @app.command()
 def sample(
-    count: Annotated[int, typer.Option(help="How many.", min=1)] = 16,
+    count: Annotated[int, typer.Option(help="How many.", min=1, max=MOST)] = 16,
     direction: Annotated[str, typer.Option("--direction", "-d", help="NAME[:STRENGTH], + adds.")] = "",
     sampler: SamplerOption = "",
     grid: Annotated[bool, typer.Option("--grid", help="Also draw a contact sheet.")] = False,
@@ -209,7 +236,10 @@ def sample(
         loaded = open_sampler(sampler, loaded, found, guide, force)
     control = mixture(loaded, parts, terminal, force) if parts else None
     samples = sample_to_files(loaded, count, seed, control, output, overwrite)
-    files, images = map(list, zip(*terminal.track(samples, "sampling", count), strict=True))
+    files, images = [], []
+    for file, image in terminal.track(samples, "sampling", count):
+        files.append(file)
+        images += [image] if grid else []  # without a sheet, the images of a long call need not be kept
     if grid:
         save_image(contact_sheet(images, title=direction or sampler), sheet, overwrite)
         files.append(sheet)

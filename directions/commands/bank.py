@@ -11,6 +11,7 @@ from directions.bank.line import Line, line_of
 from directions.commands.errors import failed
 from directions.commands.listing import bank_lines
 from directions.commands.options import (
+    MOST,
     BankFolder,
     Device,
     Force,
@@ -194,7 +195,7 @@ def bank_gallery(
 def bank_matrix(
     names: Annotated[list[str] | None, typer.Argument(help="Directions; default: all of the model.")] = None,
     model: ModelName = DEFAULT_MODEL,
-    count: Annotated[int, typer.Option(help="Samples to measure on.", min=1)] = 16,
+    count: Annotated[int, typer.Option(help="Samples to measure on.", min=1, max=MOST)] = 16,
     guide: GuideName = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("interference"),
     bank: BankFolder = None,
@@ -210,9 +211,12 @@ def bank_matrix(
 
     Writes matrix.csv and a heat map, matrix.png.
     """
+    from directions.measure.texts import texts_of
+
     found, terminal = Bank.default(bank), Terminal(as_json)
     own = model_name(model)
     entries = [found.get(name, own) for name in names] if names else list(found.list(own))
+    texts_of(entries)  # what cannot be measured is refused before anything is loaded
     table, picture = output / "matrix.csv", output / "matrix.png"
     for path in (table, picture):
         refuse_existing(path, overwrite)
@@ -226,7 +230,6 @@ def bank_matrix(
     from flowgrad.guidance.guide_files import load_guide
     from flowgrad.models import load_model
 
-    interference.texts_of(entries)  # what cannot be measured is refused before anything is loaded
     loaded = load_model(model, device, precision)
     network = load_guide(guide or loaded.config.guide, loaded.device)
     samples = join(sample_images(loaded, count, HELD_OUT_SEED))

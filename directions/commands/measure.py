@@ -9,6 +9,7 @@ from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from directions.compare.names import Method
+from directions.file.metadata import STEPS_LIMIT
 from flowgrad.errors import UsageError
 from flowgrad.files import refuse_existing
 from flowgrad.resources import DEFAULT_MODEL
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 _COMPARED = "Comparison"
+DISTANCE, SAMPLES = 0.35, 10  # of comparisons, where nothing else is asked for
 SMILE = "a smiling face - a serious face"
 
 
@@ -37,25 +39,34 @@ def evaluate(
         str, typer.Option("--answer", help="What the judge calls the text: happy.", rich_help_panel=_COMPARED)
     ] = "",
     distance: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Identity distance at which they are compared.",
+            help="Identity distance at which they are compared. The default is 0.35.",
             callback=options.is_positive,
             rich_help_panel=_COMPARED,
         ),
-    ] = 0.35,
+    ] = None,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="By which the others are trained: name or .yaml file.",
+            help="By which the others are trained: name or .yaml file. The default is default.",
             callback=options.known_recipe,
             rich_help_panel=_COMPARED,
         ),
-    ] = "default",
+    ] = None,
     samples: Annotated[
-        int, typer.Option(help="Samples that they are trained on.", min=1, rich_help_panel=_COMPARED)
-    ] = 10,
-    seed: options.Seed = 0,
+        int | None,
+        typer.Option(
+            help="Samples that they are trained on. The default is 10.",
+            min=1,
+            max=options.MOST,
+            rich_help_panel=_COMPARED,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The same seed gives the same result.", callback=options.is_seed, rich_help_panel=_COMPARED),
+    ] = None,
     guide: options.GuideName = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("evaluation"),
     model: options.DirectionsModel = None,
@@ -82,18 +93,25 @@ def evaluate(
     from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.sources import find_sources
     from directions.train.recipe import load_recipe
+    from flowgrad.guidance.names import check_answer
+    from flowgrad.model_config import load_config
 
     steps, terminal = options.numbers(strengths, "--strengths"), Terminal(as_json)
     where = Bank.default(bank)
     parts = load_parts(parse_mixture(direction), where, options.model_name(model))
     sheet, figures = output / "contact-sheet.png", output / "evaluation.json"
     results, compared = output / "results.jsonl", (output / "comparison.json", output / "comparison.svg")
-    if answer_for and not method:
-        raise UsageError("--answer says what the judge calls the text that methods are compared by: give --methods too")
+    alone = {"--answer": answer_for, "--distance": distance, "--recipe": recipe, "--samples": samples, "--seed": seed}
+    if not method and (given := [option for option, value in alone.items() if value not in (None, "")]):
+        raise UsageError(f"{', '.join(given)} say how methods are compared: give --methods too, or leave that out")
+    if answer_for and (reader := judge or load_config(model or parts[0][0].info.model).judge):
+        check_answer(answer_for, reader)
+    if method and len(parts) > 1:
+        raise UsageError(f"--methods compares one direction with what is trained for its text; got {len(parts)}")
     for path in compared if method else (sheet, figures):
         refuse_existing(path, overwrite or (path in compared and results.exists()))
     files, info = find_sources(photos), parts[0][0].info
-    others = load_recipe(recipe)
+    others, apart = load_recipe(recipe or "default"), DISTANCE if distance is None else distance
 
     from directions.apply.photos import read_photos
     from directions.apply.steer import common_inversion, mixture
@@ -110,10 +128,10 @@ def evaluate(
 
         if overwrite:
             results.unlink(missing_ok=True)
-        asked = run.Asked(tuple(method), steps, distance, samples, guide, judge, answer_for, seed)
+        asked = run.Asked(tuple(method), steps, apart, samples or SAMPLES, guide, judge, answer_for, seed or 0)
         outcomes = run.compare(loaded, control, info, read, others, asked, results, terminal)
-        data = summary.save(outcomes, direction, distance, *compared)
-        shown = tables.plain_table(*summary.outcome_rows(outcomes, distance), numbers=True)
+        data = summary.save(outcomes, direction, apart, *compared)
+        shown = tables.plain_table(*summary.outcome_rows(outcomes, apart), numbers=True)
         answer(as_json, data, shown, wrote(results, *compared))
         return
     measured, images = evaluation.evaluate_photos(loaded, control, read.images, info, steps, guide, judge, terminal)
@@ -131,16 +149,18 @@ def benchmark(
         list[str] | None,
         typer.Option("--recipe", help="To train by: name or .yaml file; repeatable.", callback=options.known_recipes),
     ] = None,
-    steps: Annotated[int, typer.Option(help="N, Euler steps that gradients are compared on.", min=2)] = 100,
+    steps: Annotated[
+        int, typer.Option(help="N, Euler steps that gradients are compared on.", min=2, max=STEPS_LIMIT)
+    ] = 100,
     thresholds: options.Thresholds = "0.005",
     factors: Annotated[
         str, typer.Option(help="Multiples of step sizes to try for plain descent.", callback=options.are_numbers)
     ] = "1",
-    samples: Annotated[int, typer.Option(help="Samples to train on.", min=1)] = 10,
-    held_out: Annotated[int, typer.Option(help="Samples to measure on.", min=2)] = 24,
+    samples: Annotated[int, typer.Option(help="Samples to train on.", min=1, max=options.MOST)] = SAMPLES,
+    held_out: Annotated[int, typer.Option(help="Samples to measure on.", min=2, max=options.MOST)] = 24,
     distance: Annotated[
         float, typer.Option(help="Identity distance at which effects are compared.", callback=options.is_positive)
-    ] = 0.35,
+    ] = DISTANCE,
     repeats: Annotated[int, typer.Option(help="Timed rounds of gradients after a warm-up.", min=1)] = 3,
     model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
@@ -149,6 +169,7 @@ def benchmark(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
+    force: options.AnyWords = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare gradients and trainings, ours and the published algorithm's, in one run: time, memory, effect.
@@ -159,13 +180,20 @@ def benchmark(
     samples that were not trained on, at equal identity distance, against seconds of training. The contestants take
     turns, so that a drift of the machine meets all. Writes benchmark.json and benchmark.svg.
     """
+    from directions.file.texts import check_words
     from directions.train.recipe import load_recipe
     from flowgrad.guidance.contrast import Contrast
+    from flowgrad.guidance.names import vocabulary_of
     from flowgrad.model_config import load_config
 
     xi, multiples = options.numbers(thresholds, "--thresholds"), options.numbers(factors, "--factors")
+    if min(xi) < 0 or min(multiples) <= 0:
+        raise UsageError(f"--thresholds takes 0 or more, --factors numbers above 0; got {thresholds} and {factors}")
     config = load_config(model)
     targets = [Contrast.parse(written, config.subject) for written in text or (SMILE,)]
+    if reader := guide or config.guide:
+        for target in targets:
+            check_words(target, vocabulary_of(reader), force)
     recipes = {Path(name).stem: load_recipe(name) for name in recipe or ("full", "paper", "default")}
     figures, picture = output / "benchmark.json", output / "benchmark.svg"
     for path in (figures, picture):

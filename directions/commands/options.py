@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     pass
 
 
+MOST = 100_000  # images that one call makes: with more it would fill any memory, and their numbers have five digits
+
+
 def complete_name(incomplete: str) -> list[str]:
     """Names of directions that begin so, for the shell."""
     return [line.name for line in Bank.default().lines() if line.name.startswith(incomplete)]
@@ -74,7 +77,7 @@ def are_numbers(context: typer.Context, option: typer.CallbackParam, written: st
     return written
 
 
-def _is_seed(option: typer.CallbackParam, value: int | None) -> int | None:
+def is_seed(option: typer.CallbackParam, value: int | None) -> int | None:
     """The callback of an option that takes what random numbers are drawn from."""
     if value is not None and not 0 <= value < INTEGER_LIMIT:
         raise UsageError(f"{option.opts[0]} must lie in 0 to {INTEGER_LIMIT - 1}; got {value}")
@@ -146,10 +149,10 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, or
 Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto takes the fastest that is precise enough.")
 ]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=_is_seed)]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=is_seed)]
 RecipeSeed = Annotated[
     int | None,
-    typer.Option("--seed", help="The same seed gives the same result. The default is the recipe's.", callback=_is_seed),
+    typer.Option("--seed", help="The same seed gives the same result. The default is the recipe's.", callback=is_seed),
 ]
 Align = Annotated[
     Literal["auto", "always", "never"],

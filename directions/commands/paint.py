@@ -10,8 +10,10 @@ from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from directions.paint.methods import (
+    COUNT_LIMIT,
     DEFAULT_METHOD,
     SHEET,
+    STEPS_LIMIT,
     SUMMARY,
     Method,
     candidate_name,
@@ -37,8 +39,10 @@ def paint(
         float | None,
         typer.Option("--strength", "-s", help="How freely: near 0 as painted, near 1 the rough colours alone."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps: with more, the strokes count more.", min=0)] = None,
-    count: Annotated[int, typer.Option(help="Candidates.", min=1)] = 4,
+    steps: Annotated[
+        int | None, typer.Option(help="Gradient steps: with more, the strokes count more.", min=0, max=STEPS_LIMIT)
+    ] = None,
+    count: Annotated[int, typer.Option(help="Candidates.", min=1, max=COUNT_LIMIT)] = 4,
     region: Annotated[
         list[str] | None, typer.Option(help='Words where a mask is white: mouth.png="a smiling face"; repeatable.')
     ] = None,
@@ -112,7 +116,7 @@ def paint_evaluate(
     splits: Annotated[
         Path | None, typer.Option(help="Table whose test rows say which photos to take; columns file and split.")
     ] = None,
-    count: Annotated[int, typer.Option(help="Photos that paintings are made of.", min=2)] = 200,
+    count: Annotated[int, typer.Option(help="Photos that paintings are made of.", min=2, max=options.MOST)] = 200,
     method: Annotated[list[Method] | None, typer.Option(help="A method; repeatable. The default is all.")] = None,
     strengths: Annotated[str, typer.Option("--strengths", help="Of every method: --strengths 0.5,0.7.")] = "0.5,0.7",
     steps: Annotated[
@@ -137,6 +141,7 @@ def paint_evaluate(
     """
     from directions.paint import checks
     from flowgrad.model_config import load_config
+    from flowgrad.training.data.pictures import find_source, read_splits
 
     tried = options.numbers(strengths, "--strengths")
     counts = _whole(steps)
@@ -147,6 +152,9 @@ def paint_evaluate(
     chart, table_file = output / "curve.png", output / "evaluation.json"
     for file in (chart, table_file):
         refuse_existing(file, overwrite)
+    find_source(photos)
+    if splits:
+        read_splits(splits)
 
     from directions.commands import tables
     from directions.paint import evaluation
@@ -167,6 +175,6 @@ def _whole(written: str | None) -> tuple[int | None, ...]:
     if written is None:
         return (None,)
     values = options.numbers(written, "--steps")
-    if any(value < 0 or value != int(value) for value in values):
-        raise UsageError(f"--steps takes whole numbers of 0 or more, like 0,4,8; got {written!r}")
+    if not all(0 <= value <= STEPS_LIMIT and value == int(value) for value in values):
+        raise UsageError(f"--steps takes whole numbers of 0 to {STEPS_LIMIT}, like 0,4,8; got {written!r}")
     return tuple(int(value) for value in values)

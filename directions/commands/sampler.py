@@ -33,6 +33,10 @@ Method = Annotated[
     typer.Option(help="rejection draws exactly; a network, trained for longer, in one pass and nearly so."),
 ]
 
+Intervals = Annotated[
+    int | None, typer.Option(help="Euler steps of the images that are measured; default 12, or all N.", min=1)
+]
+
 SHEET, CHART, POOL = "before-after.png", "shares.png", "pool"
 
 
@@ -43,10 +47,12 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
         name: NewName,
         method: Method = "rejection",
         on: Annotated[str, typer.Option("--on", help="A sampler to draw on, for a second stage.")] = "",
-        pool: Annotated[int, typer.Option(help="Samples to solve and measure with.", min=8)] = 512,
-        intervals: Annotated[int, typer.Option(help="Euler steps of the images that the energy sees.", min=1)] = 12,
-        dimensions: Annotated[int, typer.Option(help="Of the part of a latent that a network moves.", min=2)] = 64,
-        updates: Annotated[int, typer.Option(help="Of a network.", min=1)] = 80,
+        pool: Annotated[int, typer.Option(help="Samples to solve and measure with.", min=8, max=options.MOST)] = 512,
+        intervals: Intervals = None,
+        dimensions: Annotated[
+            int | None, typer.Option(help="Of the part of a latent that a network moves; default 64.", min=2, max=4096)
+        ] = None,
+        updates: Annotated[int | None, typer.Option(help="Of a network; default 80.", min=1, max=1_000_000)] = None,
         model: options.ModelName = DEFAULT_MODEL,
         guide: options.GuideName = None,
         title: Annotated[str, typer.Option(help="One line for the bank; default: what it asks for.")] = "",
@@ -61,17 +67,28 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
         as_json: options.Json = False,
         **others: Any,
     ) -> None:
+        from directions.file.metadata import check_name
+        from directions.file.texts import check_described
+        from directions.sampler.request import INTERVALS
+        from directions.train.recipe import check_intervals
         from flowgrad.model_config import load_config
 
         if method == "network" and on:
             raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
+        if method != "network" and (dimensions or updates):
+            raise UsageError("--dimensions and --updates are a network's: give --method network too, or leave them out")
+        check_name(name, "sampler")
+        check_described(title=title or "-", description=description, tags=tuple(tag or ()))
+        config = load_config(model)
+        check_intervals(intervals, config.steps)
+        intervals = intervals or min(INTERVALS, config.steps)
         found, folder, own = Bank.default(bank), output or Path("runs") / name, str(options.model_name(model))
         parent, leads = found.get(on, own, "sampler").load_sampler() if on else None, Workers.started().leads
         for file in (SHEET, CHART) if leads else ():
             refuse_existing(folder / file, overwrite)
         reporter = Terminal(as_json) if leads else Silent()
         with found.claim(name, own, overwrite) if leads else nullcontext():
-            terms = terms_of(config=load_config(model), guide=guide, reporter=reporter, **others)
+            terms = terms_of(config=config, guide=guide, reporter=reporter, **others)
             with Workers.join() as workers:
                 from directions.sampler import train
                 from directions.sampler.network import NetworkPlan
@@ -146,6 +163,8 @@ def sampler_train(
     from directions.sampler.request import class_term, identity_term, pose_term, text_term
     from flowgrad.guidance.names import vocabulary_of
 
+    if source is not None and text is None:
+        raise UsageError("--source says what --text is told from: give --text too, or leave it out")
     terms = []
     if text is not None:
         reader = guide or config.guide
@@ -227,8 +246,8 @@ def _keep(trained: "Trained", name: str, bank: Bank, folder: Path, overwrite: bo
 @app.command("evaluate")
 def sampler_evaluate(
     name: SamplerName,
-    count: Annotated[int, typer.Option(help="Images to draw from each.", min=2)] = 100,
-    intervals: Annotated[int, typer.Option(help="Euler steps of each image.", min=1)] = 12,
+    count: Annotated[int, typer.Option(help="Images to draw from each.", min=2, max=options.MOST)] = 100,
+    intervals: Intervals = None,
     optimize: Annotated[
         int, typer.Option(help="Also optimise each of the model's samples, with so many updates; 0: do not.", min=0)
     ] = 0,
@@ -250,8 +269,13 @@ def sampler_evaluate(
 
     With `--optimize 8` the sampler is compared with what it saves: a control found for each sample on its own.
     """
+    from directions.sampler.request import INTERVALS
+    from directions.train.recipe import check_intervals
+
     found = Bank.default(bank)
     entry = found.get(name, options.model_name(model), "sampler")
+    if entry.sampler:
+        check_intervals(intervals, entry.sampler.steps)
     if optimize and entry.sampler and (parent := entry.sampler.parent):
         raise UsageError(f"--optimize starts from a model's own samples, and {name} draws on {parent}: leave it out")
     sheet, figures_file = output / SHEET, output / "evaluation.json"
@@ -280,7 +304,7 @@ def sampler_evaluate(
     terminal, loaded = Terminal(as_json), load_model(model or entry.model, device, precision)
     info, chosen = entry.load_sampler().info, judge or loaded.config.judge
     network = load_judge(chosen, loaded.device) if chosen else None
-    grid = Grid.uniform(loaded.config.steps, min(intervals, loaded.config.steps))
+    grid = Grid.uniform(loaded.config.steps, intervals or min(INTERVALS, loaded.config.steps))
     counting, account = metered(loaded)
     before = draw(loaded, grid, count, seed, terminal)
     sampled = draw(open_sampler(name, counting, found, guide, force), grid, count, seed, terminal)

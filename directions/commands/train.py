@@ -12,6 +12,7 @@ from directions.bank.bank import Bank
 from directions.commands import options
 from directions.commands.terminal import Terminal, answer, wrote
 from flowgrad.errors import UsageError
+from flowgrad.files import check_folder
 from flowgrad.resources import DEFAULT_MODEL
 from flowgrad.workers import Workers
 
@@ -33,12 +34,16 @@ def train_direction(
     keep: options.Keep = None,
     model: options.ModelName = DEFAULT_MODEL,
     guide: options.GuideName = None,
-    samples: Annotated[int, typer.Option(help="Train on so many samples of the model instead of photos.", min=0)] = 0,
+    samples: Annotated[
+        int, typer.Option(help="Train on so many samples of the model instead of photos.", min=0, max=options.MOST)
+    ] = 0,
     sampler: options.SamplerOption = "",
     calibrate_on: Annotated[
         list[Path] | None, typer.Option(help="Photos to calibrate on, not those trained on.")
     ] = None,
-    calibration_photos: Annotated[int, typer.Option(help="Samples to calibrate on otherwise.", min=1)] = 48,
+    calibration_photos: Annotated[
+        int, typer.Option(help="Samples to calibrate on otherwise.", min=1, max=options.MOST)
+    ] = 48,
     title: Annotated[str, typer.Option(help="One line for the bank; default: the text.")] = "",
     description: Annotated[str, typer.Option(help="A few sentences for the bank.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")] = None,
@@ -75,6 +80,8 @@ def train_direction(
     title, tags = title_of(title, target), tuple(tag or ())
     check_described(title=title, description=description, tags=tags)
     place = Run(name, Bank.default(bank), output or Path("runs") / name, resume, overwrite)
+    if output:
+        check_folder(output)
     if sampler:
         place.bank.get(sampler, options.model_name(model), "sampler")
     claimed = place.claimed(str(options.model_name(model))) if Workers.started().leads else nullcontext()
@@ -202,6 +209,7 @@ def edit(
     done, inputs = outputs.slug(text), outputs.Inputs(files)
     figures = outputs.output_paths(files, output, f"{done}-before-after", png=True)
     targets = [Path(target) for target in (*outputs.output_paths(files, output, done), *figures)]
+    check_folder(output)
     for target in targets:
         outputs.check_output(target, inputs, overwrite)
 

@@ -57,9 +57,7 @@ class Measures:
 
     @classmethod
     def create(cls, judge: Judge | None, answer: str, device: torch.device, reporter: Reporter) -> "Measures":
-        """With LPIPS where its weights are there. Raises UsageError for an answer that the judge does not give."""
-        if judge and answer not in (known := [name for answers in judge.heads.values() for name in answers]):
-            raise UsageError(f"the judge has no answer {answer!r}; there is {', '.join(known)}")
+        """With LPIPS where its weights are there."""
         if not has_lpips():
             reporter.warn(f"LPIPS is left out: put AlexNet's weights, {ALEXNET}, into ~/.cache/torch/hub/checkpoints")
         return cls(judge, answer, load_distance("lpips", device) if has_lpips() else None)

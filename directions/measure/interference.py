@@ -11,11 +11,9 @@ import numpy as np
 from directions.apply.inversion import Inverted
 from directions.apply.steer import steer, to_control
 from directions.bank.bank import Entry
-from directions.bank.card import target
 from directions.figures import COLOURS, write_png
-from flowgrad.errors import UsageError
+from directions.measure.texts import texts_of
 from flowgrad.files import atomic_path
-from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
 from flowgrad.guidance.text import log_odds
 from flowgrad.models import Model
@@ -34,18 +32,6 @@ class Interference:
         """(n, n): the changes as shares of what each text's own direction does to it; 1 on the diagonal."""
         own = np.diagonal(self.changes)
         return self.changes / np.where(np.abs(own) > 1e-6, own, np.nan)
-
-
-def texts_of(entries: Sequence[Entry]) -> list[Contrast]:
-    """The text of each direction. Raises UsageError for fewer than two directions, or one without a text."""
-    if len(entries) < 2:
-        raise UsageError(f"a matrix needs two directions of one model at least; there is {len(entries)}")
-    texts = []
-    for entry in entries:
-        if entry.info is None or not entry.info.text:
-            raise UsageError(f"{entry.name!r} cannot be measured: {entry.error or 'its file names no text'}")
-        texts.append(Contrast.parse(target(entry.info), ""))
-    return texts
 
 
 def measure_rows(

@@ -20,6 +20,8 @@ class Method(str, Enum):
 DEFAULT_METHOD = Method.gradop_plus
 WITH_GRADIENTS = (Method.gradop_plus, Method.official, Method.gradop, Method.control)  # to which texts can be added
 TEXT_STEPS = 4  # gradient steps of GradOP+ that a text is followed by, where no number is given
+COUNT_LIMIT = 1000  # candidates, which are all on one sheet
+STEPS_LIMIT = 1000  # gradient steps; methods take 4 to 80
 SHEET, SUMMARY = "sheet.png", "summary.json"
 
 

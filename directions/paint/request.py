@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from directions.file.texts import check_texts
 from directions.photo.reading import read_photo
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast
@@ -41,9 +42,10 @@ class Masked:
 def read_strokes(path: Path, size: int) -> Strokes:
     """Read a painting, upright, and make strokes of it as `to_strokes` does.
 
-    There is a warning where it is not square, or has transparent parts. Raises as `read_photo`.
+    There is a warning where it is not square, or has transparent parts. Raises UsageError where there is no file, else
+    as `read_photo`.
     """
-    pixels = read_photo(path).pixels
+    pixels = _pixels(path)
     warnings = []
     if pixels.width != pixels.height:
         warnings.append(f"{path.name} is {pixels.width} x {pixels.height}: its central square is taken")
@@ -73,8 +75,8 @@ def read_region(written: str, strokes: Strokes, subject: str) -> Masked:
     name, equals, words = written.rpartition("=")
     if not (equals and name.strip() and words.strip()):
         raise UsageError(f'a region needs a mask and words, like mouth.png="a smiling mouth"; got {written!r}')
-    path, target = Path(name.strip()), Contrast.parse(words, subject)
-    pixels = read_photo(path).pixels
+    path, (target, _) = Path(name.strip()), check_texts(words, None, (), subject)
+    pixels = _pixels(path)
     across, down = strokes.size
     if abs(log(pixels.width * down / (pixels.height * across))) > SAME_SHAPE:
         raise UsageError(
@@ -95,6 +97,13 @@ def to_mask(grey: Image.Image, size: int, name: str) -> np.ndarray:
     if (levels >= COVERED).all():
         raise UsageError(f"{name} covers the whole painting: leave it out, and give its words as the text")
     return levels
+
+
+def _pixels(path: Path) -> Image.Image:
+    """The pixels of an image's file. Raises UsageError where there is no file; otherwise as `read_photo`."""
+    if path.is_dir() or not path.exists():
+        raise UsageError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: name an image file")
+    return read_photo(path).pixels
 
 
 def _is_transparent(pixels: Image.Image) -> bool:

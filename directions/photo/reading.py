@@ -131,7 +131,7 @@ def check_file(path: Path) -> None:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             kind = next((name for check, name in _NO_FILES if check(mode)), "something else")
-            raise UsageError(f"{path} is {kind}, not a file. Save the photo to a file, and name that.")
+            raise UsageError(f"{path} is {kind}, not a file. Name a file.")
 
 
 def _reduced(image: Image.Image, enough: int | None) -> Image.Image:

@@ -1,6 +1,8 @@
 """Training a network in place of rejection: its subspace, how much that explains, and the updates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -44,14 +46,20 @@ class NetworkPlan:
     drawn: int = 256
 
     @classmethod
-    def of(cls, dimensions: int, updates: int) -> "NetworkPlan":
-        """A plan with half as many gradients again as dimensions."""
-        return cls(dimensions, dimensions + dimensions // 2, updates)
+    def of(cls, dimensions: int | None, updates: int | None) -> "NetworkPlan":
+        """A plan with half as many gradients again as dimensions; None for the usual numbers."""
+        wanted = dimensions or cls.dimensions
+        return cls(wanted, wanted + wanted // 2, updates or cls.updates)
 
     def __post_init__(self) -> None:
         if self.dimensions > self.gradients:
             rule = f"{self.gradients} gradients span {self.gradients} dimensions at most"
             raise UsageError(f"{rule}; got {self.dimensions}. Ask for fewer dimensions")
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise UsageError for more dimensions than a latent of this shape has numbers."""
+        if self.dimensions > prod(shape):
+            raise UsageError(f"a latent of this model has {prod(shape)} numbers; got {self.dimensions} dimensions")
 
 
 @dataclass(frozen=True)

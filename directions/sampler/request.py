@@ -1,12 +1,11 @@
 """What a sampler is asked for, checked before anything is loaded: terms of an energy, and a grid."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from directions.file.terms import Term
+from directions.file.terms import MAGNITUDE_LIMIT, Term
 from directions.progress import Reporter
-from flowgrad.errors import UsageError
+from flowgrad.errors import FlowgradError, UsageError, all_of
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.names import knows_any_word
 from flowgrad.guidance.questions import (
@@ -64,13 +63,21 @@ def identity_term(photo: Path, config: ModelConfig, reporter: Reporter, weight: 
     from directions.photo.reading import to_tensor
     from directions.photo.sources import find_sources
 
-    faces = [largest_of(read_faces(source, config.size).faces) for source in find_sources([str(photo)])]
-    for face in faces:
+    faces, errors = [], []
+    for source in find_sources([str(photo)]):
+        found = read_faces(source, config.size).faces
+        if not found.crops:
+            errors.append(FlowgradError(f"{source}: {found.lack}. Use a photo with a larger, frontal face."))
+            continue
+        face = largest_of(found)
+        faces.append(face.image)
         if face.warning:
-            reporter.warn(face.warning)
+            reporter.warn(f"{source.name}: {face.warning}")
+    if errors:
+        raise all_of(errors, f"{len(errors)} of {len(errors) + len(faces)} photos show nobody")
     from directions.apply.identity import descriptors
 
-    mean = descriptors(to_tensor([face.image for face in faces])).mean(0)
+    mean = descriptors(to_tensor(faces)).mean(0)
     return Term("identity", weight, descriptor=tuple(mean.tolist()))
 
 
@@ -117,7 +124,7 @@ def asked_questions(terms: Sequence[Term], config: ModelConfig) -> Questions:
 
 
 def check_weight(weight: float) -> float:
-    """Return an energy's weight (lambda). Raises UsageError unless it is a number above 0."""
-    if not 0 < weight < math.inf:
-        raise UsageError(f"a weight must be a number above 0; got {weight:g}")
+    """Return an energy's weight (lambda). Raises UsageError unless it is above 0, and what a file may hold."""
+    if not 0 < weight <= MAGNITUDE_LIMIT:
+        raise UsageError(f"a weight must be a number above 0, at most {MAGNITUDE_LIMIT:,}; got {weight:g}")
     return weight

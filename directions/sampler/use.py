@@ -26,7 +26,7 @@ from flowgrad.guidance.guide_files import load_guide
 from flowgrad.guidance.judge import Judge, load_judge
 from flowgrad.guidance.landmarks import load_landmarks
 from flowgrad.guidance.questions import Questions
-from flowgrad.guidance.recognizer import load_recognizer
+from flowgrad.guidance.recognizer import DESCRIPTOR, load_recognizer
 from flowgrad.models import TIME_CONVENTION, Model
 from flowgrad.ode import Grid
 from flowgrad.sampling.network import NetworkSizes, restore
@@ -58,12 +58,17 @@ def with_sampler(model: Model, sampler: SamplerFile, guide: Guide | None) -> Mod
 
 
 def energy_of(info: SamplerInfo, guide: Guide | None, model: Model) -> EnergySum:
-    """The energy that a sampler's file describes. Raises FlowgradError for another classifier than its own."""
-    classifier = load_judge(info.classifier, model.device) if info.classifier and info.questions else None
-    if classifier and classifier.fingerprint != info.classifier_fingerprint:
+    """The energy that a sampler's file describes. Raises FlowgradError for another classifier than its own.
+
+    The classifier is the model's: what a sampler's file calls it is never opened, since it may come from anywhere.
+    """
+    asks = bool(info.classifier and info.questions)
+    classifier = load_judge(model.config.classifier, model.device) if asks and model.config.classifier else None
+    if asks and (classifier is None or classifier.fingerprint != info.classifier_fingerprint):
+        has = f"{model.config.classifier} ({classifier.fingerprint})" if classifier else "none"
         mine = f"{info.classifier} ({info.classifier_fingerprint})"
         raise FlowgradError(
-            f"sampler {info.title!r} asks {mine}, which is now {classifier.fingerprint}. Train it again."
+            f"sampler {info.title!r} asks the classifier {mine}, and {model.name} has {has}. Train it again."
         )
     return to_energy(info.terms, to_classes(info.questions, info.offsets, guide, classifier), guide, model)
 
@@ -120,6 +125,9 @@ def to_energy(terms: Sequence[Term], classes: Classes | None, guide: Guide | Non
 
 def _to_energy(term: Term, classes: Classes | None, guide: Guide | None, model: Model) -> Energy:
     if term.kind == "identity":
+        if len(term.descriptor) != DESCRIPTOR:
+            rule = f"a face's descriptor has {DESCRIPTOR} numbers"
+            raise FlowgradError(f"{rule}, and the sampler gives {len(term.descriptor)}. Train it again.")
         descriptor = torch.tensor(term.descriptor, device=model.device)
         return IdentityEnergy(load_recognizer(CHIP_PADDING, str(model.device)), descriptor, SAME_PERSON)
     if term.kind == "pose":

@@ -14,10 +14,10 @@ from torch.nn.functional import interpolate
 from flowgrad.errors import FlowgradError
 from flowgrad.files import file_fingerprint
 from flowgrad.guidance.guide_files import read_state
-from flowgrad.guidance.names import shipped_file
+from flowgrad.guidance.names import HEADS_KEY, shipped_file
 
 JUDGED = 256  # images that a judge looks at together
-HEADS_KEY, SIZES_KEY = "flowgrad.heads", "flowgrad.sizes"
+SIZES_KEY = "flowgrad.sizes"
 Size = Annotated[int, Field(gt=0, le=4096)]
 
 

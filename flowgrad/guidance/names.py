@@ -10,7 +10,7 @@ from flowgrad.resources import like, resource
 
 OPEN_CLIP = "open-clip:"  # before the names of models and weights of that package
 OPENAI_CLIP = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
-VOCABULARY_KEY = "flowgrad.vocabulary"
+VOCABULARY_KEY, HEADS_KEY = "flowgrad.vocabulary", "flowgrad.heads"
 ARTICLES = frozenset({"a", "an", "the"})  # words that say nothing of an image
 _WORD = re.compile(r"\d+|[^\W\d_]+(?:'[^\W\d_]+)?")
 
@@ -48,12 +48,27 @@ def vocabulary_of(name_or_path: str) -> frozenset[str] | None:
     """The words that a guide met in training, from its file; None where they are not known, as for CLIP's own."""
     if is_downloaded(name_or_path) or name_or_path.endswith(".pt"):
         return None
+    path = weights_file(name_or_path, "guide")
+    return vocabulary(_metadata(path), path)
+
+
+def check_answer(answer: str, judge: str) -> None:
+    """Raise UsageError for an answer that a judge, by name or file, does not give; FlowgradError if it is damaged."""
+    path = weights_file(judge, "judge")
+    try:
+        known = [name for answers in json.loads(_metadata(path)[HEADS_KEY]).values() for name in answers]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FlowgradError(f"{path} is not a judge's weights: export the judge again.") from error
+    if answer not in known:
+        raise UsageError(f"the judge has no answer {answer!r}; there is {', '.join(known)}")
+
+
+def _metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
-    path = weights_file(name_or_path, "guide")
     try:
         with safe_open(path, framework="numpy") as file:
-            return vocabulary(file.metadata() or {}, path)
+            return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise FlowgradError(f"{path} is damaged or not safetensors ({error}): fetch or export it again.") from error
 

@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad, relu
 from flowgrad.errors import FlowgradError
 
 MEAN = (122.782, 117.001, 104.298)  # of the channels in [0, 255], as dlib's input layer has it
+DESCRIPTOR = 128  # numbers that tell one person from another
 STAGES = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))  # width, blocks, first halves
 INPUT, PADDING = 150, 0.25  # side of the chips that the network wants, and the padding that dlib cuts them out with
 TOGETHER = 32  # faces that are described at once
@@ -68,7 +69,7 @@ class Recognizer(nn.Module):
             blocks += [Block(width if i == 0 else outward, outward, halves and i == 0) for i in range(count)]
             width = outward
         self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Linear(width, 128, bias=False)
+        self.last = nn.Linear(width, DESCRIPTOR, bias=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

@@ -131,8 +131,11 @@ class NetworkSampler:
 
 def restore(sizes: NetworkSizes, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> NetworkSampler:
     """The sampler of such tensors. Raises FlowgradError if they are not those of a network of these sizes."""
-    network = Coupling(sizes)
     weights = {name.removeprefix("network."): value for name, value in tensors.items() if name != "basis"}
+    hidden = (sizes.width, sizes.dimensions)  # a network is not made before it is known to be as small as its tensors
+    if sum(tuple(value.shape) == hidden for value in weights.values()) < sizes.layers:
+        raise FlowgradError(f"tensors are not those of a network of {sizes}: train the sampler again")
+    network = Coupling(sizes)
     try:
         missing = network.load_state_dict(weights, strict=False)
         unknown, absent = missing.unexpected_keys, set(weights) ^ set(network.weights())

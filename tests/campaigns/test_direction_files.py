@@ -1,4 +1,4 @@
-"""15,000 mutated direction files, whole and compact: each is refused by an error of ours, or is finite and valid."""
+"""15,000 mutated direction files and 4,000 of samplers: each is refused by an error of ours, or finite and valid."""
 
 import json
 import random
@@ -6,24 +6,34 @@ import struct
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from directions.bank.bank import read_any
 from directions.bank.card import effect_table, facts, side_effects, to_card
 from directions.bank.gallery import curve
-from directions.file.direction import read_direction, read_info, write_direction
+from directions.bank.sampler_card import to_sampler_card
+from directions.file.direction import Direction, read_direction, read_info, write_direction
 from directions.file.header import DirectionInfo
+from directions.file.sampler import SamplerFile, read_sampler, write_sampler
 from flowgrad.errors import FlowgradError
+from flowgrad.sampling.network import Coupling, NetworkSampler, NetworkSizes, restore
+from flowgrad.sampling.subspace import Subspace
 from tests.directions.file.test_direction import make_direction
+from tests.directions.file.test_sampler_file import INFO as SAMPLER
 
 pytestmark = pytest.mark.slow
 
 BYTES, HEADERS, COMPACT, FIELDS = 5000, 4000, 2500, 1000  # mutants of each kind
+SAMPLERS = 1000  # of each kind, of each method
 MEMORY = 32 << 20  # bytes; files here have some thousands, and a header at most a million
 STRANGE: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**64, -(2**70), 10**400, 1e308, -1e308, 5e-324, 0.5),
@@ -45,16 +55,37 @@ def compact_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcome(path: Path) -> str:
     """What reading a file comes to: "refused" or "read"; anything else is raised."""
     try:
-        direction = read_direction(path)
+        found = read_any(path)
     except FlowgradError as error:
         assert str(error).startswith(f"{path}: ") and len(str(error)) < 1000, error
         return "refused"
+    if isinstance(found, SamplerFile):
+        check_sampler(found)
+        assert read_sampler(write_sampler(found, path, overwrite=True)).hash == found.hash
+    else:
+        check_direction(found)
+        assert read_direction(write_direction(found, path, overwrite=True)).info == found.info
+    return "read"
+
+
+def check_sampler(sampler: SamplerFile) -> None:
+    """All that is shown of a sampler can be shown, and its network is made, or refused by an error of ours."""
+    info = sampler.info
+    assert all(np.isfinite(value).all() for value in sampler.tensors.values())
+    json.dumps(info.as_dict(), allow_nan=False)
+    to_sampler_card("name", info)
+    if info.method == "network":
+        tensors = {name: torch.tensor(value) for name, value in sampler.tensors.items()}
+        with suppress(FlowgradError):
+            network = restore(NetworkSizes(len(tensors["basis"]), info.layers, info.width), tensors)
+            assert network.push(torch.zeros(1, *info.shapes["basis"][1:])).shape[1:] == info.shapes["basis"][1:]
+
+
+def check_direction(direction: Direction) -> None:
     info = direction.info
     assert np.isfinite(direction.u).all() and direction.u.shape == (info.intervals, *info.shape)
     assert direction.starts[0] == 0 and (np.diff(direction.starts) > 0).all() and direction.starts[-1] < info.steps
     check_shown(info)
-    assert read_direction(write_direction(direction, path, overwrite=True)).info == info
-    return "read"
 
 
 def check_shown(info: DirectionInfo) -> None:
@@ -69,7 +100,7 @@ def check_shown(info: DirectionInfo) -> None:
 
 def campaign(path: Path, mutants: int, mutate: Callable[[bytes, random.Random], bytes]) -> None:
     raw, draw, counts = path.read_bytes(), random.Random(0), Counter[str]()
-    target = path.with_name(f"{mutate.__name__}.safetensors")
+    target = path.with_name(f"{mutate.__name__}-{path.name}")
     tracemalloc.start()
     for _ in range(mutants):
         target.write_bytes(mutate(raw, draw))
@@ -78,7 +109,7 @@ def campaign(path: Path, mutants: int, mutate: Callable[[bytes, random.Random], 
     tracemalloc.stop()
     assert peak < MEMORY
     assert counts["refused"] and counts["read"], counts
-    print(f"\n{mutate.__name__}: {dict(counts)}, at most {peak >> 10} KiB")  # noqa: T201
+    print(f"\n{mutate.__name__} of {path.stem}: {dict(counts)}, at most {peak >> 10} KiB")  # noqa: T201
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -170,6 +201,27 @@ def test_mutants_are_refused_or_valid(seed_file: Path, mutate: Callable[..., byt
 @pytest.mark.parametrize("mutate", [mutate_bytes, mutate_header])
 def test_mutants_of_compact_files_are_refused_or_valid(compact_file: Path, mutate: Callable[..., bytes]) -> None:
     campaign(compact_file, COMPACT, mutate)
+
+
+@pytest.fixture(scope="module")
+def samplers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A sampler that draws by rejection, with an energy of every kind, and one that draws by a network."""
+    folder, sizes = tmp_path_factory.mktemp("samplers"), NetworkSizes(4, 2, 3)
+    basis = torch.linalg.qr(torch.randn(48, 4, generator=torch.Generator().manual_seed(0)))[0].T
+    made = NetworkSampler(Subspace(basis.reshape(4, 3, 4, 4)), Coupling(sizes)).tensors()
+    tensors = {name: value.numpy() for name, value in made.items()}
+    shapes = {name: value.shape for name, value in tensors.items()}
+    network = replace(SAMPLER, method="network", layers=2, width=3, parent="", parent_hash="", shapes=shapes)
+    files = {"rejection": SamplerFile(SAMPLER), "network": SamplerFile(network, tensors)}
+    return {name: write_sampler(file, folder / f"{name}.safetensors") for name, file in files.items()}
+
+
+@pytest.mark.parametrize("method", ["rejection", "network"])
+@pytest.mark.parametrize("mutate", [mutate_bytes, mutate_header])
+def test_mutants_of_samplers_are_refused_or_valid(
+    samplers: dict[str, Path], mutate: Callable[..., bytes], method: str
+) -> None:
+    campaign(samplers[method], SAMPLERS, mutate)
 
 
 # --- values that have the right type ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""100 wrong calls: each ends with the code of a wrong call or of a failed job, and says what is wrong, in short."""
+"""150 wrong calls: each ends with the code of a wrong call or of a failed job, and says what is wrong, in short."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 
 from directions.bank.bank import Bank
 from directions.file.direction import write_direction
+from directions.file.sampler import SamplerFile
+from tests.directions.file.test_sampler_file import INFO as SAMPLER
 from tests.helpers.bank_process import add, direction
 from tests.helpers.command_line import call
 
@@ -17,6 +20,8 @@ LONG = "x" * 200_000
 T = "train-direction --samples 2 --name new --text"
 SMILE = f"{T} 'a smiling face'"
 A = "apply-direction mine photo.png"
+DRAW = "sampler train --name new --text 'a smiling face'"
+PAINT = "paint photo.png"
 CALLS: list[tuple[str, int, tuple[str, ...]]] = [
     # texts
     (f"{T} ''", 2, ("empty",)),
@@ -118,7 +123,72 @@ CALLS: list[tuple[str, int, tuple[str, ...]]] = [
     (f"{A} --face 0", 2, ("--face",)),
     ("sample --direction mime", 2, ("mime", "mine")),
     ("sample --count 0", 2, ("--count",)),
+    (f"{A} --face 1 --align never", 2, ("--face 1", "--align never")),
+    (f"{A} --strengths 0,1 --keep-identity 0.5", 2, ("--keep-identity", "--strengths")),
+    (f"{A} --strengths 0,1 --strength 0.5", 2, ("--strengths", "0.5")),
+    (f"{A} --skip-existing --overwrite", 2, ("--skip-existing", "--overwrite")),
+    (f"{A} --skip-existing --manifest done.jsonl", 2, ("--skip-existing", "manifest")),
+    (f"{A} --copy-unedited --crop", 2, ("--copy-unedited", "--crop")),
+    (f"{A} --output photo.png", 2, ("photo.png", "is a file")),
+    (f"{A} --manifest s3://bucket/done.jsonl", 2, ("--manifest", "s3://bucket/done.jsonl")),
+    (f"{A} --retry", 2, ("--retry", "--manifest")),
+    (f"{A} --engine ray --grid", 2, ("--grid", "manifest")),
+    (f"{A} --address here:1", 2, ("--address here:1", "--engine ray")),
+    ("apply-direction drawn photo.png", 2, ("drawn", "is a sampler", "--sampler")),
+    (f"sample --count {10**14}", 2, ("--count", "100000")),
+    ("sample --sampler mine", 2, ("mine", "is a direction")),
+    ("sample --guide faces64-guide", 2, ("--guide", "--sampler")),
+    # samplers
+    ("sampler train --name new", 2, ("--text", "--class", "--identity", "--pose")),
+    (f"{DRAW} --name New", 2, ("New", "cannot name a sampler")),
+    (f"{DRAW} --name {LONG}", 2, ("cannot name a sampler",)),
+    (f"{DRAW} --output {LONG}", 2, ("cannot write", "too long")),
+    (f"{DRAW} --pool 7", 2, ("--pool", "8")),
+    (f"{DRAW} --pool {10**20}", 2, ("--pool", "100000")),
+    (f"{DRAW} --intervals 51", 2, ("intervals", "50", "51")),
+    (f"{DRAW} --weight 0", 2, ("weight", "above 0")),
+    (f"{DRAW} --weight 1e308", 2, ("weight", "1,000,000", "1e+308")),
+    (f"{DRAW} --dimensions 8", 2, ("--dimensions", "--method network")),
+    (f"{DRAW} --method network --dimensions 100000", 2, ("--dimensions", "4096")),
+    (f"{DRAW} --method network --on drawn", 2, ("--on", "--method rejection")),
+    (f"{DRAW} --on nosuch", 2, ("nosuch",)),
+    (f"{DRAW} --title {LONG}", 2, ("title", "200")),
+    (f"{DRAW} --tag 'a,b'", 2, ("tag", "a,b")),
+    (f"{DRAW} --description {LONG}", 2, ("description", "10,000")),
+    (f"{DRAW} --output photo.png", 2, ("photo.png", "is a file")),
+    ("sampler train --name new --text qwertz", 2, ("qwertz", "no word")),
+    ("sampler train --name new --class hapy", 2, ("hapy", "happy")),
+    ("sampler train --name new --class happy --source 'a face'", 2, ("--source", "--text")),
+    ("sampler train --name new --pose 20,-20", 2, ("20, -20", "-90 and 90")),
+    ("sampler train --name new --identity no.jpg", 2, ("no.jpg does not exist",)),
+    ("sampler debias --name new --attribute gender --target 0.5,0.6", 2, ("gender", "sum to 1")),
+    ("sampler evaluate drawn --intervals 51", 2, ("intervals", "50", "51")),
+    # painting
+    ("paint no.png", 2, ("no.png does not exist",)),
+    ("paint empty", 2, ("empty is a folder",)),
+    ("paint bad.jpg", 1, ("bad.jpg is not an image",)),
+    (f"{PAINT} --count {10**11}", 2, ("--count", "1000")),
+    (f"{PAINT} --steps {10**11}", 2, ("--steps", "1000")),
+    (f"{PAINT} --strength 1", 2, ("strength", "got 1")),
+    (f"{PAINT} --method sdedit --steps 3", 2, ("sdedit", "--steps")),
+    (f"{PAINT} --text qwertz", 2, ("qwertz", "no word")),
+    (f"{PAINT} --region no.png=old", 2, ("no.png does not exist",)),
+    (f"{PAINT} --region mask.png=", 2, ("a region needs a mask and words",)),
+    (f"{PAINT} --region 'mask.png=old\x1b[2J'", 2, ("text", "control characters")),
+    (f"{PAINT} --region mask.png={LONG}", 2, ("text", "1,000")),
+    (f"{PAINT} --save Red", 2, ("Red", "cannot name")),
+    (f"{PAINT} --output photo.png", 2, ("photo.png", "is a file")),
+    ("paint-evaluate no.zip", 2, ("no.zip does not exist",)),
+    ("paint-evaluate empty --splits no.csv", 2, ("no.csv",)),
+    ("paint-evaluate empty --steps 1.5", 2, ("--steps", "1.5")),
     # measuring
+    ("evaluate mine --photos photo.png --samples 5 --seed 0", 2, ("--samples, --seed", "--methods")),
+    ("evaluate mine+mine --photos photo.png --methods direction", 2, ("--methods", "one direction", "2")),
+    ("evaluate mine --photos photo.png --methods direction --answer merry", 2, ("merry", "happy")),
+    ("evaluate mine --photos photo.png --output photo.png", 2, ("photo.png", "is a file")),
+    ("benchmark --text qwertz", 2, ("qwertz", "no word")),
+    ("benchmark --factors 0", 2, ("--factors", "got 0.005 and 0")),
+    ("bank matrix drawn", 2, ("drawn", "is a sampler")),
     ("evaluate mine --photos photo.png --strengths ''", 2, ("--strengths", "commas")),
     ("evaluate mine --photos photo.png --judge nobody", 2, ("nobody", "faces64-judge")),
     ("benchmark --thresholds ''", 2, ("--thresholds", "commas")),
@@ -138,6 +208,7 @@ CALLS: list[tuple[str, int, tuple[str, ...]]] = [
 def files(home: Path) -> None:
     """What the calls name: photos, good and bad, a bank with one direction, one of another model, and damaged files."""
     Image.new("RGB", (64, 64), "grey").save("photo.png")
+    Image.linear_gradient("L").save("mask.png")
     for name in ("bad.jpg", "worse.jpg"):
         Path(name).write_text("no image")
     Path("empty").mkdir()
@@ -146,10 +217,11 @@ def files(home: Path) -> None:
     Path("damaged.safetensors").write_bytes(b"x")
     write_direction(direction("other", model="other"), Path("other.safetensors"))
     add(Bank.default(), "mine", "mine")
+    Bank.default().add(SamplerFile(replace(SAMPLER, model="faces128")), "drawn")
 
 
-def test_there_are_a_hundred() -> None:
-    assert len({line for line, *_ in CALLS}) == len(CALLS) >= 100
+def test_there_are_a_hundred_and_fifty() -> None:
+    assert len({line for line, *_ in CALLS}) == len(CALLS) >= 150
 
 
 @pytest.mark.parametrize(
@@ -166,7 +238,7 @@ def test_a_wrong_call_says_what_is_wrong(line: str, code: int, words: tuple[str,
     assert "Traceback" not in said and "This is a bug" not in said
     assert len(said) < 2000, "the value is repeated at length"
     assert {path.name for path in Path().iterdir()} <= {
-        *("photo.png", "bad.jpg", "worse.jpg", "empty", "list.yaml", "broken.yaml"),
+        *("photo.png", "mask.png", "bad.jpg", "worse.jpg", "empty", "list.yaml", "broken.yaml"),
         *("damaged.safetensors", "other.safetensors", "own-bank"),
     }, "a wrong call wrote something"
     assert [entry.name for entry in Bank.default().list()] == ["mine"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flowgrad.errors import FlowgradError
-from flowgrad.files import atomic_path, printable, remove_leftovers
+from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.files import atomic_path, check_folder, printable, refuse_existing, remove_leftovers
 from tests.helpers.paths import ROOT
 
 WRITERS = {
@@ -79,3 +79,19 @@ def test_any_name_that_the_disk_takes_is_written_and_cleared_of_leftovers(tmp_pa
 )
 def test_names_are_shown_without_what_would_steer_a_terminal(name: str, shown: str) -> None:
     assert printable(name) == shown
+
+
+def test_folders_that_cannot_be_written_to_are_noticed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_folder(tmp_path / "new" / "folder")
+    refuse_existing(tmp_path / "new" / "folder" / "file", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    for folder in (file, file / "below"):
+        with pytest.raises(UsageError, match=f"{file} is a file"):
+            check_folder(folder)
+        with pytest.raises(UsageError, match=f"{file} is a file"):
+            refuse_existing(folder / "result", overwrite=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(FlowgradError, match="read-only"):
+        check_folder(tmp_path / "new")

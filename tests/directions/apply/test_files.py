@@ -7,9 +7,11 @@ import pytest
 from PIL import Image, ImageFile
 
 from directions.apply import files
-from directions.apply.files import apply_to_files
+from directions.apply.files import _warning, apply_to_files
 from directions.apply.outputs import output_paths
 from directions.apply.wanted import Wanted
+from directions.photo.crop import Place
+from directions.photo.faces import Prepared
 from directions.photo.sources import Source
 from flowgrad.models import Model
 from flowgrad.ode import Control
@@ -59,3 +61,14 @@ def test_photos_that_fill_the_memory_are_edited_in_turn(
         outputs = output_paths(sources, tmp_path / str(pixels), "edited")
         assert len(list(apply_to_files(model, control, sources, outputs, Wanted()))) == 4
         assert sizes == expected
+
+
+def test_a_warning_says_which_of_several_faces_it_is_about() -> None:
+    image = Image.new("RGB", (16, 16))
+    right, left = (
+        Prepared(image, Place(((x, 0), (x + 9, 0), (x + 9, 9), (x, 9)), "face"), warning)
+        for x, warning in ((50, "its face is small"), (0, None))
+    )
+    assert _warning([right], [None]) == "its face is small"
+    assert _warning([right, left], [None, "it looks grey"]) == "face 1: it looks grey; face 2: its face is small"
+    assert _warning([left, left], [None, None]) is None and _warning([], []) is None

@@ -11,7 +11,6 @@ from directions.apply.outputs import (
     NAME_LIMIT,
     Inputs,
     check_apart,
-    check_folder,
     check_output,
     done_by,
     output_paths,
@@ -19,7 +18,7 @@ from directions.apply.outputs import (
     slug,
 )
 from directions.photo.sources import Source
-from flowgrad.errors import FlowgradError, UsageError
+from flowgrad.errors import UsageError
 from tests.helpers.paths import killed_write
 
 OUT = Path("edited")
@@ -130,16 +129,3 @@ def test_beginnings_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
         path.touch()
     remove_unfinished(tmp_path, "old@0.5")
     assert not left.exists() and all(path.exists() for path in others)
-
-
-def test_folders_that_cannot_be_written_to_are_noticed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_folder(tmp_path / "new" / "folder")
-    assert list(tmp_path.iterdir()) == []
-    file = tmp_path / "file"
-    file.write_bytes(b"")
-    for folder in (file, file / "below"):
-        with pytest.raises(FlowgradError, match=f"{file} is a file"):
-            check_folder(folder)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(FlowgradError, match="read-only"):
-        check_folder(tmp_path / "new")

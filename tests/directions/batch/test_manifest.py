@@ -1,6 +1,7 @@
 """Manifests: what is written down, what the next run knows, and files that are none."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,25 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path, left: int) -> None:
     assert [record["input"] for record in written(path)] == ["photo-0.png", "photo-2.png"]
 
 
-@pytest.mark.parametrize("content", [b"a letter", b"a letter\n", b'{"other": 1}\n', b"[]\n", b"\x89PNG\r\n\x1a\n\0"])
+def changed(key: str, value: object) -> bytes:
+    """A manifest of one record, in which a key holds something else."""
+    return json.dumps({**to_record(outcome(0), "old:1", "a"), key: value}).encode() + b"\n"
+
+
+HOSTILE = [
+    b"[" * 200_000 + b"\n",
+    changed("input", []),
+    changed("sha256", {}),
+    changed("output", 3),
+    changed("error", []),
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a letter", b"a letter\n", b'{"other": 1}\n', b"[]\n", b"\x89PNG\r\n\x1a\n\0", b"[" * 200_000 + b"\n", *HOSTILE],
+    ids=lambda content: content[:12],
+)
 def test_what_is_no_manifest_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
     (path := tmp_path / "letter.txt").write_bytes(content)
     with pytest.raises(FlowgradError, match=r"letter\.txt is no manifest: line 1"):
@@ -77,6 +96,14 @@ def test_what_is_no_manifest_is_refused_and_stays(tmp_path: Path, content: bytes
     assert path.read_bytes() == content
     with pytest.raises(UsageError, match="is a folder"):
         run(tmp_path, [])
+    with pytest.raises(UsageError, match=r"letter\.txt is a file"):
+        run(path / "manifest.jsonl", [])
+
+
+def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "manifest.jsonl")
+    with pytest.raises(UsageError, match=r"manifest\.jsonl is a pipe"):
+        run(path, [])
 
 
 def test_two_runs_never_add_to_one_manifest(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_before_a_model_is_loaded(
 ) -> None:
     Path("file").write_text("")
     monkeypatch.setattr("flowgrad.models.load_model", lambda *_: pytest.fail("a model is loaded"))
-    failed(apply(*tiny.files, "--output", "file/below"), 1, "cannot write to file/below", "file is a file")
+    failed(apply(*tiny.files, "--output", "file/below"), 2, "cannot write to file/below", "file is a file")
 
 
 # --- names ------------------------------------------------------------------------------------------------------

@@ -18,12 +18,11 @@ from directions.train.recipe import Recipe
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide_files import load_guide
-from flowgrad.guidance.judge import load_judge
 from flowgrad.guidance.text import contrast_vectors
 from flowgrad.models import load_model
 from flowgrad.models.metering import metered
 from flowgrad.ode import Control, Grid, integrate
-from tests.helpers.tiny import Tiny, make_judge, make_model
+from tests.helpers.tiny import Tiny, make_model
 
 pytest.importorskip("dlib")
 STRENGTHS = (0.5, 1.0)
@@ -129,9 +128,3 @@ def test_the_later_part_of_a_field_ends_where_the_whole_does(setting: Setting) -
     whole = integrate(field, x0, Grid.full(6))
     rest = integrate(lambda x, t: methods._later(field, 4 / 6, x, t), whole.states[4], Grid.full(2))
     torch.testing.assert_close(rest.x1, whole.x1, atol=1e-5, rtol=1e-4)
-
-
-def test_the_judge_must_know_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = load_judge(str(make_judge(tmp_path / "judge.safetensors")))
-    with pytest.raises(UsageError, match="no answer 'merry'; there is happy, sad"):
-        Measures.create(judge, "merry", torch.device("cpu"), Silent())

@@ -10,9 +10,16 @@ import pytest
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide_files import load_guide
-from flowgrad.guidance.names import OPENAI_CLIP, is_downloaded, knows_any_word, vocabulary_of, weights_file
+from flowgrad.guidance.names import (
+    OPENAI_CLIP,
+    check_answer,
+    is_downloaded,
+    knows_any_word,
+    vocabulary_of,
+    weights_file,
+)
 from tests.helpers.paths import ROOT
-from tests.helpers.tiny import WORDS, Tiny
+from tests.helpers.tiny import WORDS, Tiny, make_judge
 
 
 def test_the_names_of_clip_are_the_packages() -> None:
@@ -57,3 +64,12 @@ def test_nothing_of_this_needs_torch() -> None:
     modules += ", directions.train.recipe, directions.train.folder, directions.bank.mixture"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_judge_must_know_the_answer(tiny: Tiny, tmp_path: Path) -> None:
+    judge = str(make_judge(tmp_path / "judge.safetensors"))
+    check_answer("sad", judge)
+    with pytest.raises(UsageError, match="no answer 'merry'; there is happy, sad"):
+        check_answer("merry", judge)
+    with pytest.raises(FlowgradError, match="is not a judge's weights"):
+        check_answer("sad", str(tiny.guide))

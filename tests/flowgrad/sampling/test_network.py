@@ -97,3 +97,12 @@ def test_a_network_does_not_draw_on_another_sampler(tiny):
     torch.testing.assert_close(drawn.noise(2, 3), model.noise(2, 3))
     with pytest.raises(UsageError, match="own noise"):
         NetworkSampler(Subspace(basis), Coupling(SIZES)).on(drawn)
+
+
+@pytest.mark.parametrize("sizes", [NetworkSizes(4, 3, 1_000_000), NetworkSizes(4, 1_000_000, 16)])
+def test_a_file_that_claims_a_larger_network_than_it_holds_makes_none(sizes, monkeypatch):
+    made = Coupling(SIZES)
+    tensors = {"basis": torch.eye(4), **{f"network.{name}": value for name, value in made.weights().items()}}
+    monkeypatch.setattr("flowgrad.sampling.network.Coupling", None)  # it would fill the memory
+    with pytest.raises(FlowgradError, match="not those of a network"):
+        restore(sizes, tensors)
