@@ -31,7 +31,7 @@ class Recipe(Section):
     optimizer: Literal["sgd", "normalized", "adam"] = "normalized"
     step_size: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
-    iterations: int = Field(default=6, ge=1)
+    iterations: int = Field(default=4, ge=1)
     group: int = Field(default=5, ge=1)
     over_time: Literal["free", "constant", "start"] = "free"
 
