@@ -45,8 +45,8 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
         on: Annotated[str, typer.Option("--on", help="A sampler to draw on, for a second stage.")] = "",
         pool: Annotated[int, typer.Option(help="Samples to solve and measure with.", min=8)] = 512,
         intervals: Annotated[int, typer.Option(help="Euler steps of the images that the energy sees.", min=1)] = 12,
-        dimensions: Annotated[int, typer.Option(help="Of the part of a latent that a network moves.", min=2)] = 64,
-        updates: Annotated[int, typer.Option(help="Of a network.", min=1)] = 80,
+        gradients: Annotated[int, typer.Option(help="Latents that tell what a network shall move.", min=2)] = 96,
+        updates: Annotated[int, typer.Option(help="Of a network.", min=1)] = 400,
         model: options.ModelName = DEFAULT_MODEL,
         guide: options.GuideName = None,
         title: Annotated[str, typer.Option(help="One line for the bank; default: what it asks for.")] = "",
@@ -83,7 +83,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
 
                 loaded = load_model(model, workers.device(device), precision)
                 config, chosen = loaded.config, load_guide(guide or loaded.config.guide, loaded.device)
-                plan = NetworkPlan.of(dimensions, updates) if method == "network" else None
+                plan = NetworkPlan(gradients, updates) if method == "network" else None
                 above = parent.hash if parent else ""
                 asked = (loaded.fingerprint, chosen.fingerprint, terms, pool, intervals, plan, seed, precision, above)
                 workers.check_same("models, options or photos", repr(asked))

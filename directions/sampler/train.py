@@ -11,7 +11,7 @@ from directions.file.metadata import today
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import WITHOUT_GUIDE, Term
 from directions.progress import Reporter
-from directions.sampler.network import NetworkPlan, fit_network
+from directions.sampler.network import NetworkPlan, Pool, fit_network
 from directions.sampler.pool import Parts, draw
 from directions.sampler.request import INTERVALS, asked_questions
 from directions.sampler.use import to_classes, to_energy
@@ -131,10 +131,8 @@ def train_sampler(
         chosen = resample(weights.log(), min(SHOWN, pool), seed)
         return Trained(SamplerFile(info), images[:SHOWN], images[chosen])
     own = parts.of(SamplerFile(info).hash) if parts else None
-    fitted = fit_network(model, energy, grid, network, seed, reporter, own, workers)
-    own = own.of(network, seed) if own else None
-    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own, workers)
-    measured = measure(images, weights, classes, judge, drawn, workers)
+    samples = _to_pool(solved, classes, images, energies, POOL_SEED + seed, workers)
+    fitted = fit_network(model, energy, samples, network, seed, reporter, own, workers)
     tensors = {name: value.numpy() for name, value in fitted.sampler.tensors().items()}
     described = replace(
         info,
@@ -143,10 +141,23 @@ def train_sampler(
         width=network.width,
         updates=network.updates,
         explained=fitted.explained,
-        measured=measured,
         shapes={name: tuple(value.shape) for name, value in tensors.items()},
     )
-    return Trained(SamplerFile(described, tensors), images[:SHOWN], drawn[:SHOWN])
+    own = parts.of(SamplerFile(described, tensors).hash) if parts else None
+    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own, workers)
+    measured = measure(images, weights, classes, judge, drawn, workers)
+    return Trained(SamplerFile(replace(described, measured=measured), tensors), images[:SHOWN], drawn[:SHOWN])
+
+
+def _to_pool(
+    terms: Sequence[Term], classes: Classes | None, images: Tensor, energies: Tensor, seed: int, workers: Workers
+) -> Pool:
+    """What a network learns from: energies, or moments where nothing else is asked for."""
+    keys = [(seed, i) for i in range(len(images))]
+    if classes and [term.kind for term in terms] == ["moment"]:
+        phi = moments_of(classes.select(terms[0].attributes), images, workers)
+        return Pool(keys, energies, phi, torch.tensor(terms[0].target))
+    return Pool(keys, energies, energies[:, None])
 
 
 def _solved(term: Term, classes: Classes | None, images: Tensor, workers: Workers) -> Term:
