@@ -43,16 +43,17 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class Pool:
-    """Samples of the model as a network learns from them.
+    """Samples of the model as a network learns from them: the keys of their latents, and their energies (n,).
 
-    keys: of their latents; energies: (n,) of their images; values: (n, K) what q shall lower the mean of, the energies
-    themselves, or of moments the probabilities, whose means shall be `target` (K,).
+    Where moments are all that is asked for, phi (n, C) are the probabilities of all answers, their means shall be
+    `target` (C,), and `answers` says how many of them each question has.
     """
 
     keys: Sequence[Key]
     energies: Tensor
-    values: Tensor
+    phi: Tensor | None = None
     target: Tensor | None = None
+    answers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def fit_network(
             f"{len(subspace)} dimensions of the latent explain {share:.0%} of the energy's variance: a network moves "
             "nothing else. See whether its draws are what you asked for, or draw by rejection"
         )
-    mean = fit_mean(z, pool.values.to(z), seed)
+    mean = fit_mean(z, (pool.energies[:, None] if pool.phi is None else pool.phi).to(z), pool.answers, seed)
     weights = _weights(mean, pool.target, len(subspace), seed)
     network = Coupling(NetworkSizes(len(subspace), plan.layers, plan.width), seed).to(model.device)
     settings = NetworkTraining(plan.updates, seed=seed)

@@ -155,9 +155,10 @@ def _to_pool(
     """What a network learns from: energies, or moments where nothing else is asked for."""
     keys = [(seed, i) for i in range(len(images))]
     if classes and [term.kind for term in terms] == ["moment"]:
-        phi = moments_of(classes.select(terms[0].attributes), images, workers)
-        return Pool(keys, energies, phi, torch.tensor(terms[0].target))
-    return Pool(keys, energies, energies[:, None])
+        chosen = classes.select(terms[0].attributes)
+        answers = tuple(map(len, chosen.questions.values()))
+        return Pool(keys, energies, moments_of(chosen, images, workers), torch.tensor(terms[0].target), answers)
+    return Pool(keys, energies)
 
 
 def _solved(term: Term, classes: Classes | None, images: Tensor, workers: Workers) -> Term:

@@ -28,7 +28,7 @@ class NetworkTraining:
 
 @dataclass(frozen=True)
 class NetworkStep:
-    """One step: the energy's mean over the batch, and the loss, KL(q || p*) - log Z, Z = E exp(-E[E | z]) over normal z."""
+    """One step: means over the batch of the energy and of the loss, which at its least is -log E exp(-E[E | z])."""
 
     step: int
     energy: float

@@ -61,8 +61,8 @@ def fit(model, energy):
     keys = [(5, i) for i in range(24)]
     energies = Generator(model, GRID).energy(energy, model.latents(keys))
 
-    def fitted(reporter, parts=None, values=energies[:, None], target=None):
-        return fit_network(model, energy, Pool(keys, energies, values, target), PLAN, 0, reporter, parts)
+    def fitted(reporter, parts=None, **moments):
+        return fit_network(model, energy, Pool(keys, energies, **moments), PLAN, 0, reporter, parts)
 
     return fitted
 
@@ -106,7 +106,7 @@ def test_draws_have_the_moments_that_were_asked_for(model, energy, whole):
     keys = [(6, i) for i in range(500)]
     values = phi(model.latents(keys))
     plan = replace(PLAN, updates=150, width=32)
-    pool = Pool(keys, values[:, 0], values, torch.tensor([0.7, 0.3]))
+    pool = Pool(keys, values[:, 0], values, torch.tensor([0.7, 0.3]), (2,))
     found = fit_network(model, energy, pool, plan, 0, Silent())
     assert found.explained > 0.9
     torch.testing.assert_close(phi(found.sampler.push(noise)).mean(0), torch.tensor([0.7, 0.3]), atol=0.04, rtol=0)
@@ -115,10 +115,10 @@ def test_draws_have_the_moments_that_were_asked_for(model, energy, whole):
 def test_moments_beyond_the_subspace_are_refused(fit):
     phi = torch.tensor([0.4, 0.6]).repeat(24, 1)
     with pytest.raises(UsageError, match=r"cannot be 0\.9"):
-        fit(Silent(), values=phi, target=torch.tensor([0.9, 0.1]))
+        fit(Silent(), phi=phi, target=torch.tensor([0.9, 0.1]), answers=(2,))
 
 
 def test_a_subspace_that_explains_little_is_told(fit):
     reporter = Silent()
-    found = fit(reporter, values=torch.zeros(24, 1))
+    found = fit(reporter)
     assert found.explained < 0.5 and "2 dimensions of the latent explain" in reporter.warnings[0]

@@ -21,6 +21,18 @@ def test_a_known_mean_is_found_under_noise_in_any_units() -> None:
     assert errors.square().mean().sqrt() < 0.25
 
 
+def test_means_of_probabilities_are_probabilities_also_far_away() -> None:
+    chances = torch.stack([Z[:, 0], Z[:, 1], torch.zeros(len(Z))], 1).softmax(1)
+    y = torch.cat([torch.nn.functional.one_hot(chances.multinomial(1, generator=DRAW)[:, 0], 3), chances[:, :2]], 1)
+    y[:, 3:] /= y[:, 3:].sum(1, keepdim=True)
+    mean = fit_mean(Z, y, (3, 2))
+    assert (mean(Z)[:, :3] - chances).square().mean().sqrt() < 0.06
+    far = mean(1e3 * Z)
+    assert (far >= 0).all()
+    torch.testing.assert_close(far[:, :3].sum(1), torch.ones(len(Z)))
+    torch.testing.assert_close(far[:, 3:].sum(1), torch.ones(len(Z)))
+
+
 def test_far_from_the_latents_it_is_bounded() -> None:
     mean = fit_mean(Z, known(Z))
     assert ((mean(1e6 * Z) - mean.means) / mean.spreads).abs().max() < 20
@@ -43,5 +55,5 @@ def test_noise_explains_nothing() -> None:
 
 
 def test_the_same_seed_gives_the_same_mean() -> None:
-    one, other = fit_mean(Z[:100], known(Z[:100]), 3), fit_mean(Z[:100], known(Z[:100]), 3)
+    one, other = fit_mean(Z[:100], known(Z[:100]), seed=3), fit_mean(Z[:100], known(Z[:100]), seed=3)
     assert torch.equal(one(Z), other(Z))
