@@ -45,14 +45,14 @@ class NetworkPlan:
 class Pool:
     """Samples of the model as a network learns from them: the keys of their latents, and their energies (n,).
 
-    Where moments are all that is asked for, phi (n, C) are the probabilities of all answers, their means shall be
-    `target` (C,), and `answers` says how many of them each question has.
+    values: (n, K) of what draws shall have the means `target` (K,): where moments are all that is asked for, the
+    probabilities of all answers, of which `answers` says how many each question has; otherwise the energies alone.
     """
 
     keys: Sequence[Key]
     energies: Tensor
-    phi: Tensor | None = None
-    target: Tensor | None = None
+    values: Tensor
+    target: Tensor
     answers: tuple[int, ...] = ()
 
 
@@ -78,7 +78,7 @@ def fit_network(
 
     parts: where gradients are kept, from which an interrupted training goes on; the rest takes seconds. workers:
     processes that share the gradients; all have the leading one's network in the end.
-    Raises UsageError if the model draws from another sampler already, or for moments that the subspace does not reach;
+    Raises UsageError if the model draws from another sampler already, or for means that the subspace does not reach;
     FlowgradError where the loss is not finite.
     """
     if model.source is not None:
@@ -97,23 +97,19 @@ def fit_network(
             f"{len(subspace)} dimensions of the latent explain {share:.0%} of the energy's variance: a network moves "
             "nothing else. See whether its draws are what you asked for, or draw by rejection"
         )
-    mean = fit_mean(z, (pool.energies[:, None] if pool.phi is None else pool.phi).to(z), pool.answers, seed)
-    weights = _weights(mean, pool.target, len(subspace), seed)
+    mean = fit_mean(z, pool.values.to(z), pool.answers, seed)
+    beta = _beta(mean, pool.target, len(subspace), seed)
     network = Coupling(NetworkSizes(len(subspace), plan.layers, plan.width), seed).to(model.device)
     settings = NetworkTraining(plan.updates, seed=seed)
-    for _ in reporter.track(train_network(network, lambda z: mean(z) @ weights, settings), "training", plan.updates):
+    for _ in reporter.track(train_network(network, lambda z: -mean(z) @ beta, settings), "training", plan.updates):
         pass
     for parameter in network.parameters():
         parameter.copy_(workers.broadcast(parameter, 0))
     return Fitted(NetworkSampler(subspace, network), share)
 
 
-def _weights(mean: ConditionalMean, target: Tensor | None, dimensions: int, seed: int) -> Tensor:
-    """(K,) what the energy in the subspace is of the mean values: 1, or for moments -beta, solved for anew.
-
-    The moments that q has are those of E[phi | z]. The pool's beta, of all p*, would leave them short of the target.
-    """
-    if target is None:
-        return torch.ones_like(mean.means)
+def _beta(mean: ConditionalMean, target: Tensor, dimensions: int, seed: int) -> Tensor:
+    """(K,) beta of the tilt exp(beta . E[y | z]) of normal z whose means of y are the target."""
     z = torch.randn(NORMAL, dimensions, generator=generator(seed, dimensions)).to(mean.means)
-    return -solve_moments(mean(z), target).beta.to(mean.means)
+    names = [] if mean.answers else ["what the subspace tells of the energy"]
+    return solve_moments(mean(z).cpu(), target.cpu(), names).beta.to(mean.means)

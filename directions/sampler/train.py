@@ -152,13 +152,13 @@ def train_sampler(
 def _to_pool(
     terms: Sequence[Term], classes: Classes | None, images: Tensor, energies: Tensor, seed: int, workers: Workers
 ) -> Pool:
-    """What a network learns from: energies, or moments where nothing else is asked for."""
+    """What a network learns from: moments where nothing else is asked for, else energies, as low as p* has them."""
     keys = [(seed, i) for i in range(len(images))]
     if classes and [term.kind for term in terms] == ["moment"]:
         chosen = classes.select(terms[0].attributes)
         answers = tuple(map(len, chosen.questions.values()))
         return Pool(keys, energies, moments_of(chosen, images, workers), torch.tensor(terms[0].target), answers)
-    return Pool(keys, energies)
+    return Pool(keys, energies, energies[:, None], ((-energies).softmax(0) @ energies)[None])
 
 
 def _solved(term: Term, classes: Classes | None, images: Tensor, workers: Workers) -> Term:
