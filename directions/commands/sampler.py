@@ -49,10 +49,11 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
         on: Annotated[str, typer.Option("--on", help="A sampler to draw on, for a second stage.")] = "",
         pool: Annotated[int, typer.Option(help="Samples to solve and measure with.", min=8, max=options.MOST)] = 512,
         intervals: Intervals = None,
-        dimensions: Annotated[
-            int | None, typer.Option(help="Of the part of a latent that a network moves; default 64.", min=2, max=4096)
+        gradients: Annotated[
+            int | None,
+            typer.Option(help="Latents that tell what a network shall move; default 96.", min=2, max=options.MOST),
         ] = None,
-        updates: Annotated[int | None, typer.Option(help="Of a network; default 80.", min=1, max=1_000_000)] = None,
+        updates: Annotated[int | None, typer.Option(help="Of a network; default 400.", min=1, max=1_000_000)] = None,
         model: options.ModelName = DEFAULT_MODEL,
         guide: options.GuideName = None,
         title: Annotated[str, typer.Option(help="One line for the bank; default: what it asks for.")] = "",
@@ -75,8 +76,8 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
 
         if method == "network" and on:
             raise UsageError("a network is trained on a model's own noise: with --on, draw by --method rejection")
-        if method != "network" and (dimensions or updates):
-            raise UsageError("--dimensions and --updates are a network's: give --method network too, or leave them out")
+        if method != "network" and (gradients or updates):
+            raise UsageError("--gradients and --updates are a network's: give --method network too, or leave them out")
         check_name(name, "sampler")
         check_described(title=title or "-", description=description, tags=tuple(tag or ()))
         config = load_config(model)
@@ -100,7 +101,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
 
                 loaded = load_model(model, workers.device(device), precision)
                 config, chosen = loaded.config, load_guide(guide or loaded.config.guide, loaded.device)
-                plan = NetworkPlan.of(dimensions, updates) if method == "network" else None
+                plan = NetworkPlan.of(gradients, updates) if method == "network" else None
                 above = parent.hash if parent else ""
                 asked = (loaded.fingerprint, chosen.fingerprint, terms, pool, intervals, plan, seed, precision, above)
                 workers.check_same("models, options or photos", repr(asked))

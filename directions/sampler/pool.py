@@ -44,8 +44,12 @@ class Parts:
     def read(self, generator: Generator, keys: list[Key], workers: Workers = ALONE) -> Tensor | None:
         """What was made of the latents of some keys, as the leading process kept it; None if it has nothing whole."""
         try:
-            return kept_tensors(self.path(generator, keys), workers)["made"].to(generator.model.device)
-        except KeyError:
+            content = self.path(generator, keys).read_bytes() if workers.leads else None
+        except OSError:
+            content = None
+        try:
+            return load(workers.tell(content) or b"")["made"].to(generator.model.device)
+        except (SafetensorError, KeyError):
             return None
 
     def write(self, generator: Generator, keys: list[Key], made: Tensor) -> None:
@@ -56,18 +60,6 @@ class Parts:
     def remove(self) -> None:
         """Remove all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def kept_tensors(path: Path, workers: Workers) -> dict[str, Tensor]:
-    """The tensors of the leading process's file, for all processes, on the CPU; none if it is missing or damaged."""
-    try:
-        content = path.read_bytes() if workers.leads else None
-    except OSError:
-        content = None
-    try:
-        return load(workers.tell(content) or b"")
-    except SafetensorError:
-        return {}
 
 
 def draw(

@@ -11,7 +11,7 @@ from directions.file.metadata import today
 from directions.file.sampler import SamplerFile, SamplerInfo
 from directions.file.terms import WITHOUT_GUIDE, Term
 from directions.progress import Reporter
-from directions.sampler.network import NetworkPlan, fit_network
+from directions.sampler.network import NetworkPlan, Pool, fit_network
 from directions.sampler.pool import Parts, draw
 from directions.sampler.request import INTERVALS, asked_questions
 from directions.sampler.use import to_classes, to_energy
@@ -85,8 +85,6 @@ def train_sampler(
     Raises UsageError for moments that the pool does not reach, FlowgradError if what is asked for is too rare, or an
     energy is not finite.
     """
-    if network:
-        network.check_shape(model.shape)
     grid = Grid.uniform(model.config.steps, min(intervals, model.config.steps))
     images = draw(model, grid, pool, POOL_SEED + seed, reporter, parts, workers)
     guide = guide if any(term.kind not in WITHOUT_GUIDE for term in terms) else None
@@ -133,10 +131,8 @@ def train_sampler(
         chosen = resample(weights.log(), min(SHOWN, pool), seed)
         return Trained(SamplerFile(info), images[:SHOWN], images[chosen])
     own = parts.of(SamplerFile(info).hash) if parts else None
-    fitted = fit_network(model, energy, grid, network, seed, reporter, own, workers)
-    own = own.of(network, seed) if own else None
-    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own, workers)
-    measured = measure(images, weights, classes, judge, drawn, workers)
+    samples = _to_pool(solved, classes, images, energies, POOL_SEED + seed, workers)
+    fitted = fit_network(model, energy, samples, network, seed, reporter, own, workers)
     tensors = {name: value.numpy() for name, value in fitted.sampler.tensors().items()}
     described = replace(
         info,
@@ -145,10 +141,24 @@ def train_sampler(
         width=network.width,
         updates=network.updates,
         explained=fitted.explained,
-        measured=measured,
         shapes={name: tuple(value.shape) for name, value in tensors.items()},
     )
-    return Trained(SamplerFile(described, tensors), images[:SHOWN], drawn[:SHOWN])
+    own = parts.of(SamplerFile(described, tensors).hash) if parts else None
+    drawn = draw(fitted.sampler.on(model), grid, min(pool, network.drawn), POOL_SEED + seed, reporter, own, workers)
+    measured = measure(images, weights, classes, judge, drawn, workers)
+    return Trained(SamplerFile(replace(described, measured=measured), tensors), images[:SHOWN], drawn[:SHOWN])
+
+
+def _to_pool(
+    terms: Sequence[Term], classes: Classes | None, images: Tensor, energies: Tensor, seed: int, workers: Workers
+) -> Pool:
+    """What a network learns from: moments where nothing else is asked for, else energies, as low as p* has them."""
+    keys = [(seed, i) for i in range(len(images))]
+    if classes and [term.kind for term in terms] == ["moment"]:
+        chosen = classes.select(terms[0].attributes)
+        answers = tuple(map(len, chosen.questions.values()))
+        return Pool(keys, energies, moments_of(chosen, images, workers), torch.tensor(terms[0].target), answers)
+    return Pool(keys, energies, energies[:, None], ((-energies).softmax(0) @ energies)[None])
 
 
 def _solved(term: Term, classes: Classes | None, images: Tensor, workers: Workers) -> Term:

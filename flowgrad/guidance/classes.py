@@ -1,6 +1,6 @@
 """Classes of images, told apart by texts that a guide reads, and by a classifier beside it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from flowgrad.guidance.questions import (
     check_question,
     check_questions,
     offsets_of,
+    question_of,
 )
 
 
@@ -59,7 +60,19 @@ class Classes:
         """phi(x) (B, C): the probabilities of all questions' answers, side by side, differentiably."""
         return torch.cat(list(self.log_probabilities(images).values()), 1).exp()
 
+    def log_odds(self, images: Tensor, answers: Sequence[str]) -> Tensor:
+        """(B, answers) log p / (1 - p) of some answers, in their order, differentiably; exact where p is nearly 1."""
+        asked = [question_of(self.questions, answer) for answer in answers]
+        log_p = self.log_probabilities(images, dict.fromkeys(asked))
+        columns = [list(self.questions[name]).index(answer) for name, answer in zip(asked, answers, strict=True)]
+        return torch.stack([_odds(log_p[name], k) for name, k in zip(asked, columns, strict=True)], 1)
+
     def select(self, questions: Iterable[str]) -> "Classes":
         """Some of the questions. Raises UsageError for an unknown one, with the known."""
         chosen = {name: self.questions[check_question(self.questions, name)] for name in questions}
         return Classes(self.guide, chosen, offsets_of(chosen, self.offsets), self.classifier)
+
+
+def _odds(log_p: Tensor, k: int) -> Tensor:
+    """log p_k / (1 - p_k) (B,), from log-probabilities (B, answers) of all answers."""
+    return log_p[:, k] - torch.cat([log_p[:, :k], log_p[:, k + 1 :]], 1).logsumexp(1)

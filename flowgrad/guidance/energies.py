@@ -16,17 +16,22 @@ from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.guidance.classes import Classes
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
-from flowgrad.guidance.questions import check_answers, check_yaw, question_of
+from flowgrad.guidance.questions import check_answers, check_yaw
 from flowgrad.guidance.text import contrast_vectors
 
 
 class Energy(Protocol):
-    """E(images (B, 3, H, W) in [-1, 1]) -> (B,), differentiable, and at least `lowest` for every image."""
+    """E(images (B, 3, H, W) in [-1, 1]) -> (B,), differentiable, and at least `lowest` for every image.
+
+    `features` are the numbers (B, K) that it is a function of, such as log-odds: they do not saturate as energies do.
+    """
 
     @property
     def lowest(self) -> float: ...
 
     def __call__(self, images: Tensor) -> Tensor: ...
+
+    def features(self, images: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,11 @@ class ClassEnergy:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B,) energies."""
-        questions = self.classes.questions
-        asked = {question_of(questions, answer): answer for answer in self.answers}
-        log_p = self.classes.log_probabilities(images, asked)
-        columns = [log_p[question][:, list(questions[question]).index(answer)] for question, answer in asked.items()]
-        return -torch.stack(columns).sum(0)
+        return softplus(-self.features(images)).sum(1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, answers) log-odds of the answers."""
+        return self.classes.log_odds(images, self.answers)
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,11 @@ class TextEnergy:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B,) energies."""
-        (vector,) = contrast_vectors(self.guide, [self.target])
-        return softplus(-self.guide.logit_scale * self.guide.encode_images(images) @ vector)
+        return softplus(-self.features(images)[:, 0])
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1) log-odds of the text."""
+        return self.guide.logit_scale * self.guide.encode_images(images) @ contrast_vectors(self.guide, [self.target]).T
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,10 @@ class MomentEnergy:
         phi = self.classes.moments(images)
         return -(phi @ phi.new_tensor(self.beta))
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C) log-odds of all answers."""
+        return self.classes.log_odds(images, [a for answers in self.classes.questions.values() for a in answers])
+
 
 @dataclass(frozen=True)
 class IdentityEnergy:
@@ -111,9 +123,12 @@ class IdentityEnergy:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B,) energies."""
+        return softplus((self.features(images)[:, 0] - self.same) / self.spread)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1) distances to the descriptor."""
         described = self.describe(images)
-        distance = torch.linalg.vector_norm(described - self.descriptor.to(described), dim=1)
-        return softplus((distance - self.same) / self.spread)
+        return torch.linalg.vector_norm(described - self.descriptor.to(described), dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -135,9 +150,13 @@ class PoseEnergy:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B,) energies."""
-        turned = self.yaw(images)
+        turned = self.features(images)[:, 0]
         outside = relu(self.low - turned) + relu(turned - self.high)
         return (outside / self.spread).square() / 2
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1) yaws in degrees."""
+        return self.yaw(images)[:, None]
 
 
 @dataclass(frozen=True)
@@ -164,6 +183,10 @@ class EnergySum:
         """(B,) energies. Raises FlowgradError for one that is not finite."""
         parts = [weight * energy(images) for energy, weight in zip(self.energies, self.weights, strict=True)]
         return require_finite(torch.stack(parts).sum(0))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, K) features of all energies."""
+        return torch.cat([energy.features(images) for energy in self.energies], 1)
 
 
 def require_finite(energies: Tensor) -> Tensor:

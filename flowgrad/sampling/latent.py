@@ -1,5 +1,6 @@
-"""Energies of images as energies of the latents they are drawn from: E(G(x0)), and its gradient in x0."""
+"""Energies of images as energies of the latents they are drawn from: E(G(x0)), and gradients in x0."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +32,16 @@ class Generator:
         with torch.no_grad():
             return torch.cat([require_finite(energy(self._images(part))) for part in x0.split(self.model.batch)])
 
-    def gradient(self, energy: Energy, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """E(G(x0)) (B,), and its gradient in x0 (B, *D): exact for the grid, one vector-Jacobian product a step.
+    def gradients(self, features: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:
+        """d features(G(x0)) / d x0 (B, K, *D), of features (B, K) of images.
 
-        Raises FlowgradError where an energy is not finite.
+        Exact for the grid: one vector-Jacobian product a step for each feature. Raises FlowgradError where a feature
+        is not finite.
         """
         trajectory = integrate(self.model.velocity, x0, self.grid)
         with torch.enable_grad():
             x1 = trajectory.x1.detach().requires_grad_()
-            values = require_finite(energy(self.model.decode(x1)))
-            (grad_x1,) = torch.autograd.grad(values.sum(), x1)
-        return values.detach(), latent_gradient(self.model.velocity, trajectory, grad_x1)
+            values = features(self.model.decode(x1))
+            require_finite(values.sum(1))
+            at_x1 = [torch.autograd.grad(value.sum(), x1, retain_graph=True)[0] for value in values.unbind(1)]
+        return torch.stack([latent_gradient(self.model.velocity, trajectory, one) for one in at_x1], 1)

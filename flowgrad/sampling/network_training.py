@@ -1,6 +1,6 @@
 """Training the feed-forward sampler: stochastic gradients of KL(q || p*), as a generator of its updates."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 
@@ -8,19 +8,16 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.sampling.network import Coupling, NetworkSampler, log_density, path_gradient
-from flowgrad.seeds import Source
-
-Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]  # x0 (B, *D) -> sum lambda E (B,), and its gradient (B, *D)
-ADAM = ("step", "exp_avg", "exp_avg_sq")  # what torch's Adam knows of a parameter
+from flowgrad.sampling.network import Coupling
+from flowgrad.seeds import generator
 
 
 @dataclass(frozen=True)
 class NetworkTraining:
-    """steps of Adam on batches of latents; the learning rate falls linearly to 0. Raises UsageError below 1, 1, 0."""
+    """steps of Adam on batches of z; the learning rate falls linearly to 0. Raises UsageError below 1, 1, 0."""
 
-    steps: int = 100
-    batch: int = 16
+    steps: int = 400
+    batch: int = 512
     learning_rate: float = 5e-3
     seed: int = 0
 
@@ -30,65 +27,34 @@ class NetworkTraining:
 
 
 @dataclass(frozen=True)
-class NetworkState:
-    """All that a later run needs to go on after `done` steps bit for bit: parameters and Adam's moments, by name."""
-
-    done: int
-    tensors: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
 class NetworkStep:
-    """One step: the energy's mean over the batch, the loss, KL(q || p*) up to a constant, and the state after it."""
+    """One step: means over the batch of the energy and of the loss, which at its least is -log E exp(-E[E | z])."""
 
     step: int
     energy: float
     loss: float
-    state: NetworkState
 
 
 def train_network(
-    sampler: NetworkSampler,
-    gradient: Gradient,
-    source: Source,
-    settings: NetworkTraining,
-    resume: NetworkState | None = None,
+    network: Coupling, energy: Callable[[Tensor], Tensor], settings: NetworkTraining
 ) -> Iterator[NetworkStep]:
-    """Train a sampler's network in place, and yield every step.
+    """Train a network in place, and yield every step.
 
-    gradient: of the energies in x0; see `latent.Generator.gradient`. source: standard normal latents from keys.
-    Raises FlowgradError where the loss is not finite.
+    energy: E[sum lambda E | z] (B,) of z (B, d), differentiable. Raises FlowgradError where the loss is not finite.
     """
-    network, subspace = sampler.network.requires_grad_().train(), sampler.subspace
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    if resume:
-        _go_on(network, optimizer, resume)
-    for step in range(resume.done if resume else 0, settings.steps):
+    parameters = list(network.requires_grad_().train().parameters())
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    for step in range(settings.steps):
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / settings.steps)
-        noise = source([(settings.seed, step, i) for i in range(settings.batch)])
-        z = network(subspace.inside(noise))
-        energies, grad_x0 = gradient(subspace.moved(noise, z.detach()))
-        log_q = log_density(network, z.detach()).detach()
-        loss = float((energies + z.detach().square().sum(1) / 2 + log_q).mean())
-        if not isfinite(loss):
+        rng = generator(settings.seed, step)
+        e = torch.randn(settings.batch, network.sizes.dimensions, generator=rng).to(parameters[0])
+        z, log_det = network.transform().call_and_ladj(e)
+        energies = energy(z)
+        loss = (energies + (z.square() - e.square()).sum(1) / 2 - log_det).mean()
+        if not isfinite(value := float(loss.detach())):
             raise FlowgradError(f"the loss is not finite at step {step}: lower the learning rate or the weight")
-        pull = subspace.inside(grad_x0) + z.detach() + path_gradient(network, z)
         optimizer.zero_grad()
-        (z * pull).sum(1).mean().backward()
+        loss.backward()
         optimizer.step()
-        yield NetworkStep(step, float(energies.mean()), loss, _state(network, optimizer, step + 1))
+        yield NetworkStep(step, float(energies.detach().mean()), value)
     network.eval().requires_grad_(False)
-
-
-def _state(network: Coupling, optimizer: torch.optim.Adam, done: int) -> NetworkState:
-    tensors = {f"weight.{name}": value.detach().clone() for name, value in network.named_parameters()}
-    for name, value in network.named_parameters():
-        tensors |= {f"{moment}.{name}": optimizer.state[value][moment].clone() for moment in ADAM}
-    return NetworkState(done, tensors)
-
-
-@torch.no_grad()
-def _go_on(network: Coupling, optimizer: torch.optim.Adam, state: NetworkState) -> None:
-    for name, value in network.named_parameters():
-        value.copy_(state.tensors[f"weight.{name}"])
-        optimizer.state[value] = {moment: state.tensors[f"{moment}.{name}"].clone() for moment in ADAM}

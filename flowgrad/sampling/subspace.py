@@ -1,4 +1,4 @@
-"""The part of x0 that an energy depends on: a subspace, and how much of the energy's variance it explains.
+"""The part of x0 that an energy depends on: a subspace, which alone need be controlled.
 
 A latent has thousands of numbers, and a sampler of all of them would be as large as the model. The normal distribution
 is the same in every direction: with B (D, d) orthonormal, z = B^T x0 and the rest (I - B B^T) x0 are independent, and
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import UsageError
+
+WEAK = 0.1  # mean gradients along a direction, as a share of those along the strongest, below which it is left out
 
 
 @dataclass(frozen=True)
@@ -31,25 +33,22 @@ class Subspace:
         return x0 + ((z - self.inside(x0)) @ self.basis.flatten(1)).view_as(x0)
 
 
-def leading(gradients: Tensor, dimensions: int) -> Subspace:
-    """The span of the leading right singular vectors of gradients (n, *D) of energies in x0.
+def leading(gradients: Tensor, least: int = 2) -> Subspace:
+    """The span of the mean gradients of features in x0, from gradients (n, K, *D) at n normal latents.
 
-    It is the subspace that holds most of E |dE/dx0|^2 (active subspaces: Constantine, 2015). Raises UsageError for
-    more dimensions than gradients.
+    For normal x0, E df/dx0 is the regression of f on x0 (Stein, 1981): no other K directions predict K features better
+    by a linear function. Features count alike, whatever their units, and a direction in which their means hardly differ
+    is left out. Where fewer than `least` are left, the strongest of the gradients themselves follow (active subspaces:
+    Constantine, 2015). Raises UsageError for fewer than `least` gradients.
     """
-    if not 0 < dimensions <= len(gradients):
-        raise UsageError(f"{len(gradients)} gradients span 1 to {len(gradients)} dimensions; got {dimensions}")
-    *_, rows = torch.linalg.svd(gradients.flatten(1), full_matrices=False)
-    basis = rows[:dimensions].contiguous()  # as files keep it: products with it are then the same to the last bit
-    return Subspace(basis.view(dimensions, *gradients.shape[1:]))
-
-
-def explained(values: Tensor) -> Tensor:
-    """The share of a function's variance that z explains, from values (z, redraws): the same z in a row, the rest
-    drawn anew in each column. () for (Z, R), (C,) for (Z, R, C).
-
-    The variance within rows is what z leaves open (an intraclass correlation, unbiased by the number of redraws).
-    """
-    within = values.var(1).mean(0)
-    between = values.mean(1).var(0) - within / values.shape[1]
-    return between / (between + within)
+    rows = gradients.flatten(2)
+    rows = rows / rows.square().sum(2).mean(0).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)[:, None]
+    if rows.shape[0] * rows.shape[1] < least:
+        raise UsageError(f"{rows.shape[0] * rows.shape[1]} gradients do not span {least} dimensions: take more")
+    _, strengths, means = torch.linalg.svd(rows.mean(0), full_matrices=False)
+    basis = means[strengths > WEAK * strengths[0]]
+    if len(basis) < least:
+        rest = rows.flatten(0, 1)
+        *_, more = torch.linalg.svd(rest - rest @ basis.T @ basis, full_matrices=False)
+        basis = torch.cat([basis, more[: least - len(basis)]])
+    return Subspace(basis.contiguous().view(len(basis), *gradients.shape[2:]))  # as files keep it, to the last bit

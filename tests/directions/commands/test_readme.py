@@ -32,7 +32,7 @@ PAGES += (
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}  # in the order in which commands are run
 SET_UP = "pip install"
 # nobody waits for hours in a test
-SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2", "--size": "64", "--pool": "128"}
+SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2", "--size": "64", "--pool": "128", "--gradients": "16"}
 # fewer and shorter steps, and nothing preserved: a guide of seconds outweighs little
 QUICK = ["--iterations", "2", "--step-size", "0.003", "--eta", "1", "--calibration-photos", "2"]
 

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from directions.file.sampler import SamplerFile, read_sampler
-from directions.sampler.checkpoint import DONE
 from tests.helpers.command_line import passed
 from tests.helpers.processes import ended, start
 from tests.helpers.shares import natural_shares
@@ -17,7 +15,7 @@ from tests.helpers.tiny import Tiny
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 PATIENCE = 300  # seconds, on a machine with much else to do
-NETWORK = ("--class", "happy", "--method", "network", "--dimensions", 4, "--updates", 12)
+NETWORK = ("--class", "happy", "--method", "network", "--gradients", 80)
 
 
 def words(tiny: Tiny, place: str, command: str, *more: object) -> tuple[object, ...]:
@@ -43,8 +41,9 @@ def has_pool(pool: Path) -> bool:
     return len(kept(pool)) > 1
 
 
-def has_updates(pool: Path) -> bool:
-    return any(load_file(file).get(DONE, torch.tensor(0)) > 0 for file in kept(pool))
+def has_gradients(pool: Path) -> bool:
+    """Whether gradients are there, which have a dimension more than images."""
+    return any(load_file(file)["made"].ndim > 4 for file in kept(pool))
 
 
 def killed(tiny: Tiny, count: int, victim: int, when: Callable[[Path], bool]) -> None:
@@ -62,13 +61,13 @@ def killed(tiny: Tiny, count: int, victim: int, when: Callable[[Path], bool]) ->
 
 
 def test_killed_processes_end_the_others_and_any_number_goes_on(tiny: Tiny) -> None:
-    """With the same bits: a process of two while the pool is drawn, then the leading one of three in the training."""
+    """With the same bits: a process of two while the pool is drawn, then the leading one of three at the gradients."""
     passed(*words(tiny, "whole", "train", *NETWORK))
     killed(tiny, 2, 1, has_pool)
     before = {file: file.stat().st_mtime_ns for file in kept(Path("cut/run/pool"))}
-    killed(tiny, 3, 0, has_updates)
+    killed(tiny, 3, 0, has_gradients)
     assert before == {file: file.stat().st_mtime_ns for file in before}, "what is kept is not made again"
-    assert "going on after" in passed(*words(tiny, "cut", "train", *NETWORK))
+    passed(*words(tiny, "cut", "train", *NETWORK))
     assert same(made("cut"), made("whole"))
     assert {path.name for path in Path("cut/run").iterdir()} == {"before-after.png", "shares.png"}
 

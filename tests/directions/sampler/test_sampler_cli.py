@@ -73,10 +73,10 @@ def test_debiasing_towards_what_is_there_accepts_everything(tiny):
 
 
 def test_a_network_draws_in_one_pass_and_asks_no_guide(tiny, home):
-    options = ("--class", "happy", "--method", "network", "--dimensions", 4, "--updates", 2)
+    options = ("--class", "happy", "--method", "network", "--gradients", 8, "--updates", 2)
     passed(*make(tiny, "quick", *options))
     info = Bank.default().get("quick", kind="sampler").sampler
-    assert (info.method, info.updates, info.shapes["basis"][0]) == ("network", 2, 4)
+    assert (info.method, info.updates, info.shapes["basis"][0]) == ("network", 2, 2)
     assert 0 <= info.explained <= 1 and "network of 6 layers" in passed("bank", "show", "quick")
     passed("sample", "--sampler", "quick", "--model", tiny.model, "--count", 2)
     passed("bank", "export", "quick", "copy.safetensors")

@@ -124,6 +124,25 @@ def test_no_image_is_below_the_bound(classes, guide, images):
         assert (energy(images) >= energy.lowest - 1e-5).all()
 
 
+def test_energies_are_functions_of_their_features(classes, guide, images):
+    """Log-odds of p are log p - log (1 - p); a text's energy is -log of the sigmoid of its own."""
+    p = classes.moments(images).double()
+    moments = MomentEnergy(classes, (0.0,) * 5)
+    torch.testing.assert_close(moments.features(images).double(), p.logit(), rtol=1e-4, atol=1e-4)
+    both, text = ClassEnergy(classes, ("old", "smiling")), TextEnergy(guide, Contrast("a woman", "a man"))
+    torch.testing.assert_close(both.features(images), moments.features(images)[:, [4, 0]])
+    torch.testing.assert_close(text(images), -text.features(images)[:, 0].sigmoid().log())
+    assert EnergySum((both, text, moments), (1.0, 2.0, 3.0)).features(images).shape == (4, 8)
+
+
+def test_log_odds_do_not_saturate(classes, images):
+    """Where p rounds to 1, log (1 - p) would be infinite."""
+    certain = Classes(classes.guide, classes.questions, {"smiling": 90.0})
+    odds = certain.log_odds(images, ["smiling"])
+    assert (certain.moments(images)[:, 0] == 1).all()
+    torch.testing.assert_close(odds, classes.log_odds(images, ["smiling"]) + 90)
+
+
 def test_energies_have_gradients_and_sums_have_theirs(classes, guide, images):
     energies = (ClassEnergy(classes, ("old",)), TextEnergy(guide, Contrast("a woman", "a man")))
 
