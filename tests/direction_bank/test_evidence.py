@@ -15,8 +15,14 @@ def test_the_page_has_the_tables_of_the_comparisons(part):  # type: ignore[no-un
     assert part(evidence.read("comparison")) in evidence.PAGE.read_text(encoding="utf-8")
 
 
-def test_the_page_has_the_table_of_the_trainings_on_some_photos() -> None:
-    assert evidence.photos(evidence.read("photos")) in evidence.PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("part", [evidence.ranges, evidence.sums])
+def test_the_page_has_the_tables_of_strengths_and_sums(part):  # type: ignore[no-untyped-def]
+    assert part(evidence.read("range")) in evidence.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", [evidence.photos, evidence.settings])
+def test_the_page_has_the_tables_of_further_trainings(part):  # type: ignore[no-untyped-def]
+    assert part(evidence.read(part.__name__)) in evidence.PAGE.read_text(encoding="utf-8")
 
 
 def test_a_page_is_filled_between_its_marks_again_and_again() -> None:
