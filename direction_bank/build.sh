@@ -8,14 +8,12 @@ smile="a smiling face - a serious face"
 age="an old face - a young adult face"
 sex="a woman - a man"
 
-# The views and the step are those of the default recipe when these were made.
 train() { # NAME TEXT SOURCE TAGS(comma separated) ITERATIONS KEEP_WEIGHT KEEP...
   local name=$1 text=$2 source=$3 tags=() keep=()
   for tag in ${4//,/ }; do tags+=(--tag "$tag"); done
   for other in "${@:7}"; do keep+=(--keep "$other"); done
   flowgrad train-direction --samples 10 --seed 100 --name "$name" --text "$text" --source "$source" \
-    --iterations "$5" --set keep_weight="$6" --set augmentations=6 --set step_size=0.03 "${tags[@]}" "${keep[@]}" \
-    --bank direction_bank --output "$runs/$name" --overwrite
+    --iterations "$5" --set keep_weight="$6" "${tags[@]}" "${keep[@]}" --bank direction_bank --output "$runs/$name" --overwrite
 }
 
 train smiling "a smiling face" "a serious face" expression,smile 8 15 "$sex" "$age"

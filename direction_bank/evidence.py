@@ -19,7 +19,7 @@ from flowgrad.markdown import picture, table
 HERE = Path(__file__).parent
 PAGE, DATA = HERE / "EVIDENCE.md", HERE / "evidence"
 AS_GOOD = 0.95  # share of an effect from which another is as good
-PUBLISHED, OURS = "paper", "default"
+PUBLISHED = "paper"
 
 Data = Mapping[str, Any]
 
@@ -141,7 +141,7 @@ def methods(comparisons: Sequence[Data]) -> str:
     for data in comparisons:
         for method in data["methods"]:
             at = [
-                _interval(method["at"].get(name), form)
+                _interval(method, name, form)
                 for name, form in (("effect", "+.1f"), ("judged", ".2f"), ("l1", ".3f"), ("lpips", ".3f"))
             ]
             costs = [f"{method['evaluations']:.0f}", f"{method['products']:.0f}", f"{method['seconds']:.2f}"]
@@ -201,8 +201,11 @@ def _identity(measured: Data) -> tuple[str, str]:
     return f"{measured['identity']:.2f}", f"{measured['kept']:.0%}"
 
 
-def _interval(values: Sequence[float] | None, form: str) -> str:
-    if values is None:
+def _interval(method: Data, name: str, form: str) -> str:
+    """A measure at the distance, with its interval; "-" for one that was not measured."""
+    if name not in method["means"]:
+        return "-"
+    if (values := method["at"].get(name)) is None:
         return "not reached"
     mean, low, high = (format(value, form) for value in values)
     return f"{mean} ({low} to {high})"

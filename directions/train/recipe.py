@@ -26,12 +26,12 @@ class Recipe(Section):
     eta: float = Field(default=0.7, ge=0, le=1)
     preserve: Literal["l1", "lpips"] = "l1"
     keep_weight: float = Field(default=5.0, ge=0)
-    augmentations: int = Field(default=3, ge=1)
+    augmentations: int = Field(default=6, ge=1)
     penalty: float = Field(default=0.0, ge=0)
     optimizer: Literal["sgd", "normalized", "adam"] = "normalized"
-    step_size: float = Field(default=0.1, gt=0)
+    step_size: float = Field(default=0.03, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
-    iterations: int = Field(default=4, ge=1)
+    iterations: int = Field(default=8, ge=1)
     group: int = Field(default=5, ge=1)
     over_time: Literal["free", "constant", "start"] = "free"
 
