@@ -20,7 +20,7 @@ from flowgrad.ode import Control, Grid
 from flowgrad.optimize import State
 from flowgrad.workers import ALONE, Workers
 
-VERSION = 4
+VERSION = 5
 
 
 def train_resumably(
