@@ -162,7 +162,7 @@ CALLS: list[tuple[str, int, tuple[str, ...]]] = [
     ("sampler train --name new --pose 20,-20", 2, ("20, -20", "-90 and 90")),
     ("sampler train --name new --identity no.jpg", 2, ("no.jpg does not exist",)),
     ("sampler debias --name new --attribute gender --target 0.5,0.6", 2, ("gender", "sum to 1")),
-    ("sampler evaluate drawn --intervals 51", 2, ("intervals", "50", "51")),
+    ("sampler evaluate drawn --intervals 51", 2, ("intervals", "N = 6", "51")),
     # painting
     ("paint no.png", 2, ("no.png does not exist",)),
     ("paint empty", 2, ("empty is a folder",)),
