@@ -93,7 +93,7 @@ def test_a_cluster_of_one_machine_edits_goes_on_and_fails_clearly(applied, tmp_p
     lines = [json.loads(line) for part in Path("edited/manifest").iterdir() for line in part.open()]
     assert len(lines) == len({line["input"] for line in lines}) == 25
     Path("file").write_text("")
-    failed(applied(*arguments, "--output", "file/below"), 1, "file is a file")
+    failed(applied(*arguments, "--output", "file/below"), 2, "file is a file")
 
 
 @pytest.mark.slow
