@@ -126,8 +126,18 @@ def check_apart(folder: Place, sources: Iterable[Source]) -> None:
         raise UsageError(f"{folder} holds photos that are to be edited. Choose another folder with --output.")
 
 
+def unfinished(folder: Path, done: str) -> list[Path]:
+    """The beginnings of results in a folder: what killed runs left there, and what others are writing just now."""
+    name = re.compile(rf"\..*-{re.escape(done)}-[0-9a-f]{{8}}\.\w+")
+    return [path for path in folder.rglob(f".*-{glob.escape(done)}-*") if name.fullmatch(path.name)]
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files, of which some may be gone."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
 def remove_unfinished(folder: Path, done: str) -> None:
     """Remove the beginnings of results that a killed run left in a folder; call it while nobody writes there."""
-    for path in folder.rglob(f".*-{glob.escape(done)}-*"):
-        if re.fullmatch(rf"\..*-{re.escape(done)}-[0-9a-f]{{8}}\.\w+", path.name):
-            path.unlink(missing_ok=True)
+    remove(unfinished(folder, done))

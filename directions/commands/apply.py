@@ -132,6 +132,8 @@ def apply_direction(
         control = mixture(loaded, parts, terminal, force, steps or (1.0,))
         drawn = sheets if grid else None
         if not recorded:
+            if isinstance(folder, Path):  # in the end: by then a run beside this one has written what it is writing now
+                opened.callback(outputs.remove, outputs.unfinished(folder, done))
             edited = apply_to_files(loaded, control, files, targets, wanted, beside, drawn)
         else:
             from directions.batch.manifest import Manifest, options_of

@@ -18,7 +18,7 @@ from directions.bank.bank import Bank
 from directions.file.direction import Direction, DirectionInfo
 from flowgrad.models import load_model
 from tests.helpers.command_line import call, failed
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import ROOT, killed_write
 from tests.helpers.tiny import Tiny, make_photos
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -74,6 +74,14 @@ def test_a_rerun_does_what_is_left(tiny: Tiny, apply) -> None:
     (record,) = json.loads(again.stdout)["files"]
     assert again.exit_code == 0 and record["skipped"] and record["output"] == "edited/photo-0-smiling.png"
     failed(apply(*tiny.files, "--skip-existing", "--overwrite"), 2, "--skip-existing", "--overwrite")
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--skip-existing"])
+def test_a_rerun_removes_what_a_killed_run_had_begun(tiny: Tiny, apply, option: str) -> None:
+    assert apply(*tiny.files[:2]).exit_code == 0
+    left = killed_write(Path("edited/photo-1-smiling.png"))
+    assert left.exists() and apply(*tiny.files[:2], option).exit_code == 0
+    assert sorted(edited()) == ["photo-0-smiling.png", "photo-1-smiling.png"]
 
 
 def test_photos_that_are_skipped_are_not_read(tiny: Tiny, apply, monkeypatch: pytest.MonkeyPatch) -> None:
