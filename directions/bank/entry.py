@@ -95,13 +95,13 @@ def _read(path: Path) -> tuple[DirectionInfo | None, SamplerInfo | None, str | N
             info = None if header.is_sampler else to_info(header)
             sampler = to_sampler_info(header) if header.is_sampler else None
             if found := info or sampler:
-                check_folder(path, found.model)
+                check_home(path, found.model)
     except FlowgradError as error:
         return None, None, str(error)
     return info, sampler, None
 
 
-def check_folder(path: Path, model: str) -> None:
+def check_home(path: Path, model: str) -> None:
     """Raise FlowgradError for a file that was made for another model than its folder's."""
     if model != path.parent.name:
         where = f"made for the model {model}, but in the folder {path.parent.name}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from directions.bank.entry import Entry, check_folder, read_stamp
+from directions.bank.entry import Entry, check_home, read_stamp
 from directions.bank.sampler_card import asked
 from directions.file.container import open_named, read_header
 from directions.file.header import Summary, summarize
@@ -63,7 +63,7 @@ def _read(path: Path) -> tuple[str, Summary]:
                 kind, told = "sampler", Summary(info.model, asked(info), None)
             else:
                 kind, told = "direction", summarize(header)
-            check_folder(path, told.model)
+            check_home(path, told.model)
     except FlowgradError as error:
         return "direction", Summary("", str(error), None)
     return kind, told

@@ -49,7 +49,7 @@ def evaluate(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="By which the others are trained: name or .yaml file. The default is default.",
+            help="By which the others are trained: name or .yaml file. Without it, the recipe that is called default.",
             callback=options.known_recipe,
             rich_help_panel=_COMPARED,
         ),

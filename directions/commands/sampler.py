@@ -70,8 +70,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
     ) -> None:
         from directions.file.metadata import check_name
         from directions.file.texts import check_described
-        from directions.sampler.request import INTERVALS
-        from directions.train.recipe import check_intervals
+        from directions.sampler.request import image_intervals
         from flowgrad.model_config import load_config
 
         if method == "network" and on:
@@ -81,8 +80,7 @@ def makes_sampler(terms_of: "Callable[..., list[Term]]") -> Callable[..., None]:
         check_name(name, "sampler")
         check_described(title=title or "-", description=description, tags=tuple(tag or ()))
         config = load_config(model)
-        check_intervals(intervals, config.steps)
-        intervals = intervals or min(INTERVALS, config.steps)
+        intervals = image_intervals(intervals, config.steps)
         found, folder, own = Bank.default(bank), output or Path("runs") / name, str(options.model_name(model))
         parent, leads = found.get(on, own, "sampler").load_sampler() if on else None, Workers.started().leads
         for file in (SHEET, CHART) if leads else ():
@@ -270,13 +268,12 @@ def sampler_evaluate(
 
     With `--optimize 8` the sampler is compared with what it saves: a control found for each sample on its own.
     """
-    from directions.sampler.request import INTERVALS
-    from directions.train.recipe import check_intervals
+    from directions.sampler.request import image_intervals
 
     found = Bank.default(bank)
     entry = found.get(name, options.model_name(model), "sampler")
     if entry.sampler:
-        check_intervals(intervals, entry.sampler.steps)
+        image_intervals(intervals, entry.sampler.steps)  # refused before anything is loaded
     if optimize and entry.sampler and (parent := entry.sampler.parent):
         raise UsageError(f"--optimize starts from a model's own samples, and {name} draws on {parent}: leave it out")
     sheet, figures_file = output / SHEET, output / "evaluation.json"
@@ -305,7 +302,7 @@ def sampler_evaluate(
     terminal, loaded = Terminal(as_json), load_model(model or entry.model, device, precision)
     info, chosen = entry.load_sampler().info, judge or loaded.config.judge
     network = load_judge(chosen, loaded.device) if chosen else None
-    grid = Grid.uniform(loaded.config.steps, intervals or min(INTERVALS, loaded.config.steps))
+    grid = Grid.uniform(loaded.config.steps, image_intervals(intervals, loaded.config.steps))
     counting, account = metered(loaded)
     before = draw(loaded, grid, count, seed, terminal)
     sampled = draw(open_sampler(name, counting, found, guide, force), grid, count, seed, terminal)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from directions.file.terms import MAGNITUDE_LIMIT, Term
 from directions.progress import Reporter
+from directions.train.recipe import check_intervals
 from flowgrad.errors import FlowgradError, UsageError, all_of
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.names import knows_any_word
@@ -114,6 +115,15 @@ def questions_of(config: ModelConfig) -> Questions:
     if not config.classes:
         raise UsageError(f"{config.name} has no classes: give its configuration a table `classes`, or ask by a text")
     return config.classes
+
+
+def image_intervals(asked: int | None, steps: int) -> int:
+    """The intervals of the grid that images are drawn on: as asked for, or the usual number of a model with N `steps`.
+
+    Raises UsageError for more than N.
+    """
+    check_intervals(asked, steps)
+    return asked or min(INTERVALS, steps)
 
 
 def asked_questions(terms: Sequence[Term], config: ModelConfig) -> Questions:

@@ -4,14 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from directions.bank.bank import Bank, _shipped_folder
 from directions.bank.entry import read_entry
 from directions.bank.line import line_of, read_line
 from directions.file.direction import write_direction
-from tests.directions.file.test_direction import GONE, make_direction, rewrite
+from tests.directions.file.test_direction import GONE, damages, make_direction, rewrite
 from tests.directions.file.test_sampler_file import INFO, SamplerFile, write_sampler
 
 
@@ -85,10 +84,5 @@ def test_a_file_that_is_gone_has_no_line(path: Path) -> None:
 
 
 def test_random_damage_never_escapes(path: Path) -> None:
-    raw, random = path.read_bytes(), np.random.default_rng(0)
-    for _ in range(200):
-        damaged = bytearray(raw)
-        for place in random.integers(0, len(raw), size=3):
-            damaged[place] = random.integers(256)
-        path.write_bytes(damaged)
+    for _ in damages(path, 200):
         assert read_line(path, False)
