@@ -1,5 +1,5 @@
-"""Fills EVIDENCE.md with the tables and figures of what was measured: evidence/benchmark-*.json, photos-*.json,
-settings-*.json, comparison-*.json and range-*.json.
+"""Fills EVIDENCE.md with the tables and figures of what was measured: evidence/benchmark-*.json, recipes-*.json,
+grids-*.json, settings-*.json, photos-*.json, comparison-*.json and range-*.json.
 
 python direction_bank/evidence.py: a second; the page says which commands measure.
 """
@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 PAGE, DATA = HERE / "EVIDENCE.md", HERE / "evidence"
 AS_GOOD = 0.95  # share of an effect from which another is as good
 PUBLISHED = "paper"
+ENDS = ("recipes", "grids", "settings")  # kinds of benchmarks of which only what trainings reach is shown
 
 Data = Mapping[str, Any]
 
@@ -111,8 +112,8 @@ def photos(trainings: Sequence[Data]) -> str:
     return table(head, rows, numbers=True)
 
 
-def settings(trainings: Sequence[Data]) -> str:
-    """What trainings by other settings of the objective reach."""
+def ends(trainings: Sequence[Data]) -> str:
+    """What trainings by several recipes reach in the end."""
     head = ("text", "recipe", "updates", "effect", "seconds")
     rows = []
     for _, text in _texts(trainings):
@@ -238,7 +239,7 @@ def write() -> Path:
     parts |= {part.__name__: part(benchmarks) for part in (gradients, updates, speed)}
     parts |= {part.__name__: part(comparisons) for part in (methods, strengths)}
     parts |= {part.__name__: part(read("range")) for part in (ranges, sums)}
-    parts |= {photos.__name__: photos(read("photos")), settings.__name__: settings(read("settings"))}
+    parts |= {photos.__name__: photos(read("photos")), **{kind: ends(read(kind)) for kind in ENDS}}
     with atomic_path(PAGE) as temporary:
         temporary.write_text(fill(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
     return PAGE

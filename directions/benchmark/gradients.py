@@ -54,6 +54,7 @@ def compare_gradients(
     intervals: int,
     products: int,
     images: int,
+    seed: int,
     repeats: int,
     reporter: Reporter,
 ) -> list[Comparison]:
@@ -62,10 +63,10 @@ def compare_gradients(
     The ways: all `steps` vector-Jacobian products (Eq. 8); for each threshold xi, Eq. 13 on the grid of Eq. 12 as the
     paper has it, and ours on that grid with bounded intervals; ours by `products` products on equal intervals, which is
     what a fine forward of the default recipe computes; and Eq. 13 on `intervals` intervals, which is what its grid
-    forward does. On samples of the model; `repeats` rounds after a warm-up.
+    forward does. On samples of the model with this seed; `repeats` rounds after a warm-up.
     """
     measured, meter = metered(model)
-    trajectory = integrate(model.velocity, model.noise(images, seed=0), Grid.full(steps))
+    trajectory = integrate(model.velocity, model.noise(images, seed), Grid.full(steps))
     backward = partial(
         control_gradient, measured.velocity, grad_x1=_score_gradient(model, guide, target, trajectory.x1)
     )

@@ -75,6 +75,7 @@ def compare(
             intervals,
             usual.products,
             images,
+            bench.seed,
             bench.repeats,
             reporter,
         )

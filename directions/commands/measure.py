@@ -92,7 +92,7 @@ def evaluate(
     """
     from directions.bank.mixture import load_parts, parse_mixture
     from directions.photo.sources import find_sources
-    from directions.train.recipe import load_recipe
+    from directions.train.recipe import load_recipe, usual_recipe
     from flowgrad.guidance.names import check_answer
     from flowgrad.model_config import load_config
 
@@ -111,7 +111,8 @@ def evaluate(
     for path in compared if method else (sheet, figures):
         refuse_existing(path, overwrite or (path in compared and results.exists()))
     files, info = find_sources(photos), parts[0][0].info
-    others, apart = load_recipe(recipe or "default"), DISTANCE if distance is None else distance
+    others = load_recipe(recipe or usual_recipe(info.keep))
+    apart = DISTANCE if distance is None else distance
 
     from directions.apply.photos import read_photos
     from directions.apply.steer import common_inversion, mixture

@@ -200,7 +200,10 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     option = partial(typer.Option, rich_help_panel="Recipe")
 
     def run(
-        recipe: Annotated[str, option("--recipe", help="Name or .yaml file.", callback=known_recipe)] = "default",
+        recipe: Annotated[
+            str | None,
+            option("--recipe", help="Name or .yaml file: default, or keep with --keep.", callback=known_recipe),
+        ] = None,
         iterations: Annotated[int | None, option(help="Updates of the control.")] = None,
         step_size: Annotated[float | None, option(help="Length of an update.")] = None,
         eta: Annotated[float | None, option(help="Weight of the text against preservation, 0 to 1.")] = None,
@@ -209,12 +212,12 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
         setting: Setting = None,
         **others: Any,
     ) -> None:
-        from directions.train.recipe import check_intervals, load_recipe
+        from directions.train.recipe import check_intervals, load_recipe, usual_recipe
         from flowgrad.model_config import load_config
 
         often = {"iterations": iterations, "step_size": step_size, "eta": eta, "intervals": intervals}
         changes = changed(setting, **often, augmentations=augmentations)
-        chosen = load_recipe(recipe, **changes)
+        chosen = load_recipe(recipe or usual_recipe(others["keep"] or ()), **changes)
         check_intervals(changes.get("intervals"), load_config(others["model"]).steps)
         command(recipe=chosen, **others)
 

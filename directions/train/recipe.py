@@ -1,5 +1,6 @@
 """Recipes: how a direction is trained, as one commented YAML file each."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -29,9 +30,9 @@ class Recipe(Section):
     augmentations: int = Field(default=6, ge=1)
     penalty: float = Field(default=0.0, ge=0)
     optimizer: Literal["sgd", "normalized", "adam"] = "normalized"
-    step_size: float = Field(default=0.03, gt=0)
+    step_size: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.8, ge=0, lt=1)
-    iterations: int = Field(default=8, ge=1)
+    iterations: int = Field(default=4, ge=1)
     group: int = Field(default=5, ge=1)
     over_time: Literal["free", "constant", "start"] = "free"
 
@@ -62,6 +63,11 @@ class Recipe(Section):
     def share(self, count: int, batch: int, workers: Workers) -> Share:
         """This process's share of images for a model that takes `batch` of them together, at most."""
         return Share(count, workers, min(self.group, batch))
+
+
+def usual_recipe(keep: Sequence[object]) -> str:
+    """The recipe that is used unless one is named: another one where texts are to be kept."""
+    return "keep" if keep else "default"
 
 
 def load_recipe(name: str = "default", **changes: object) -> Recipe:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from directions.apply.inversion import Inverted
 from directions.file.texts import check_texts, check_words
-from directions.train.recipe import Recipe, load_recipe
+from directions.train.recipe import Recipe, load_recipe, usual_recipe
 from flowgrad.errors import UsageError
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
@@ -50,7 +50,7 @@ class Task:
         force: bool = False,
         workers: Workers = ALONE,
     ) -> "Task":
-        """Fill in what a model's configuration says: its guide, and its subject as source text.
+        """Fill in what a model's configuration says: its guide, and its subject as source text; and the usual recipe.
 
         Raises UsageError for no photo, and for texts that `checks` refuses: one of which the guide knows no word may
         be tried with `force`.
@@ -58,7 +58,8 @@ class Task:
         if not len(photos):
             raise UsageError("a direction needs at least one photo; ten are a good number")
         target, kept = check_texts(text, source, keep, model.config.subject)
-        guide, recipe = guide or load_guide(model.config.guide, model.device), recipe or load_recipe()
+        guide = guide or load_guide(model.config.guide, model.device)
+        recipe = recipe or load_recipe(usual_recipe(keep))
         check_words(target, guide.vocabulary, force)
         return cls(model, guide, replace(photos, anchored=recipe.anchored), target, kept, recipe, seed, workers)
 

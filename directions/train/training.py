@@ -8,7 +8,7 @@ from torch import Tensor
 from directions.apply.inversion import invert_images, join
 from directions.file.direction import Direction
 from directions.train.calibration import finish, held_out
-from directions.train.recipe import Recipe, load_recipe
+from directions.train.recipe import Recipe, load_recipe, usual_recipe
 from directions.train.task import Task
 from flowgrad.guidance.guide import Guide
 from flowgrad.models import Model
@@ -83,7 +83,7 @@ def train_direction(
     keep: texts whose scores shall not change. report: called after every evaluation.
     Raises UsageError for wrong values; FlowgradError if the objective is not finite three times running.
     """
-    recipe = recipe or load_recipe()
+    recipe = recipe or load_recipe(usual_recipe(keep))
     photos = join(invert_images(model, images, recipe.way))
     task = Task.create(model, photos, text, guide=guide, source=source, keep=keep, recipe=recipe, seed=seed)
     for training in train(task):

@@ -20,9 +20,10 @@ def test_the_page_has_the_tables_of_strengths_and_sums(part):  # type: ignore[no
     assert part(evidence.read("range")) in evidence.PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("part", [evidence.photos, evidence.settings])
-def test_the_page_has_the_tables_of_further_trainings(part):  # type: ignore[no-untyped-def]
-    assert part(evidence.read(part.__name__)) in evidence.PAGE.read_text(encoding="utf-8")
+def test_the_page_has_the_tables_of_further_trainings() -> None:
+    page = evidence.PAGE.read_text(encoding="utf-8")
+    assert evidence.photos(evidence.read("photos")) in page
+    assert all(evidence.ends(evidence.read(kind)) in page for kind in evidence.ENDS)
 
 
 def test_a_page_is_filled_between_its_marks_again_and_again() -> None:

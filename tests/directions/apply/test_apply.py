@@ -200,6 +200,13 @@ def test_recipes_are_checked():
         load_recipe("default", stepsize=3)
 
 
+def test_what_is_kept_decides_which_recipe_is_usual(model, images):
+    photos = join(invert_images(model, images[:1]))
+    for keep, name in (((), "default"), (("an old face - a young face",), "keep")):
+        assert Task.create(model, photos, "a smiling face", keep=keep).recipe == load_recipe(name)
+    assert load_recipe("default") != load_recipe("keep")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

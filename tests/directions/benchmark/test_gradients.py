@@ -13,7 +13,7 @@ from tests.helpers.tiny import Tiny
 def test_on_the_full_grid_every_gradient_is_the_full_one(tiny: Tiny) -> None:
     model = load_model(str(tiny.model), "cpu", "fp32")
     guide, target = load_guide(model.config.guide), Contrast("a smiling face", "a serious face")
-    found = compare_gradients(model, guide, target, 6, (0.0, 1e9), 3, 3, 2, 1, Silent())
+    found = compare_gradients(model, guide, target, 6, (0.0, 1e9), 3, 3, 2, 0, 1, Silent())
     by_way = {comparison.way: comparison for comparison in found}
     exact = ("Eq. 13, xi = 0", "ours, xi = 0")
     for way in (FULL, *exact):
@@ -26,3 +26,5 @@ def test_on_the_full_grid_every_gradient_is_the_full_one(tiny: Tiny) -> None:
     assert by_way[FULL].share == 1
     head, rows = comparison_rows(found)
     assert len(rows) == len(by_way) and all(len(row) == len(head) for row in rows)
+    others = compare_gradients(model, guide, target, 6, (), 3, 3, 2, 1, 1, Silent())  # of another seed's samples
+    assert {c.way: c.cosine for c in others}["3 intervals"] != by_way["3 intervals"].cosine

@@ -22,6 +22,7 @@ import directions.train.run
 from directions.apply.inversion import Inversion, Inverted, invert_for
 from directions.bank.bank import Bank
 from directions.file.direction import Direction, read_direction, write_direction
+from directions.train.recipe import load_recipe
 from flowgrad.models import Model
 from flowgrad.ode import Control
 from tests.helpers.command_line import call, failed, passed
@@ -90,6 +91,13 @@ def test_training_tells_people_what_it_found_and_wrote(tiny: Tiny, tmp_path: Pat
     assert "summary.json" in said and "flowgrad apply-direction zebra" in said
     assert (tmp_path / "runs" / "zebra" / "before-after.png").is_file()
     assert call("bank", "search", "odd").output.startswith("name")
+
+
+def test_texts_that_are_kept_make_another_recipe_the_usual_one(tiny: Tiny) -> None:
+    asked = ("train-direction", "--samples", 2, "--text", "a smiling face", "--model", tiny.model, *RECIPE[2:])
+    for name, more in {"default": (), "keep": ("--keep", "an old face - a young face")}.items():
+        passed(*asked, "--name", name, "--calibration-photos", 2, *more)
+        assert Bank.default().get(name).load().info.iterations == load_recipe(name).iterations
 
 
 def test_a_text_of_unknown_words_is_trained_only_if_forced(tiny: Tiny) -> None:
