@@ -11,6 +11,11 @@ from tests.helpers.paths import SHARED
 from tests.helpers.tiny import Tiny, make_tiny
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, so that workers that share the tests out end together."""
+    items.sort(key=lambda item: "test_every_command_works" not in item.nodeid)
+
+
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
