@@ -42,7 +42,7 @@ def facts(info: DirectionInfo) -> list[tuple[str, str]]:
         ("text", target(info)),
         ("keeps", keep),
         ("model", f"{info.model} ({info.fingerprint}), N = {info.steps}, {info.intervals} intervals"),
-        ("kept as", f"{info.rank} patterns in 8 bits, which every interval sums" if info.rank else ""),
+        ("patterns", f"{info.rank}, in 8 bits, which every interval sums" if info.rank else ""),
         ("guide", f"{info.guide} ({info.guide_fingerprint})" if info.guide else ""),
         ("trained on", f"{info.images} images, {info.iterations} iterations of {info.optimizer}, eta {info.eta:g}"),
         ("trajectory", f"{info.inversion}, {info.forward} forward, seed {info.seed}"),

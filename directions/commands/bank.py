@@ -171,7 +171,7 @@ def bank_export(
         answer(as_json, {"file": path}, f"wrote {path}")
         return
     share = missed(whole.u, read_direction(path).u, whole.lengths)
-    told = f"{rank} patterns in 8 bits; they miss {100 * share:.1f} % of the control"
+    told = f"{100 * share:.1f} % of the control is missed (patterns in 8 bits: {rank})"
     answer(as_json, {"file": path, "missed": share}, f"wrote {path}", told)
 
 

@@ -312,9 +312,9 @@ def test_a_compact_direction_is_a_direction_like_others(tiny: Tiny, trained: Pat
     answer = json.loads(passed("bank", "export", "smiling", file, "--rank", intervals, "--json", *bank))
     assert answer["file"] == str(file) and 0 < answer["missed"] < 0.02
     told = passed("bank", "export", "smiling", file, "--rank", intervals, "--overwrite", *bank)
-    assert f"{intervals} patterns in 8 bits; they miss" in told
+    assert f"is missed (patterns in 8 bits: {intervals})" in told
     passed("bank", "import", file, "--name", "small")
-    assert "small" in passed("bank", "list") and f"{intervals} patterns in 8 bits" in passed("bank", "show", "small")
+    assert "small" in passed("bank", "list") and f"{intervals}, in 8 bits" in passed("bank", "show", "small")
     passed("bank", "export", "small", "again.safetensors")
     assert Path("again.safetensors").read_bytes() == file.read_bytes()
     for name, spec in (("a", trained / "bank/tiny/smiling.safetensors"), ("b", "small")):
