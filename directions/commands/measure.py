@@ -49,7 +49,7 @@ def evaluate(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="By which the others are trained: name or .yaml file. Without it, the recipe that is called default.",
+            help="To train the others by: name or .yaml file. Without it, default, or keep where texts are kept.",
             callback=options.known_recipe,
             rich_help_panel=_COMPARED,
         ),

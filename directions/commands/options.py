@@ -196,13 +196,17 @@ Setting = Annotated[
 
 
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a recipe to a command with a `model`, which is called with the `recipe` that they make."""
+    """Add a recipe's options to a command with a `model` and texts to `keep`, called with the `recipe` they make."""
     option = partial(typer.Option, rich_help_panel="Recipe")
 
     def run(
         recipe: Annotated[
             str | None,
-            option("--recipe", help="Name or .yaml file: default, or keep with --keep.", callback=known_recipe),
+            option(
+                "--recipe",
+                help="Name or .yaml file. Without it, default, or keep where texts are kept.",
+                callback=known_recipe,
+            ),
         ] = None,
         iterations: Annotated[int | None, option(help="Updates of the control.")] = None,
         step_size: Annotated[float | None, option(help="Length of an update.")] = None,

@@ -50,7 +50,7 @@ class Task:
         force: bool = False,
         workers: Workers = ALONE,
     ) -> "Task":
-        """Fill in what a model's configuration says: its guide, and its subject as source text; and the usual recipe.
+        """Fill in what is not given: the configured guide of the model, its subject as source text, the usual recipe.
 
         Raises UsageError for no photo, and for texts that `checks` refuses: one of which the guide knows no word may
         be tried with `force`.
