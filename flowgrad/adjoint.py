@@ -1,7 +1,8 @@
 """Gradients of the end of a trajectory with respect to its control and its start: chains of vector-Jacobian products.
 
 Each product builds the graph of one evaluation of the network and frees it, so the memory for activations does not
-grow with the number of steps. Equation numbers are those of FlowGrad (Liu et al., CVPR 2023).
+grow with the number of steps; where the simulation has kept its activations, a product uses those. Equation numbers are
+those of FlowGrad (Liu et al., CVPR 2023).
 """
 
 from collections import deque
@@ -34,6 +35,14 @@ def control_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor
     for k in reversed(range(len(spans))):  # the first step's control needs no product of that step
         torch.mul(next(chain), spans[k], out=gradient[k])
     return Control(gradient, trajectory.grid)
+
+
+def products_at(trajectory: Grid, grid: Grid) -> set[int]:
+    """The intervals of a trajectory's grid at which `control_gradient` on a coarser or equal `grid` takes products.
+
+    Raises UsageError if `grid` has a knot that the trajectory's has not.
+    """
+    return {end - 1 for end in positions(trajectory, grid)[1:]} - {0}  # no control acts before the first interval
 
 
 def latent_gradient(velocity: Velocity, trajectory: Trajectory, grad_x1: Tensor, grid: Grid | None = None) -> Tensor:
@@ -71,7 +80,8 @@ def _costates(
     zero, one = left.new_zeros(()), left.new_ones(())
 
     def product(k: int, g: Tensor) -> Tensor:
-        return vjp(velocity, trajectory.states[k].to(g), times[k], g)
+        pullback = trajectory.pullbacks.pop(k, None)
+        return pullback(g) if pullback else vjp(velocity, trajectory.states[k].to(g), times[k], g)
 
     def path(g: Tensor, steps: range, early: Knot, late: Knot) -> Generator[Tensor, None, Tensor]:
         for k in reversed(steps):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError, is_out_of_memory
 from flowgrad.threads import side_by_side
-from flowgrad.velocity import Velocity, vjp
+from flowgrad.velocity import Pullback, Velocity, linearized, vjp
 from flowgrad.workers import neighbours
 
 SHARE = 0.6  # of the free memory that the activations of a batch may take
@@ -29,7 +29,8 @@ class Batched:
     """
 
     def __init__(self, inner: Velocity, batch: int, group: int | None = None) -> None:
-        self.inner, self.limit, self.group, self.measured = inner, batch, group, False
+        self.inner, self.limit, self.group = inner, batch, group
+        self.size: int | None = None  # bytes of one image's activations, once they are measured
 
     def in_groups(self, group: int) -> "Batched":
         """The same velocity, on so many images together at most."""
@@ -45,12 +46,46 @@ class Batched:
         What comes of that image is not kept: a run that is resumed must divide its batches as the first one did.
         """
         rows = (x, t.expand(len(x)), g)
-        if not self.measured and self.limit > 1 and len(x) > 1:
-            with activation_sizes() as sizes:
-                self._divided(partial(vjp, self.inner), *(row[:1] for row in rows))
-            fit = int(SHARE * free_memory(x.device) / neighbours(x.device) / max(sum(sizes.values()), 1))
-            self.measured, self.limit = True, max(1, min(self.limit, fit))
+        if self.size is None and self.limit > 1 and len(x) > 1:
+            self._measure(*rows)
         return self._divided(partial(vjp, self.inner), *rows)
+
+    def linearized(self, x: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
+        """v(x, t), and its pullback, with the activations of all images kept; made anew where they do not fit."""
+        rows = (x, t.expand(len(x)))
+        if self.size is None:
+            self._measure(*rows, torch.zeros_like(x))
+        if len(x) <= min(self.limit, self._fit(x.device)):
+            try:
+                return self._kept(*rows)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            torch.cuda.empty_cache()  # only here, since the error held what the attempt had allocated
+        return self._divided(self.inner, *rows), lambda g: self._divided(partial(vjp, self.inner), *rows, g)
+
+    def _kept(self, *rows: Tensor) -> tuple[Tensor, Pullback]:
+        device, groups = rows[0].device, self._groups(rows)
+        velocities, pullbacks = zip(
+            *side_by_side(lambda group: linearized(self.inner, *group), groups, device), strict=True
+        )
+
+        def pullback(g: Tensor) -> Tensor:
+            parts = list(zip(pullbacks, g.split([len(v) for v in velocities]), strict=True))
+            return torch.cat(side_by_side(lambda part: part[0](part[1]), parts, device))
+
+        return torch.cat(velocities), pullback
+
+    def _measure(self, *rows: Tensor) -> None:
+        """Find out how much memory a product takes, on the first of several images (B, ...), and how many fit."""
+        with activation_sizes() as sizes:
+            self._divided(partial(vjp, self.inner), *(row[:1] for row in rows))
+        self.size = max(sum(sizes.values()), 1)
+        self.limit = max(1, min(self.limit, self._fit(rows[0].device)))
+
+    def _fit(self, device: torch.device) -> int:
+        """How many images' activations this process's part of the memory that is now free holds."""
+        return int(SHARE * free_memory(device) / neighbours(device) / (self.size or 1))
 
     def _divided(self, job: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """The results (B, *D) of `job` on tensors (B, ...), `limit` rows at a time."""

@@ -5,8 +5,8 @@ States are (B, *D), controls (M, 1 or B, *D): a batch of one means that all imag
 Equation numbers are those of FlowGrad (Liu et al., CVPR 2023).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import pairwise
 from operator import add
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.velocity import Velocity, checked
+from flowgrad.velocity import Pullback, Velocity, checked, linearized
 
 INVERSIONS = ("euler", "fixed-point", "rk45")
 
@@ -44,7 +44,8 @@ class Grid:
 
     @classmethod
     def uniform(cls, steps: int, intervals: int) -> "Grid":
-        """`intervals` intervals of equal length, to the nearest step."""
+        """`intervals` intervals of equal length, to the nearest step; N at most."""
+        intervals = min(intervals, steps)
         return cls(tuple(round(j * steps / intervals) for j in range(intervals)), steps)
 
     @property
@@ -159,12 +160,14 @@ def _overlaps(target: Grid, source: Grid) -> list[list[float]]:
 class Trajectory:
     """States at the knots of a grid, and the model's velocity where each interval starts.
 
-    states: (M + 1, B, *D); velocities: (M, B, *D), v(x_j, t_j) without residual and control.
+    states: (M + 1, B, *D); velocities: (M, B, *D), v(x_j, t_j) without residual and control; pullbacks: those of
+    intervals j whose activations are kept, each for one vector-Jacobian product.
     """
 
     states: Tensor
     velocities: Tensor
     grid: Grid
+    pullbacks: dict[int, Pullback] = field(default_factory=dict)
 
     @property
     def x0(self) -> Tensor:
@@ -205,10 +208,13 @@ def integrate(
     control: Control | None = None,
     residual: Tensor | None = None,
     store: Store = IN_PLACE,
+    kept: Collection[int] = (),
 ) -> Trajectory:
     """Simulate Eq. 7 on a grid: x_{j+1} = x_j + (t_{j+1} - t_j) (v(x_j, t_j) + r_j + u_j).
 
     x0: (B, *D). `control` is brought to `grid`; `residual` (M, B, *D) anchors the trajectory (see `anchor`).
+    kept: intervals j whose activations are kept for a vector-Jacobian product, which then costs half (see
+    `flowgrad.adjoint.products_at`); the memory grows with their number.
     Raises FlowgradError if the velocity breaks its contract.
     """
     trajectory = store.empty(x0, grid)
@@ -217,8 +223,11 @@ def integrate(
     x = x0
     trajectory.states[0].copy_(x0)
     for j in range(len(grid)):
-        v = checked(velocity, x, times[j])
-        trajectory.velocities[j].copy_(v)
+        if j in kept:
+            v, trajectory.pullbacks[j] = linearized(velocity, x, times[j])
+        else:
+            v = velocity(x, times[j])
+        trajectory.velocities[j].copy_(checked(v, x))
         for extra in (residual, u):
             v = v if extra is None else v + extra[j]
         x = x + spans[j] * v
@@ -253,7 +262,7 @@ def _invert_fixed_point(velocity: Velocity, x1: Tensor, trajectory: Trajectory, 
     """Solve x_k + h v(x_k, t_k) = x_{k+1} for x_k; the first iterate alone is reverse Euler (Eq. 5)."""
     times, spans = trajectory.grid.times(x1), trajectory.grid.spans(x1)
     trajectory.states[-1].copy_(x1)
-    x, v = x1, checked(velocity, x1, times[-1])
+    x, v = x1, checked(velocity(x1, times[-1]), x1)
     for k in reversed(range(len(trajectory.grid))):
         after = x
         for _ in range(iterations):
@@ -278,7 +287,8 @@ def _invert_rk45(velocity: Velocity, x1: Tensor, trajectory: Trajectory, toleran
     states = odeint(field, x1, times.flip(0), method="dopri5", **options)
     trajectory.states.copy_(states.flip(0))
     for k in range(len(trajectory.grid)):
-        trajectory.velocities[k].copy_(checked(velocity, trajectory.states[k].to(x1), times[k]))
+        x = trajectory.states[k].to(x1)
+        trajectory.velocities[k].copy_(checked(velocity(x, times[k]), x))
     return trajectory
 
 

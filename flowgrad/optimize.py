@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowgrad.adjoint import control_gradient
+from flowgrad.adjoint import control_gradient, products_at
 from flowgrad.errors import FlowgradError, UsageError
 from flowgrad.ode import IN_PLACE, Control, Grid, Store, Trajectory, integrate
 from flowgrad.seeds import generator
-from flowgrad.straightness import gradient_grid
+from flowgrad.straightness import bounded_grid, pooled, straightness
 from flowgrad.threads import side_by_side
 from flowgrad.velocity import Velocity
 from flowgrad.workers import Share
@@ -37,10 +37,13 @@ class Settings:
     """How Algorithm 1 runs.
 
     forward: "grid" simulates on the grid, whose gradient is then exact; "fine" simulates all N steps and
-        takes products on few intervals (see `flowgrad.straightness.gradient_grid`).
+        takes products on few intervals.
     products: of the fine forward's gradient, on as many intervals of equal length. 0: on those that `xi` makes, anew in
-        every iteration, as in the paper.
-    xi: threshold of Eq. 12, for the fine forward where `products` is 0.
+        every iteration, as in the paper. That takes more products for the same precision: straightness tells where the
+        velocity changes, which is not where its Jacobian does.
+    xi: threshold of Eq. 12, for the fine forward where `products` is 0; no interval is longer than N / 5.
+    keep_activations: of the evaluations that products are taken at, as far as the memory holds them, which makes
+        a product half as dear; not where `xi` makes the grid, which is then known too late.
     optimizer: "sgd" on the gradient per unit of time by the length of the interval that its product was taken on, which
         is Eq. 13's factor, for every step of it; "normalized", momentum on the gradient per unit
         of time, divided by each control's root mean square, so that the step is in units of dx/dt whatever the
@@ -65,6 +68,7 @@ class Settings:
     seed: int = 0
     mirror: bool = False
     over_time: str = "free"
+    keep_activations: bool = False
 
     def __post_init__(self) -> None:
         rules = {
@@ -154,14 +158,16 @@ def optimize(
     no update improves on the zero control, the last control is halved, up to three times.
     """
     fine, share = settings.forward == "fine", share or Share(len(x0))
-    carrier = Grid.full(grid.steps) if fine else grid
+    carrier, used = (Grid.full(grid.steps), _equal(grid, settings)) if fine else (grid, grid)
+    products = products_at(carrier, used) if used and settings.keep_activations else set()
     residual = None if anchor is None else anchor(carrier)
     zero = Control.zeros(carrier, x0, shared)
     state = resume or State(0, zero, (), zero, float("inf"), settings.step_size)
     failures = halvings = 0
     while state.iteration <= settings.iterations:
-        rng = generator(settings.seed, state.iteration, device=x0.device)
-        trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE)
+        rng, last = generator(settings.seed, state.iteration, device=x0.device), state.iteration == settings.iterations
+        kept = set() if last else products
+        trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE, kept)
         x1 = trajectory.x1.to(x0)
         found = evaluate(objective, x1, rng, share, decode=decode, at_once=at_once, abreast=abreast, seed=settings.seed)
         energy = settings.penalty * _energy(state.control)
@@ -172,22 +178,26 @@ def optimize(
             continue
         failures = 0
         improved = compared < state.best_loss
-        last = state.iteration == settings.iterations
         if last and not improved and halvings < RETRIES and not state.best.values.any():
             halvings += 1
             state = replace(state, control=state.control * 0.5)
             continue
-        used = gradient_grid(trajectory.velocities, settings.products, settings.xi, share) if fine else grid
+        taken_on = used or bounded_grid(pooled(straightness(trajectory.velocities), share), settings.xi)
         after = replace(state, best=state.control, best_loss=compared) if improved else state
         rms = 0.0
         if not last:
-            gradient = _gradient(velocity, trajectory, found.gradient, used, state.control, settings, share)
+            gradient = _gradient(velocity, trajectory, found.gradient, taken_on, state.control, settings, share)
             gradient = gradient if mask is None else gradient * mask
             rms = float(_rms(gradient))
-            after = _update(after, gradient, used, settings, mask)
+            after = _update(after, gradient, taken_on, settings, mask)
         after = replace(after, iteration=state.iteration + 1)
-        yield Step(state.iteration, loss, found.terms, state.control, x1, used, rms, compared, improved, after)
+        yield Step(state.iteration, loss, found.terms, state.control, x1, taken_on, rms, compared, improved, after)
         state = after
+
+
+def _equal(grid: Grid, settings: Settings) -> Grid | None:
+    """The grid of a fine forward's products, where it does not depend on the path that is simulated."""
+    return Grid.uniform(grid.steps, settings.products) if settings.products else None
 
 
 class Evaluation(NamedTuple):

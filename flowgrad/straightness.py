@@ -64,17 +64,6 @@ def nonuniform_grid(straightness: Tensor, xi: float) -> Grid:
     return Grid(tuple(starts), len(straightness))
 
 
-def gradient_grid(velocities: Tensor, products: int, xi: float, share: Share | None = None) -> Grid:
-    """The grid to back-propagate on, from velocities (N, B, *D): `products` equal intervals, N at most.
-
-    Where `products` is 0, Eq. 12's, with no interval longer than N / 5. That takes more products for the same
-    precision: straightness tells where the velocity changes, which is not where its Jacobian does.
-    """
-    if products:
-        return Grid.uniform(len(velocities), min(products, len(velocities)))
-    return bounded_grid(pooled(straightness(velocities), share), xi)
-
-
 def bounded_grid(straightness: Tensor, xi: float, intervals: int = FEWEST) -> Grid:
     """The grid of Eq. 12, with no interval longer than N / 5, or N / `intervals` where that is fewer.
 

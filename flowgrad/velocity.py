@@ -7,12 +7,15 @@ Solvers and gradients know this and nothing else of a model. A clock, a scaling,
 layout or a VAE is hidden by an adapter in `flowgrad.models`.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError
+
+Pullback = Callable[[Tensor], Tensor]  # g (B, *D) -> g @ dv/dx (B, *D) at one point; it can be called once
 
 
 class Velocity(Protocol):
@@ -21,12 +24,11 @@ class Velocity(Protocol):
     def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
 
 
-def checked(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
-    """Evaluate `velocity` once and hold it to the contract.
+def checked(v: Tensor, x: Tensor) -> Tensor:
+    """Hold what a velocity returned for x to the contract, and return it.
 
-    Raises FlowgradError if the result's shape, dtype or device is not that of x.
+    Raises FlowgradError if its shape, dtype or device is not that of x.
     """
-    v = velocity(x, t)
     if (v.shape, v.dtype, v.device) != (x.shape, x.dtype, x.device):
         raise FlowgradError(
             f"a velocity must have the shape, dtype and device of x: x is {_describe(x)}, v(x, t) is {_describe(v)}. "
@@ -42,10 +44,21 @@ def vjp(velocity: Velocity, x: Tensor, t: Tensor, g: Tensor) -> Tensor:
     """
     if (own := getattr(velocity, "vjp", None)) is not None:
         return own(x, t, g)
+    return linearized(velocity, x, t)[1](g)
+
+
+def linearized(velocity: Velocity, x: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
+    """v(x, t), and its pullback, which holds the activations of the evaluation until it is called or dropped.
+
+    A velocity may have a method `linearized(x, t)` of its own, which is then asked instead.
+    """
+    if (own := getattr(velocity, "linearized", None)) is not None:
+        return own(x, t)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         v = velocity(leaf, t)
-    return torch.autograd.grad(v, leaf, g)[0]
+    held = [(v, leaf)]
+    return v.detach(), lambda g: torch.autograd.grad(*held.pop(), g)[0]
 
 
 def _describe(x: Tensor) -> str:

@@ -47,7 +47,7 @@ def latents(model: Model) -> Inverted:
 
 def grid(model: Model) -> Grid:
     """The grid of a composition's control: equal intervals."""
-    return Grid.uniform(model.config.steps, min(INTERVALS, model.config.steps))
+    return Grid.uniform(model.config.steps, INTERVALS)
 
 
 def compose(model: Model, strokes: Tensor, samples: Inverted, words: Words | None, how: Settings) -> Iterator[Step]:

@@ -88,7 +88,7 @@ def fit_network(
     """
     if model.source is not None:
         raise UsageError("a network is trained on a model's own noise: draw on another sampler by rejection")
-    coarse = Generator(model, Grid.uniform(model.config.steps, min(plan.intervals, model.config.steps)))
+    coarse = Generator(model, Grid.uniform(model.config.steps, plan.intervals))
 
     def gradients_of(x0: Tensor) -> Tensor:
         return coarse.gradients(energy.features, x0)

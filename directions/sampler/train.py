@@ -85,7 +85,7 @@ def train_sampler(
     Raises UsageError for moments that the pool does not reach, FlowgradError if what is asked for is too rare, or an
     energy is not finite.
     """
-    grid = Grid.uniform(model.config.steps, min(intervals, model.config.steps))
+    grid = Grid.uniform(model.config.steps, intervals)
     images = draw(model, grid, pool, POOL_SEED + seed, reporter, parts, workers)
     guide = guide if any(term.kind not in WITHOUT_GUIDE for term in terms) else None
     questions = asked_questions(terms, model.config)

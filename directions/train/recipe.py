@@ -35,6 +35,7 @@ class Recipe(Section):
     iterations: int = Field(default=4, ge=1)
     group: int = Field(default=5, ge=1)
     over_time: Literal["free", "constant", "start"] = "free"
+    keep_activations: bool = False
 
     @property
     def way(self) -> "Inversion":
@@ -57,6 +58,7 @@ class Recipe(Section):
             "momentum",
             "penalty",
             "over_time",
+            "keep_activations",
         )
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed, mirror=mirror)
 

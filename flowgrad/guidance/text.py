@@ -1,7 +1,8 @@
 """Scores of texts, and the objective that raises one while it keeps others (FlowGrad, section 5)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -49,20 +50,30 @@ class TextObjective:
     keep_weight: float = 5.0
     copies: int = 6
     share: Share | None = None
+    _known: dict[tuple[bytes, int, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, images: Tensor, rng: torch.Generator, rows: slice) -> dict[str, Tensor]:
-        share, seen, originals = self.share or Share(len(self.originals)), rng.get_state(), self.originals[rows]
-        own = slice(share.rows.start + rows.start, share.rows.start + rows.stop)
-        vectors = contrast_vectors(self.guide, [self.target, *self.keep])
-        scores = mean_scores(self.guide, augment(images, self.copies, rng, share.count, own), vectors, self.copies)
-        with torch.no_grad():
-            views = augment(originals, self.copies, rng.set_state(seen), share.count, own)
-            before = mean_scores(self.guide, views, vectors, self.copies)
-        change = scores - before
+        before = self._scores_before(torch.Generator(rng.device).set_state(rng.get_state()), rows)
+        change = self._scores(images, rng, rows) - before
         terms = {
             "text": -self.eta * change[:, 0],
-            "preserve": (1 - self.eta) * self.distance(images, originals),
+            "preserve": (1 - self.eta) * self.distance(images, self.originals[rows]),
         }
         if self.keep:
             terms["keep"] = self.keep_weight * change[:, 1:].square().sum(1)
         return terms
+
+    def _scores(self, images: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
+        """(B, C) scores of the target and of what is kept, over the views that come next from `rng`."""
+        share = self.share or Share(len(self.originals))
+        own = slice(share.rows.start + rows.start, share.rows.start + rows.stop)
+        views = augment(images, self.copies, rng, share.count, own)
+        return mean_scores(self.guide, views, contrast_vectors(self.guide, [self.target, *self.keep]), self.copies)
+
+    @torch.no_grad()
+    def _scores_before(self, rng: torch.Generator, rows: slice) -> Tensor:
+        """Those of the originals; computed once for the views that all evaluations of a run are compared under."""
+        views = sha256(rng.get_state().numpy().tobytes()).digest(), rows.start, rows.stop
+        if views not in self._known:
+            self._known[views] = self._scores(self.originals[rows], rng, rows)
+        return self._known[views]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowgrad.memory import Batched
 from flowgrad.models import Model
+from flowgrad.velocity import Pullback
 
 T = TypeVar("T")
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux's account of this process
@@ -51,18 +52,26 @@ class Metered(Batched):
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), see `flowgrad.velocity`."""
         v, took = timed(lambda: Batched.__call__(self, x, t))
-        before = self.account.spent
-        self.account.spent = replace(
-            before, simulating=before.simulating + took, evaluations=before.evaluations + len(x)
-        )
+        self.account.add(simulating=took, evaluations=len(x))
         return v
 
     def vjp(self, x: Tensor, t: Tensor, g: Tensor) -> Tensor:
         """The vector-Jacobian product g @ dv/dx (B, *D)."""
         product, took = timed(lambda: Batched.vjp(self, x, t, g))
-        before = self.account.spent
-        self.account.spent = replace(before, propagating=before.propagating + took, products=before.products + len(x))
+        self.account.add(propagating=took, products=len(x))
         return product
+
+    def linearized(self, x: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
+        """See `Batched.linearized`: an evaluation, and a product once its pullback is called."""
+        (v, pullback), took = timed(lambda: Batched.linearized(self, x, t))
+        self.account.add(simulating=took, evaluations=len(x))
+
+        def metered(g: Tensor) -> Tensor:
+            product, took = timed(lambda: pullback(g))
+            self.account.add(propagating=took, products=len(x))
+            return product
+
+        return v, metered
 
 
 class Account:
@@ -70,6 +79,10 @@ class Account:
 
     def __init__(self) -> None:
         self.spent = Spent()
+
+    def add(self, **spent: float) -> None:
+        """Add to some fields of what was spent."""
+        self.spent = replace(self.spent, **{name: getattr(self.spent, name) + more for name, more in spent.items()})
 
     def measure(self, job: Callable[[], T]) -> tuple[T, Spent]:
         """The result of a job, and what it spent."""

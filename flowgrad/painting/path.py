@@ -59,7 +59,7 @@ class Canvas:
 
 def clean(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
     """x1 = x + (1 - t) v(x, t): the clean sample that a straight path through x leads to."""
-    return x + (1 - t) * checked(velocity, x, t)
+    return x + (1 - t) * checked(velocity(x, t), x)
 
 
 def noised(x1: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def travel(velocity: Velocity, x: Tensor, grid: Grid, first: int, last: int | No
     times, spans = grid.times(x), grid.spans(x)
     yield x
     for j in range(first, len(grid) if last is None else last):
-        x = x + spans[j] * checked(velocity, x, times[j])
+        x = x + spans[j] * checked(velocity(x, times[j]), x)
         yield x
 
 

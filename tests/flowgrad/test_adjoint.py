@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from flowgrad.adjoint import control_gradient, latent_gradient
+from flowgrad.adjoint import control_gradient, latent_gradient, products_at
 from flowgrad.ode import Control, Grid, anchor, integrate, invert, restrict
 from flowgrad.velocity import vjp
 from tests.flowgrad.test_ode import GRIDS, random_control
@@ -131,6 +131,25 @@ def test_each_interval_takes_one_product(field, x0, grid, expected):
     assert taken == sorted(end - 1 for end in (grid or fine.grid).knots[1:] if end > 1)[::-1], "at the intervals' ends"
     latent_gradient(Counted(), fine, x0, grid)
     assert len(taken) == expected + len(grid or fine.grid)
+
+
+@pytest.mark.parametrize("grid", [Grid.full(12), Grid.uniform(12, 4), Grid((0, 1, 2, 7, 11), 12)])
+def test_kept_activations_give_the_same_bits_without_another_evaluation(field, x0, grid):
+    evaluated = []
+
+    def counted(x, t):
+        evaluated.append(t)
+        return field(x, t)
+
+    plain, kept = integrate(field, x0, Grid.full(12)), products_at(Grid.full(12), grid)
+    fine = integrate(counted, x0, Grid.full(12), kept=kept)
+    assert torch.equal(fine.states, plain.states) and not fine.velocities.requires_grad
+    first = control_gradient(counted, fine, x0, grid)
+    assert len(evaluated) == 12, "each of the activations is there for its product"
+    assert torch.equal(first.values, control_gradient(field, plain, x0, grid).values)
+    assert not fine.pullbacks, "and gone after it"
+    assert torch.equal(control_gradient(counted, fine, x0, grid).values, first.values)
+    assert len(evaluated) == 12 + len(kept), "so that a second gradient computes them anew"
 
 
 def test_on_a_straight_flow_a_single_interval_is_exact(x0):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowgrad.errors import FlowgradError
 from flowgrad.memory import UNLIMITED, Batched, activation_sizes, container_memory, free_memory
-from flowgrad.velocity import vjp
+from flowgrad.velocity import linearized, vjp
 
 
 class Greedy:
@@ -55,12 +55,41 @@ def test_gradients_are_taken_in_batches_that_the_memory_holds(monkeypatch: pytes
     monkeypatch.setattr("flowgrad.memory.free_memory", lambda device: 200)
     batched = Batched(greedy, 16)
     torch.testing.assert_close(vjp(batched, x, t, g), expected)
-    assert batched.measured and 1 <= batched.limit < 6 and greedy.asked[0] == 1
+    assert batched.size and 1 <= batched.limit < 6 and greedy.asked[0] == 1
     first, greedy.asked[:] = greedy.asked[1:], []
     vjp(batched, x, t, g)
     assert greedy.asked == first, "the first batches are divided as all are: a resumed run gives the same bits"
     with pytest.raises(FlowgradError, match="one image does not fit"):
         vjp(Batched(Greedy(0), 16), x, t, g)
+
+
+def test_activations_are_kept_where_the_memory_holds_those_of_all_images(monkeypatch: pytest.MonkeyPatch):
+    x, g, t = torch.randn(6, 3), torch.randn(6, 3), torch.rand(6)
+    expected = vjp(Greedy(99), x, t, g)
+    for free, most, group, made_anew in (
+        (1 << 20, 99, None, 0),
+        (200, 99, None, 6),
+        (1 << 20, 5, None, 6),
+        (1 << 20, 5, 2, 0),
+    ):
+        monkeypatch.setattr("flowgrad.memory.free_memory", lambda device, free=free: free)
+        greedy = Greedy(most)
+        batched = Batched(greedy, 16, group)
+        v, pullback = linearized(batched, x, t)
+        torch.testing.assert_close(v, torch.sin(x) * (1 + t.view(-1, 1)))
+        greedy.asked.clear()
+        torch.testing.assert_close(pullback(g), expected)
+        assert sum(greedy.asked) == made_anew
+
+
+def test_errors_while_activations_are_kept_pass_too():
+    def broken(x: Tensor, t: Tensor) -> Tensor:
+        if len(x) > 1:
+            raise RuntimeError("something else")
+        return x * t.view(-1, 1)
+
+    with pytest.raises(RuntimeError, match="something else"):
+        Batched(broken, 4).linearized(torch.zeros(2, 3), torch.tensor(0.0))
 
 
 def test_the_limit_of_a_container_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

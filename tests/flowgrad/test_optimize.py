@@ -143,6 +143,24 @@ def test_a_fine_forward_is_propagated_on_equal_intervals_or_where_xi_says(field,
     assert torch.equal(each[1].control.values, full[1].control.values)
 
 
+@pytest.mark.parametrize("forward", ["grid", "fine"])
+def test_kept_activations_save_evaluations_and_change_no_bit(field, x0, forward):
+    settings, evaluated = Settings(iterations=3, forward=forward, products=4), []
+
+    def counted(x, t):
+        evaluated.append(t)
+        return field(x, t)
+
+    plain = run(counted, x0, settings)
+    saved, evaluated[:] = len(evaluated), []
+    kept = run(counted, x0, replace(settings, keep_activations=True))
+    products = {"grid": len(GRID) - 1, "fine": 4}[forward]
+    assert saved - len(evaluated) == 3 * products
+    assert torch.equal(kept[-1].state.best.values, plain[-1].state.best.values)
+    by_xi = replace(settings, forward="fine", products=0, keep_activations=True)
+    assert run(counted, x0, by_xi)[-1].state.best.values.any(), "where the grid is not known in time, nothing is kept"
+
+
 def test_a_fine_forward_keeps_its_trajectories_where_it_is_told(field, x0):
     kept = []
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from flowgrad.errors import UsageError
 from flowgrad.ode import Grid, integrate
-from flowgrad.straightness import bounded_grid, gradient_grid, grid_of_size, nonuniform_grid, pooled, straightness
+from flowgrad.straightness import bounded_grid, grid_of_size, nonuniform_grid, pooled, straightness
 
 
 def test_each_step_takes_its_worse_neighbour():
@@ -42,19 +42,14 @@ def test_intervals_grow_until_xi_is_reached():
 def test_no_interval_is_longer_than_a_fifth():
     straight = torch.ones(50, 2, 3)
     s = pooled(straightness(straight))
-    assert bounded_grid(s, 5e-3) == grid_of_size(s, 10) == gradient_grid(straight, 0, 5e-3) == Grid.uniform(50, 5)
+    assert bounded_grid(s, 5e-3) == grid_of_size(s, 10) == Grid.uniform(50, 5)
     assert grid_of_size(s, 2) == Grid.uniform(50, 2)
-    assert gradient_grid(straight[:3], 0, 5e-3) == Grid.full(3)
+    assert bounded_grid(s[:3], 5e-3) == Grid.full(3)
     bent = torch.cat([torch.randn(10, 2, 3, generator=torch.Generator().manual_seed(0)), straight])
-    grid = nonuniform_grid(pooled(straightness(bent)), 5e-3)
-    assert gradient_grid(bent, 0, 5e-3) == grid | grid.split(12)
-    assert max(gradient_grid(bent, 0, 5e-3).lengths) == 10
-
-
-def test_a_gradient_is_taken_on_equal_intervals_where_the_number_of_products_is_given():
-    bent = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(0))
-    assert gradient_grid(bent, 6, 5e-3) == Grid.uniform(50, 6)
-    assert gradient_grid(bent[:4], 6, 5e-3) == Grid.full(4)
+    bends = pooled(straightness(bent))
+    grid = nonuniform_grid(bends, 5e-3)
+    assert bounded_grid(bends, 5e-3) == grid | grid.split(12)
+    assert max(bounded_grid(bends, 5e-3).lengths) == 10
 
 
 @pytest.mark.parametrize("resting", [slice(None), slice(0, 10), slice(20, 21)])
@@ -65,7 +60,7 @@ def test_a_field_that_rests_has_a_finite_straightness(resting):
     assert s.isfinite().all() and (s >= 0).all()
     assert bool(s.any()) == bool(velocities.any()), "only where it begins or ceases to move is it bent"
     assert len(grid_of_size(pooled(s), 10)) <= 10
-    gradient_grid(velocities, 0, 5e-3)
+    bounded_grid(pooled(s), 5e-3)
 
 
 def test_splitting_a_grid_keeps_its_knots():

@@ -21,6 +21,8 @@ def test_on_the_full_grid_every_gradient_is_the_full_one(tiny: Tiny) -> None:
     assert by_way["Eq. 13, xi = 1e+09"].products == 0  # a single interval's control needs none
     assert by_way["ours, xi = 1e+09"].products == 3  # of bounded intervals
     assert by_way["ours, 3 products"].products == 3
+    kept = by_way["ours, 3 products, kept"]
+    assert (kept.products, kept.cosine) == (3, pytest.approx(by_way["ours, 3 products"].cosine, abs=1e-6))
     assert by_way["3 intervals"].products == 2
     assert all(-1 <= comparison.cosine <= 1 + 1e-6 for comparison in found)
     assert by_way[FULL].share == 1

@@ -102,6 +102,24 @@ def test_an_unchanged_image_costs_nothing_whatever_views_are_drawn():
         assert {name: term.abs().max().item() for name, term in terms.items()} == {"text": 0, "preserve": 0, "keep": 0}
 
 
+def test_originals_are_seen_once_under_the_same_views_of_the_same_images():
+    seen = []
+
+    class Counted(PatchGuide):
+        def encode_images(self, images):
+            seen.append(len(images))
+            return super().encode_images(images)
+
+    x = images()
+    counted = TextObjective(Counted(), RED, x, l1, (GREEN,), copies=3)
+    for seed, rows, encoded in ((0, 2, 12), (0, 2, 6), (1, 2, 12), (0, 1, 6), (0, 1, 3), (0, 2, 6)):
+        seen.clear()
+        found = counted(x[:rows] / 2, rng(seed), slice(0, rows))
+        expected = objective(x, keep=(GREEN,), copies=3)(x[:rows] / 2, rng(seed), slice(0, rows))
+        assert sum(seen) == encoded
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_its_gradient_agrees_with_finite_differences():
     x, probe = images().double(), images().flip(2).double()
 

@@ -116,7 +116,7 @@ def test_a_text_pipeline_draws_what_the_library_draws(tmp_path: Path, kind: str,
     told = {**words, "guidance_scale": guidance, "prediction": prediction}
     model = load(tmp_path / "model", size=32, **told)
     x0 = start(model)
-    v = checked(model.velocity, x0, torch.tensor([0.0, 0.6]))
+    v = checked(model.velocity(x0, torch.tensor([0.0, 0.6])), x0)
     alone = [model.velocity(x0[i : i + 1], torch.tensor(t)) for i, t in enumerate((0.0, 0.6))]
     torch.testing.assert_close(v, torch.cat(alone), atol=1e-5, rtol=1e-4)
     other = load(tmp_path / "model", size=32, **{**told, "prompt": "a house"})

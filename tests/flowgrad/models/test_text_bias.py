@@ -175,7 +175,7 @@ def test_weight_0_and_times_after_the_middle_are_the_plain_model(folders: dict[s
     expected = plain.velocity(x, early)
     torch.testing.assert_close(without.velocity(x, early), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model.velocity(x, late), plain.velocity(x, late), atol=1e-5, rtol=1e-4)
-    v = checked(model.velocity, x, early)
+    v = checked(model.velocity(x, early), x)
     moved = (v - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
     assert bool((moved > 1e-4).all()), "each time before the middle"
     alone = torch.cat([model.velocity(x[i : i + 1], early[i]) for i in range(4)])
