@@ -14,7 +14,7 @@ from torch import Tensor
 from directions.apply.inversion import Inverted, join, quarter_grid, sample_images
 from directions.apply.steer import sweep
 from directions.compare.names import Method
-from directions.train.recipe import Recipe
+from directions.train.recipe import Recipe, load_recipe
 from directions.train.task import Task
 from flowgrad.guidance.contrast import Contrast
 from flowgrad.guidance.guide import Guide
@@ -27,6 +27,7 @@ from flowgrad.velocity import Velocity
 POOL, POOL_SEED = 256, 2_000_000  # samples whose means are compared, and their seed
 QUARTER = 4  # the part of them that shows a text most, and the part that shows it least
 NOISED = 0.8  # the time t0 that SDEdit goes back to
+PUBLISHED_STEP = 30.0  # alpha of the published search: of 10, 30 and 100, the largest that lowers the loss steadily
 
 
 Edit = Callable[[Sequence[float]], Tensor]  # strengths -> images (S, B, 3, H, W) in [-1, 1]
@@ -83,6 +84,7 @@ def finder(method: Method, setting: Setting) -> Find:
         Method.DIRECTION: _direction,
         Method.FINE: _fine,
         Method.OPTIMIZE: _optimized,
+        Method.PUBLISHED: _published,
         Method.GUIDANCE: _guided,
         Method.MEAN_DIFFERENCE: _mean_difference,
         Method.SHARED: partial(_trained, over_time="free"),
@@ -98,7 +100,7 @@ def inversion_evaluations(method: Method, control: Control) -> int:
     if method is Method.SDEDIT:
         return 0
     steps = control.grid.steps
-    all_steps = method in (Method.FINE, Method.OPTIMIZE)
+    all_steps = method in (Method.FINE, Method.OPTIMIZE, Method.PUBLISHED)
     return 1 + (steps if all_steps else len(control.grid | quarter_grid(steps)))
 
 
@@ -131,6 +133,13 @@ def _optimized(setting: Setting) -> Find:
         return partial(sweep, setting.model, photos, Control(torch.cat(found, 1), last.state.best.grid))
 
     return find
+
+
+def _published(setting: Setting) -> Find:
+    """The search for each photo as it was published: all N steps, plain descent, no text kept, no anchor."""
+    as_published = replace(setting, keep=(), recipe=load_recipe("paper", step_size=PUBLISHED_STEP))
+    find = _optimized(as_published)
+    return lambda photos: find(replace(photos, anchored=False))
 
 
 def _trained(setting: Setting, over_time: str) -> Find:

@@ -9,6 +9,7 @@ class Method(str, Enum):
     DIRECTION = "direction"
     FINE = "direction-fine"
     OPTIMIZE = "optimize"
+    PUBLISHED = "published"
     GUIDANCE = "classifier-guidance"
     MEAN_DIFFERENCE = "mean-difference"
     SHARED = "shared"

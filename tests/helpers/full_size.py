@@ -2,6 +2,7 @@
 
     python -m tests.helpers.full_size FOLDER      # makes the network, a guide and full-size.yaml in FOLDER
     python -m tests.helpers.full_size FOLDER N    # measures N Euler steps
+    python -m tests.helpers.full_size FOLDER N gradients    # compares ways to the gradient on them, which takes an hour
 
 The process measures its own peak after each part, so that one N does not hide in another's. On one Euler step the
 gradient needs no product with the network's Jacobian: from two on, the peak is that of one such product.
@@ -9,6 +10,7 @@ gradient needs no product with the network's Jacobian: from two on, the peak is 
 
 import json
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -17,9 +19,13 @@ import torch
 
 from directions.apply.inversion import invert_images, join
 from directions.apply.steer import steer
+from directions.benchmark.gradients import compare_gradients
 from directions.measure.model_check import peak_memory
+from directions.progress import Silent
 from directions.train.recipe import load_recipe
 from directions.train.task import Task
+from flowgrad.guidance.contrast import Contrast
+from flowgrad.guidance.guide_files import load_guide
 from flowgrad.model_config import NCSNppSizes
 from flowgrad.models import load_model
 from flowgrad.models.ncsnpp import NCSNpp
@@ -71,9 +77,25 @@ def measure(folder: Path, steps: int) -> dict[str, object]:
     }
 
 
+def gradients(folder: Path, steps: int) -> list[dict[str, object]]:
+    """Ways to the gradient of a text's score on one sample, as `flowgrad benchmark` compares them.
+
+    The random network's last layer is scaled so that its velocities are as large as noise, and its Jacobian matters.
+    """
+    model = load_model(str(folder / NAME), "cpu")
+    x, last = model.noise(1, 0), model.velocity.inner.network.all_modules[-1]
+    with torch.no_grad():
+        last.weight.mul_(1 / model.velocity(x, torch.tensor(0.5)).square().mean().sqrt())
+    guide, target, usual = load_guide(model.config.guide, "cpu"), Contrast("a smiling face", "a face"), load_recipe()
+    found = compare_gradients(model, guide, target, steps, (), usual.intervals, usual.products, 1, 0, 1, Silent())
+    return [asdict(comparison) for comparison in found]
+
+
 if __name__ == "__main__":
     given = Path(sys.argv[1]).resolve()
     if len(sys.argv) == 2:
         prepare(given)
+    elif sys.argv[3:] == ["gradients"]:
+        print(json.dumps(gradients(given, int(sys.argv[2]))))  # noqa: T201
     else:
         print(json.dumps(measure(given, int(sys.argv[2]))))  # noqa: T201
