@@ -134,8 +134,8 @@ def with_peak(job: Callable[[], T], device: torch.device) -> tuple[T, int]:
         result = job()
         return result, torch.cuda.max_memory_allocated(device) - before
     try:
-        _FORGET.write_text(_PEAK, encoding="ascii")
         ctypes.CDLL(None).malloc_trim(0)  # else what an earlier job has freed is there to be used, and nothing rises
+        _FORGET.write_text(_PEAK, encoding="ascii")
         before = _held("VmRSS")
     except (OSError, AttributeError):
         return job(), 0

@@ -51,4 +51,6 @@ def test_the_peak_is_that_of_the_job() -> None:
         result, peak = with_peak(lambda: hold(256), torch.device("cpu"))
         assert result == 256
         assert 250 << 20 < peak < 320 << 20
-    assert with_peak(lambda: None, torch.device("cpu"))[1] < 50 << 20
+    pieces = [torch.ones(1 << 14) for _ in range(256 << 4)]  # which the C library keeps for itself when they are freed
+    pieces.clear()
+    assert with_peak(lambda: None, torch.device("cpu"))[1] < 50 << 20, "nor count as its own"
