@@ -55,17 +55,20 @@ class Batched:
         rows = (x, t.expand(len(x)))
         if self.size is None:
             self._measure(*rows, torch.zeros_like(x))
-        if len(x) <= min(self.limit, self._fit(x.device)):
+        if len(x) <= self._fit(x.device):
             try:
                 return self._kept(*rows)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                self.size = 2 * (self.size or 1)  # activations are not all that an evaluation takes
             torch.cuda.empty_cache()  # only here, since the error held what the attempt had allocated
         return self._divided(self.inner, *rows), lambda g: self._divided(partial(vjp, self.inner), *rows, g)
 
     def _kept(self, *rows: Tensor) -> tuple[Tensor, Pullback]:
-        device, groups = rows[0].device, self._groups(rows)
+        """As `linearized`, where the memory holds all."""
+        together = zip(*(row.split(self._at_a_time) for row in rows), strict=True)
+        device, groups = rows[0].device, [group for part in together for group in self._groups(part)]
         velocities, pullbacks = zip(
             *side_by_side(lambda group: linearized(self.inner, *group), groups, device), strict=True
         )

@@ -71,6 +71,7 @@ def test_activations_are_kept_where_the_memory_holds_those_of_all_images(monkeyp
         (200, 99, None, 6),
         (1 << 20, 5, None, 6),
         (1 << 20, 5, 2, 0),
+        (1 << 20, 4, 4, 0),
     ):
         monkeypatch.setattr("flowgrad.memory.free_memory", lambda device, free=free: free)
         greedy = Greedy(most)
