@@ -43,7 +43,7 @@ class Settings:
         velocity changes, which is not where its Jacobian does.
     xi: threshold of Eq. 12, for the fine forward where `products` is 0; no interval is longer than N / 5.
     keep_activations: of the evaluations that products are taken at, as far as the memory holds them, which makes
-        a product half as dear; not where `xi` makes the grid, which is then known too late.
+        a product half as dear. Not where `xi` makes the grid, which is then known too late.
     optimizer: "sgd" on the gradient per unit of time by the length of the interval that its product was taken on, which
         is Eq. 13's factor, for every step of it; "normalized", momentum on the gradient per unit
         of time, divided by each control's root mean square, so that the step is in units of dx/dt whatever the
@@ -81,6 +81,9 @@ class Settings:
             "step_size must be above 0": self.step_size > 0,
             "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
             "penalty (lambda) must be at least 0": self.penalty >= 0,
+            "keep_activations needs products above 0 where forward is fine": self.products > 0
+            or self.forward == "grid"
+            or not self.keep_activations,
         }
         for rule, kept in rules.items():
             if not kept:

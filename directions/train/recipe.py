@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flowgrad.errors import UsageError
 from flowgrad.resources import read_config
@@ -36,6 +36,12 @@ class Recipe(Section):
     group: int = Field(default=5, ge=1)
     over_time: Literal["free", "constant", "start"] = "free"
     keep_activations: bool = False
+
+    @model_validator(mode="after")
+    def _knows_where_products_are_taken(self) -> "Recipe":
+        if self.keep_activations and self.forward == "fine" and not self.products:
+            raise ValueError("keep_activations needs products above 0 where forward is fine")
+        return self
 
     @property
     def way(self) -> "Inversion":

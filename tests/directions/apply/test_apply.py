@@ -198,6 +198,9 @@ def test_recipes_are_checked():
         load_recipe("default", eta=3)
     with pytest.raises(UsageError, match="unknown key 'stepsize'; did you mean 'step_size'"):
         load_recipe("default", stepsize=3)
+    with pytest.raises(UsageError, match="keep_activations needs products above 0 where forward is fine"):
+        load_recipe("paper", keep_activations=True)
+    assert load_recipe("paper", products=7, keep_activations=True).settings(0, mirror=False).keep_activations
 
 
 def test_what_is_kept_decides_which_recipe_is_usual(model, images):
