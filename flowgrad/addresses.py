@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from flowgrad.errors import FlowgradError, reason
+from flowgrad.errors import FlowgradError, UsageError, reason
 from flowgrad.files import atomic_path
 
 Place = Path | str  # a path, or an address, which has a scheme
@@ -21,7 +21,12 @@ class StorageError(FlowgradError):
 
 
 def to_place(written: str) -> Place:
-    """A path as written or after file://; any other address stays a text."""
+    """A path as written or after file://; any other address stays a text.
+
+    Raises UsageError for a zero byte, which no name has, as where a file was piped in place of a list of names.
+    """
+    if "\0" in written:
+        raise UsageError(f"{written[:40]!r} is not the name of a file: give names, in a list one on each line")
     if written.startswith(_LOCAL):
         return Path(written.removeprefix(_LOCAL))
     return written if _SCHEME in written else Path(written)

@@ -26,15 +26,26 @@ def tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 def picture_column(schema: Any) -> str | None:
     """The name of the first column that holds pictures, as records with `bytes` and `path` or as bytes; or None."""
-    import pyarrow
+    return next(
+        (str(field.name) for is_kind in (_is_record, _is_bytes) for field in schema if is_kind(field.type)), None
+    )
 
-    for field in schema:
-        if pyarrow.types.is_struct(field.type) and {"bytes", "path"} <= {f.name for f in field.type}:
-            return str(field.name)
-    for field in schema:
-        if pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
-            return str(field.name)
-    return None
+
+def _is_record(kind: Any) -> bool:
+    """Whether a type is that of records with the bytes of a picture and its path, a text or nothing."""
+    from pyarrow import types
+
+    parts = {part.name: part.type for part in kind} if types.is_struct(kind) else {}
+    if not {"bytes", "path"} <= parts.keys():
+        return False
+    path = parts["path"]
+    return _is_bytes(parts["bytes"]) and (types.is_string(path) or types.is_large_string(path) or types.is_null(path))
+
+
+def _is_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def require_pictures(name: str, schema: Any) -> str:

@@ -25,6 +25,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 # What is decoded: no format that starts a program, asks the network, or has no use for photos.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "HEIF", "AVIF")
 PIXEL_LIMIT = 120_000_000  # what a large camera makes; a file that unpacks to more is an accident or an attack
+BYTES_LIMIT = 8 * PIXEL_LIMIT  # of a photo's file: what so many take with four 16-bit numbers each
 KEPT_MODES = ("RGB", "RGBA", "L", "LA", "CMYK", "I;16")
 
 # What Pillow raises on values of another type than their tag's.

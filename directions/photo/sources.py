@@ -8,6 +8,7 @@ group of rows at a time, so that neither is ever in memory as a whole.
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, repeat
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from directions.photo.reading import SUFFIXES, check_file
+from directions.photo.reading import BYTES_LIMIT, SUFFIXES, check_file
 from flowgrad.addresses import (
     Place,
     StorageError,
@@ -86,12 +87,23 @@ class Source:
         ending = next((end for end in (*ARCHIVES, *TABLES) if name.lower().endswith(end)), "")
         return name[: len(name) - len(ending)]
 
+    @property
+    def _bytes(self) -> int:
+        """How many bytes it has, of an archive's once they are unpacked; 0 where that is not known."""
+        if isinstance(self.at, Path) and not self.member:
+            with suppress(OSError):  # of what is not there, reading says so
+                return self.at.stat().st_size
+        return self.size
+
     def read(self) -> bytes:
         """The photo's file. Raises FlowgradError, which names it."""
         if self.damage:
             raise FlowgradError(self.damage)
         if isinstance(self.at, Path):
             check_file(self.at)
+        if (size := self._bytes) > BYTES_LIMIT:
+            most = f"no photo that can be read has more than {BYTES_LIMIT / 1e9:.2g}"
+            raise FlowgradError(f"{self} has {size / 1e9:.2g} GB: {most}. Leave it out, or save it smaller.")
         if not self.member:
             return read_bytes(self.at)
         try:

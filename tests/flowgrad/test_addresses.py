@@ -20,7 +20,7 @@ from flowgrad.addresses import (
     to_place,
     write_bytes,
 )
-from flowgrad.errors import FlowgradError
+from flowgrad.errors import FlowgradError, UsageError
 
 
 @pytest.fixture(params=["path", "memory"])
@@ -32,6 +32,8 @@ def test_what_is_a_place() -> None:
     assert to_place("photos/a.jpg") == Path("photos/a.jpg") and to_place("file:///tmp/a.jpg") == Path("/tmp/a.jpg")
     assert to_place("s3://bucket/a.jpg") == "s3://bucket/a.jpg"
     assert below("s3://bucket/out/", "a.jpg") == "s3://bucket/out/a.jpg" and below(Path("out"), "a") == Path("out/a")
+    with pytest.raises(UsageError, match="is not the name of a file"):
+        to_place("a\0b/*.jpg")
 
 
 def test_files_are_written_read_and_found(folder: Place) -> None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
+from directions.photo.reading import BYTES_LIMIT
 from directions.photo.sources import Source, find_sources
 from flowgrad.addresses import write_bytes
 from flowgrad.errors import FlowgradError, UsageError
@@ -94,6 +95,20 @@ def test_an_archive_that_was_changed_meanwhile_is_refused(tmp_path: Path) -> Non
         last.read()
 
 
+def test_what_has_more_bytes_than_any_photo_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = tmp_path / "large.jpg"
+    with large.open("wb") as file:
+        file.truncate(BYTES_LIMIT + 1)  # which takes no room on the disk
+    with pytest.raises(FlowgradError, match=r"large.jpg has 0.96 GB: no photo .* Leave it out"):
+        Source(large).read()
+    monkeypatch.setattr("directions.photo.sources.BYTES_LIMIT", 20)
+    (tmp_path / "a.tar.gz").write_bytes(to_tar("w:gz"))
+    with pytest.raises(FlowgradError, match=r"a.tar.gz/part/000.png has"):
+        find_sources([str(tmp_path / "a.tar.gz")])[0].read()
+    with pytest.raises(FlowgradError, match="No such file"):
+        Source(tmp_path / "absent.jpg").read()
+
+
 def test_names_come_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, content in CONTENTS.items():
         (tmp_path / name).write_bytes(content)
@@ -112,11 +127,14 @@ def test_all_that_is_missing_is_named(tmp_path: Path) -> None:
         find_sources([str(tmp_path / "none.png"), str(tmp_path / "x*.tar")])
 
 
-def test_a_table_without_pictures_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "cell", [1, [b"a"], {"bytes": "text", "path": "a.jpg"}, {"bytes": b"a", "path": 3}, {"bytes": b"a"}]
+)
+def test_a_table_without_pictures_says_so(tmp_path: Path, cell: object) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow.parquet import write_table
 
-    write_table(pyarrow.table({"label": [1, 2]}), tmp_path / "labels.parquet")
+    write_table(pyarrow.table({"label": [cell]}), tmp_path / "labels.parquet")
     (labels,) = find_sources([str(tmp_path / "labels.parquet")])
     with pytest.raises(FlowgradError, match=r"labels\.parquet has no column of pictures.*label"):
         labels.read()
