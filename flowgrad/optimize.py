@@ -161,8 +161,8 @@ def optimize(
     no update improves on the zero control, the last control is halved, up to three times.
     """
     fine, share = settings.forward == "fine", share or Share(len(x0))
-    carrier, used = (Grid.full(grid.steps), _equal(grid, settings)) if fine else (grid, grid)
-    products = products_at(carrier, used) if used and settings.keep_activations else set()
+    carrier, known = (Grid.full(grid.steps), _equal(grid, settings)) if fine else (grid, grid)
+    products = products_at(carrier, known) if known and settings.keep_activations else set()
     residual = None if anchor is None else anchor(carrier)
     zero = Control.zeros(carrier, x0, shared)
     state = resume or State(0, zero, (), zero, float("inf"), settings.step_size)
@@ -185,16 +185,16 @@ def optimize(
             halvings += 1
             state = replace(state, control=state.control * 0.5)
             continue
-        taken_on = used or bounded_grid(pooled(straightness(trajectory.velocities), share), settings.xi)
+        used = known or bounded_grid(pooled(straightness(trajectory.velocities), share), settings.xi)
         after = replace(state, best=state.control, best_loss=compared) if improved else state
         rms = 0.0
         if not last:
-            gradient = _gradient(velocity, trajectory, found.gradient, taken_on, state.control, settings, share)
+            gradient = _gradient(velocity, trajectory, found.gradient, used, state.control, settings, share)
             gradient = gradient if mask is None else gradient * mask
             rms = float(_rms(gradient))
-            after = _update(after, gradient, taken_on, settings, mask)
+            after = _update(after, gradient, used, settings, mask)
         after = replace(after, iteration=state.iteration + 1)
-        yield Step(state.iteration, loss, found.terms, state.control, x1, taken_on, rms, compared, improved, after)
+        yield Step(state.iteration, loss, found.terms, state.control, x1, used, rms, compared, improved, after)
         state = after
 
 

@@ -49,7 +49,8 @@ def evaluate(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="To train the others by: name or .yaml file. Without it, default, or keep where texts are kept.",
+            help="To train the others by, all but published: name or .yaml file. Without it, default, or keep where "
+            "texts are kept.",
             callback=options.known_recipe,
             rich_help_panel=_COMPARED,
         ),

@@ -123,7 +123,6 @@ def to_canvas(model: Model, strokes: Tensor, plan: Plan, keys: Sequence[Key], wo
 
     A candidate depends on its own key alone, whatever others there are (but for the views of a text).
     """
-    intervals = min(INTERVALS, model.config.steps)
 
     def noise(draw: int) -> Tensor:
         return model.latents([(*key, draw) if draw else key for key in keys])
@@ -134,7 +133,7 @@ def to_canvas(model: Model, strokes: Tensor, plan: Plan, keys: Sequence[Key], wo
         model.decode,
         noise,
         strokes,
-        Grid.uniform(model.config.steps, intervals),
+        Grid.uniform(model.config.steps, INTERVALS),
         PaintingObjective(strokes, words),
         plan.used,
         plan.seed,

@@ -53,7 +53,7 @@ class TextObjective:
     _known: dict[tuple[bytes, int, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, images: Tensor, rng: torch.Generator, rows: slice) -> dict[str, Tensor]:
-        before = self._scores_before(torch.Generator(rng.device).set_state(rng.get_state()), rows)
+        before = self._scores_before(rng.get_state(), rows)
         change = self._scores(images, rng, rows) - before
         terms = {
             "text": -self.eta * change[:, 0],
@@ -71,9 +71,13 @@ class TextObjective:
         return mean_scores(self.guide, views, contrast_vectors(self.guide, [self.target, *self.keep]), self.copies)
 
     @torch.no_grad()
-    def _scores_before(self, rng: torch.Generator, rows: slice) -> Tensor:
-        """Those of the originals; computed once for the views that all evaluations of a run are compared under."""
-        views = sha256(rng.get_state().numpy().tobytes()).digest(), rows.start, rows.stop
+    def _scores_before(self, state: Tensor, rows: slice) -> Tensor:
+        """Those of the originals over the views that come next from a generator in this state; computed once for each.
+
+        All evaluations of a run are compared under the same views.
+        """
+        views = sha256(state.numpy().tobytes()).digest(), rows.start, rows.stop
         if views not in self._known:
+            rng = torch.Generator(self.originals.device).set_state(state)
             self._known[views] = self._scores(self.originals[rows], rng, rows)
         return self._known[views]

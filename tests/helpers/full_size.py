@@ -2,7 +2,7 @@
 
     python -m tests.helpers.full_size FOLDER      # makes the network, a guide and full-size.yaml in FOLDER
     python -m tests.helpers.full_size FOLDER N    # measures N Euler steps
-    python -m tests.helpers.full_size FOLDER N gradients    # compares ways to the gradient on them, which takes an hour
+    python -m tests.helpers.full_size FOLDER N gradients    # compares ways to the gradient, in half an hour
 
 The process measures its own peak after each part, so that one N does not hide in another's. On one Euler step the
 gradient needs no product with the network's Jacobian: from two on, the peak is that of one such product.
