@@ -44,6 +44,7 @@ class Workers:
         workers = cls.started()
         if workers.size > 1:
             import torch.distributed as dist
+            import torch.distributed.nn.functional  # noqa: F401  # would keep the group for ever if imported after it
 
             if not dist.is_initialized():
                 dist.init_process_group("cpu:gloo,cuda:nccl" if _own_gpus() else "gloo", timeout=PATIENCE)
@@ -53,7 +54,7 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Part from the others."""
+        """Part from the others, and end the threads that talked to them: one that outlives Python would abort it."""
         if self.size > 1:
             import torch.distributed as dist
 

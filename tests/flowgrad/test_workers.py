@@ -60,6 +60,7 @@ def test_three_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> None
     for rank in range(3):
         found = torch.load(tmp_path / f"found{rank}", weights_only=True)
         assert bool(found.pop("refused")[0]) == (rank > 0), "of what the processes must agree on"
+        assert int(found.pop("threads")[0]) == 0, "of those that talked to others, which would outlive Python"
         assert found.keys() == alone.keys()
         for case, values in alone.items():
             assert len(found[case]) == len(values)

@@ -4,6 +4,7 @@ python -m tests.helpers.training_process FILE: what came of CASES goes into FILE
 """
 
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -65,9 +66,16 @@ def is_refused(workers: Workers) -> bool:
     return False
 
 
+def threads() -> int:
+    """How many threads this process has, those of libraries included; 0 where the system does not tell."""
+    return len(list(Path("/proc/self/task").glob("*")))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    before = threads()
     with Workers.join() as joined:
         found = {"exchange": exchange(joined)} | {f"{n} {way}": run(n, way, joined) for n, way in CASES}
         found["refused"] = [torch.tensor(is_refused(joined))]
+    found["threads"] = [torch.tensor(threads() - before)]
     torch.save(found, f"{sys.argv[1]}{joined.rank}")
