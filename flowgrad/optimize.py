@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowgrad.adjoint import control_gradient, products_at
 from flowgrad.errors import FlowgradError, UsageError
-from flowgrad.ode import IN_PLACE, Control, Grid, Store, Trajectory, integrate
+from flowgrad.ode import IN_PLACE, Control, Grid, Store, Trajectory, anchor, integrate
 from flowgrad.seeds import generator
 from flowgrad.straightness import bounded_grid, pooled, straightness
 from flowgrad.threads import side_by_side
@@ -25,11 +25,12 @@ RETRIES = 3  # of one evaluation, with ever smaller controls
 # Named terms (B,) of a loss on what clean samples decode to, to be minimised in sum; these are rows of this process's
 # samples. Random draws come from the generator alone, which makes a run repeatable: where samples are looked at in
 # parts, or shared out, it draws for all and takes those rows' own.
-Objective = Callable[[Tensor, torch.Generator, slice], Mapping[str, Tensor]]
+Terms = Mapping[str, Tensor]
+Objective = Callable[[Tensor, torch.Generator, slice], Terms]
 Decode = Callable[[Tensor], Tensor]  # states (B, *D) at t = 1 -> what the objective looks at (B, ...)
 
-# Residuals (M, B, *D) for a grid, or None for none; see `flowgrad.ode.anchor`.
-Anchor = Callable[[Grid], Tensor | None]
+# The trajectory of inverted photos at the knots of a grid, or None where the simulation is not tied to it.
+Path = Callable[[Grid], Trajectory | None]
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ class Step:
     """One evaluation of the objective: the control it was made with, and what came of it.
 
     loss: sum over images plus lambda's term; terms: mean of each term over images; x1: (B, *D), of this process;
-    grid: the one the gradient was taken on; gradient_rms: of dL/du per unit of time, 0 at the last evaluation;
-    compared: the loss under the random draws that all evaluations of a run are compared under, which is `loss` itself
-    for an objective that draws nothing; best: it is the lowest so far; state: what `optimize` needs to go on from here.
+    grid: the one the gradient was taken on; gradient_rms: of dL/du per unit of time, 0 at the last evaluation, which
+    takes no gradient; compared: the loss under the random draws that all evaluations of a run are compared under, which
+    is `loss` itself at the last one and for an objective that draws nothing; best: it is the lowest so far; state: what
+    `optimize` needs to go on from here.
     """
 
     iteration: int
@@ -135,7 +137,7 @@ def optimize(
     settings: Settings,
     *,
     shared: bool = True,
-    anchor: Anchor | None = None,
+    path: Path | None = None,
     resume: State | None = None,
     store: Store = IN_PLACE,
     share: Share | None = None,
@@ -147,9 +149,10 @@ def optimize(
     """Run Algorithm 1 and yield every evaluation; the best control is `step.state.best` of the last.
 
     x0: (B, *D) latents. `grid` carries the control in the grid forward; its `steps` is N. `shared`: one control
-    for all images, else one for each. `anchor` gives residuals that tie the simulation to inverted photos. `store`
-    says where the trajectories of the fine forward are kept, and in what. `share`: of the images of a shared control
-    that several processes have, those here; sums over images go over all, and every process yields the same steps.
+    for all images, else one for each. `path` ties the simulation to inverted photos: without a control it is their
+    trajectory, which costs no evaluation. `store` says where the trajectories of the fine forward are kept, and in
+    what. `share`: of the images of a shared control that several processes have, those here; sums over images go over
+    all, and every process yields the same steps.
     `mask`: factors in [0, 1] on the gradient and on every update, of a shape that broadcasts with the control's values
     (M, 1 or B, *D): where they are 0, there is no control. `decode`: from states (B, *D) at t = 1 to what the objective
     looks at; by default the states. `at_once`: how many are decoded and looked at together, by default all; `abreast`:
@@ -163,15 +166,20 @@ def optimize(
     fine, share = settings.forward == "fine", share or Share(len(x0))
     carrier, known = (Grid.full(grid.steps), _equal(grid, settings)) if fine else (grid, grid)
     products = products_at(carrier, known) if known and settings.keep_activations else set()
-    residual = None if anchor is None else anchor(carrier)
+    own = None if path is None else path(carrier)
+    residual = None if own is None else anchor(own).to(x0)
     zero = Control.zeros(carrier, x0, shared)
     state = resume or State(0, zero, (), zero, float("inf"), settings.step_size)
     failures = halvings = 0
     while state.iteration <= settings.iterations:
-        rng, last = generator(settings.seed, state.iteration, device=x0.device), state.iteration == settings.iterations
-        kept = set() if last else products
-        trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE, kept)
+        last = state.iteration == settings.iterations
+        if own is None or state.control.values.any():
+            kept = set() if last else products
+            trajectory = integrate(velocity, x0, carrier, state.control, residual, store if fine else IN_PLACE, kept)
+        else:
+            trajectory = own
         x1 = trajectory.x1.to(x0)
+        rng = None if last else generator(settings.seed, state.iteration, device=x0.device)
         found = evaluate(objective, x1, rng, share, decode=decode, at_once=at_once, abreast=abreast, seed=settings.seed)
         energy = settings.penalty * _energy(state.control)
         loss, compared = found.loss + energy, found.compared + energy
@@ -205,7 +213,7 @@ def _equal(grid: Grid, settings: Settings) -> Grid | None:
 
 class Evaluation(NamedTuple):
     """An objective summed over images, and under the draws that evaluations are compared under; the mean of each of its
-    terms; its gradient (B, *D) in the samples."""
+    terms; its gradient (B, *D) in the samples, 0 where none was asked for."""
 
     loss: float
     compared: float
@@ -216,7 +224,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     objective: Objective,
     x1: Tensor,
-    rng: torch.Generator,
+    rng: torch.Generator | None,
     share: Share | None = None,
     *,
     decode: Decode | None = None,
@@ -226,16 +234,26 @@ def evaluate(
 ) -> Evaluation:
     """The objective on samples x1 (B, *D), and its gradient: with draws from `rng`, and compared with those of `seed`.
 
-    A sample is decoded once. share, decode, at_once, abreast: see `optimize`.
+    Without `rng` it is only compared. A sample is decoded once. share, decode, at_once, abreast: see `optimize`.
     """
-    share, drawn, size = share or Share(len(x1)), rng.get_state(), at_once or len(x1)
+    share, drawn, size = share or Share(len(x1)), None if rng is None else rng.get_state(), at_once or len(x1)
 
-    def look(rows: slice) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor]:
+    def compare(images: Tensor, rows: slice) -> Terms:
+        return objective(images, generator(seed, device=x1.device), rows)
+
+    def show(states: Tensor) -> Tensor:
+        return decode(states) if decode else states
+
+    def look(rows: slice) -> tuple[Terms, Terms, Tensor]:
         """The terms of some samples with draws from `rng`, and with those of `seed`; the gradient of the former."""
+        if drawn is None:
+            with torch.no_grad():
+                terms = compare(show(x1[rows]), rows)
+            return terms, terms, torch.zeros_like(x1[rows])
         own = torch.Generator(x1.device).set_state(drawn)
         with torch.enable_grad():
             leaf = x1[rows].detach().requires_grad_()
-            images = decode(leaf) if decode else leaf
+            images = show(leaf)
             terms = objective(images, own, rows)
             total = torch.stack(list(terms.values())).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
@@ -243,7 +261,7 @@ def evaluate(
         if torch.equal(drawn, own.get_state()):  # nothing was drawn
             return terms, terms, gradient
         with torch.no_grad():
-            return terms, objective(images.detach(), generator(seed, device=x1.device), rows), gradient
+            return terms, compare(images.detach(), rows), gradient
 
     parts = [slice(i, min(i + size, len(x1))) for i in range(0, len(x1), size)]
     found, compared, gradients = zip(*side_by_side(look, parts, x1.device, abreast), strict=True)

@@ -73,14 +73,17 @@ class Inverted:
         """(B, *D) latents at t = 0, where the images are, whatever the trajectory is kept in."""
         return self.trajectory.x0.to(self.images)
 
+    def path(self, grid: Grid) -> Trajectory | None:
+        """The trajectory at the knots of `grid`, for a forward pass that is tied to it; None if not anchored."""
+        return restrict(self.trajectory, grid) if self.anchored else None
+
     def residual(self, grid: Grid) -> Tensor | None:
         """(M, B, *D) residuals that make the forward pass on `grid` return the images; None if not anchored."""
         return self.missed(grid) if self.anchored else None
 
     def missed(self, grid: Grid) -> Tensor:
         """(M, B, *D) what Euler's steps on `grid` miss of the trajectory, per unit of time; see `anchor`."""
-        coarse = restrict(self.trajectory, grid)
-        return anchor(Trajectory(coarse.states.to(self.images), coarse.velocities.to(self.images), grid))
+        return anchor(restrict(self.trajectory, grid)).to(self.images)
 
     def grid(self, intervals: int, xi: float) -> Grid:
         """The shared grid of these images: `intervals` intervals at most, or by the threshold `xi` if that is 0.

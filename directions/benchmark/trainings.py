@@ -77,8 +77,8 @@ def compare_trainings(
     """Train by each recipe, an update of each in turn, and measure the controls on unseen samples at one distance.
 
     Recipes with plain gradient descent get the best of their step size times `factors`, by the loss after one update,
-    which is not counted. distance: mean of dlib's between samples before and after. Seconds after k updates are k times
-    the median update and once what comes before its gradient, which decides what is best.
+    which is not counted. distance: mean of dlib's between samples before and after. Seconds after k updates: see
+    `seconds_after`.
     """
     measured, meter = metered(model)
     photos, unseen = (
@@ -96,7 +96,7 @@ def compare_trainings(
         taken = [update for update in updates[name] if update.spent.products]
         spent = _median([update.spent for update in taken])
         samples = replace(unseen, anchored=task.recipe.anchored)
-        points = _points(model, guide, target, samples, updates[name], spent, distance)
+        points = _points(model, guide, target, samples, updates[name], distance)
         memory = max(update.memory for update in taken)
         yield Course(name, task.recipe.step_size, spent, memory, tuple(reporter.track(points, f"measuring {name}")))
 
@@ -149,7 +149,6 @@ def _points(
     target: Contrast,
     samples: Inverted,
     updates: Sequence[Update],
-    spent: Spent,
     distance: float,
 ) -> Iterator[Point]:
     """What the best controls after some numbers of updates do; a control that has not changed is not measured again."""
@@ -159,7 +158,17 @@ def _points(
         control = updates[k].step.state.best
         if known is None or known[0] is not control:
             known = control, effect_at(model, guide, target, samples, control, distance)
-        yield Point(k, k * spent.seconds + spent.seconds - spent.propagating, *known[1])
+        yield Point(k, seconds_after(k, [update.spent.seconds for update in updates]), *known[1])
+
+
+def seconds_after(updates: int, spent: Sequence[float]) -> float:
+    """What a training of so many updates takes, by what those of a longer one and its last evaluation `spent`.
+
+    The first one's, which an anchored path saves its simulation, as often as needed the median of the others', and the
+    last evaluation's, which decides what is best.
+    """
+    first, *others, last = spent
+    return first + (updates - 1) * median(others or [first]) + last
 
 
 def effect_at(

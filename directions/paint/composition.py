@@ -58,7 +58,7 @@ def compose(model: Model, strokes: Tensor, samples: Inverted, words: Words | Non
         grid(model),
         PaintingObjective(strokes, words),
         how,
-        anchor=samples.residual,
+        path=samples.path,
         store=model.store,
         decode=model.decode,
     )

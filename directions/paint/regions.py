@@ -64,7 +64,7 @@ def edit_regions(
         objective,
         settings,
         shared=False,
-        anchor=inverted.residual,
+        path=inverted.path,
         mask=on_states(mask, model.shape),
         decode=model.decode,
     )

@@ -100,7 +100,7 @@ class Task:
             objective,
             settings,
             shared=shared,
-            anchor=photos.residual,
+            path=photos.path,
             resume=resume,
             store=model.store,
             share=share,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -195,10 +196,42 @@ def test_a_mirrored_run_trains_on_both_sides(field, x0):
     torch.testing.assert_close(one_side, both_sides)
 
 
-def test_an_anchored_run_starts_at_the_photos(field, x0):
-    photos = invert(field, x0, 12)
-    steps = run(field, photos.x0, Settings(iterations=1), anchor=lambda grid: anchor(restrict(photos, grid)))
-    torch.testing.assert_close(steps[0].x1, x0)
+@pytest.mark.parametrize("forward", ["grid", "fine"])
+def test_an_anchored_run_starts_at_the_photos_without_an_evaluation(field, x0, forward):
+    """And finds what one finds that simulates the path to them."""
+    evaluated = []
+
+    def counted(x, t):
+        evaluated.append(t)
+        return field(x, t)
+
+    photos, settings = invert(field, x0, 12), Settings(iterations=2, forward=forward, products=4)
+    carrier, products = (GRID, len(GRID) - 1) if forward == "grid" else (Grid.full(12), 4)
+    own = restrict(photos, carrier)
+    steps = run(counted, photos.x0, settings, path=partial(restrict, photos))
+    assert torch.equal(steps[0].x1, x0)
+    assert len(evaluated) == 2 * (len(carrier) + products), "two updates, and one simulation that none follows"
+    simulated = integrate(field, photos.x0, carrier, residual=anchor(own))
+    draws = evaluate(towards(photos.x0.flip(0) + 1), simulated.x1, generator(0, 0))
+    where = GRID if forward == "grid" else Grid.uniform(12, 4)
+    gradient = control_gradient(field, simulated, draws.gradient, where).values.sum(1, keepdim=True)
+    rms = (gradient / carrier.spans_of(gradient)).square().mean().sqrt()
+    assert steps[0].gradient_rms == pytest.approx(float(rms), rel=1e-9)
+
+
+def test_the_last_evaluation_takes_no_gradient_and_is_compared_alone(field, x0):
+    looked = []
+
+    def objective(x1, rng, rows):
+        looked.append(x1.requires_grad)
+        return towards(x0.flip(0) + 1)(x1, rng, rows)
+
+    steps = list(optimize(field, x0, GRID, objective, Settings(iterations=2)))
+    assert looked == [True, False, True, False, False]
+    assert [step.loss == step.compared for step in steps] == [False, False, True]
+    found = evaluate(towards(x0.flip(0) + 1), steps[-1].x1, generator(5), seed=0)
+    only = evaluate(towards(x0.flip(0) + 1), steps[-1].x1, None, seed=0)
+    assert only.loss == only.compared == found.compared == steps[-1].loss and not only.gradient.any()
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 5])
@@ -221,7 +254,7 @@ def test_samples_that_are_looked_at_in_parts_have_the_gradient_of_all(at_once):
     terms = objective(leaf.sin(), generator(1, 2), slice(0, 5))
     (gradient,) = torch.autograd.grad(sum(term.sum() for term in terms.values()), leaf)
     torch.testing.assert_close(found.gradient, gradient)
-    assert found.loss == pytest.approx(sum(float(term.sum()) for term in terms.values()))
+    assert found.loss == pytest.approx(sum(float(term.detach().sum()) for term in terms.values()))
     assert found.terms == {name: pytest.approx(float(term.mean())) for name, term in terms.items()}
     again = objective(x.sin(), generator(3), slice(0, 5))
     assert found.compared == pytest.approx(sum(float(term.sum()) for term in again.values())) != found.loss

@@ -4,13 +4,14 @@ python -m tests.helpers.training_process FILE: what came of CASES goes into FILE
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from flowgrad.errors import FlowgradError
-from flowgrad.ode import Grid, anchor, invert, restrict
+from flowgrad.ode import Grid, invert, restrict
 from flowgrad.optimize import Objective, Settings, optimize
 from flowgrad.workers import ALONE, Share, Workers
 
@@ -40,9 +41,7 @@ def run(count: int, forward: str, workers: Workers = ALONE) -> list[Tensor]:
     photos = invert(field, images, GRID.steps)
     settings = Settings(iterations=5, forward=forward, products=0, xi=0.05, optimizer="adam", penalty=0.1, seed=3)
     wanted = towards(images.flip(1) + 1, share)
-    steps = optimize(
-        field, photos.x0, GRID, wanted, settings, anchor=lambda grid: anchor(restrict(photos, grid)), share=share
-    )
+    steps = optimize(field, photos.x0, GRID, wanted, settings, path=partial(restrict, photos), share=share)
     return [value for step in steps for value in (torch.tensor(step.loss), step.control.values)]
 
 

@@ -71,7 +71,7 @@ def test_every_method_is_measured_and_an_interrupted_run_goes_on(
     assert costs["direction"] == costs["shared"] == costs["constant"] == costs["mean-difference"] == (1 + 4 + 3, 0)
     assert costs["direction-fine"] == (1 + 6 + 6, 0)
     assert costs["classifier-guidance"] == (1 + 4 + 3, 3)
-    assert costs["optimize"] == (1 + 6 + 2 * 3 + 3, 2)
+    assert costs["optimize"] == (1 + 6 + 3 + 3, 2), "its first simulation is the inversion"
     assert costs["published"] == (1 + 6 + 11 * 6 + 6, 10 * 5)  # of so few steps each is an interval
     assert costs["sdedit"] == (1, 0)  # the last of six steps, from t0 = 0.8 on
     whole = path.read_text()
