@@ -30,7 +30,7 @@ Objective = Callable[[Tensor, torch.Generator, slice], Terms]
 Decode = Callable[[Tensor], Tensor]  # states (B, *D) at t = 1 -> what the objective looks at (B, ...)
 
 # The trajectory of inverted photos at the knots of a grid, or None where the simulation is not tied to it.
-Path = Callable[[Grid], Trajectory | None]
+TrajectoryOn = Callable[[Grid], Trajectory | None]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def optimize(
     settings: Settings,
     *,
     shared: bool = True,
-    path: Path | None = None,
+    path: TrajectoryOn | None = None,
     resume: State | None = None,
     store: Store = IN_PLACE,
     share: Share | None = None,

@@ -32,9 +32,13 @@ PAGES += (
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}  # in the order in which commands are run
 SET_UP = "pip install"
 # nobody waits for hours in a test
-SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2", "--size": "64", "--pool": "128", "--gradients": "16"}
-# fewer and shorter steps, and nothing preserved: a guide of seconds outweighs little
-QUICK = ["--iterations", "2", "--step-size", "0.003", "--eta", "1", "--calibration-photos", "2"]
+SHORTER = {"--minutes": "0.01", "--pairs": "16", "--count": "2", "--size": "64", "--pool": "64", "--gradients": "16"}
+QUICK = {
+    # fewer and shorter steps, and nothing preserved: a guide of seconds outweighs little
+    ("train-direction",): ["--iterations", "2", "--step-size", "0.003", "--eta", "1", "--calibration-photos", "2"],
+    ("edit",): ["--iterations", "1"],
+    ("sampler", "train"): ["--weight", "0.2"],  # what is asked for mildly is not rare
+}
 
 
 def blocks(language, pages=PAGES):
@@ -51,7 +55,8 @@ def commands(pages=PAGES):
 def shortened(words):
     """The words of a command, with less to do; the main job, which the set-up runs, as it is."""
     known = [SHORTER.get(before, word) for before, word in zip(["", *words], words, strict=False)]
-    return known + QUICK if words[0] == "train-direction" and "my-smile" not in words else known
+    quick = next((more for name, more in QUICK.items() if words[: len(name)] == [*name]), [])
+    return known if "my-smile" in words else known + quick
 
 
 def run(arguments, folder):
