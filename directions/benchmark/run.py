@@ -113,6 +113,8 @@ def save(results: Sequence[Result], bench: Bench, model: Model, figures: Path, p
 
 def draw(data: Mapping[str, Any], picture: Path) -> Path:
     """Draw the curves of a benchmark's JSON, texts side by side: effect at equal identity against seconds."""
+    from matplotlib.ticker import LogLocator
+
     texts, distance = data["texts"], data["bench"]["distance"]
     styles = line_styles(sorted(course["recipe"] for text in texts for course in text["courses"]))
     with chart(picture, (INCHES[0] * len(texts), INCHES[1]), len(texts)) as places:
@@ -121,7 +123,9 @@ def draw(data: Mapping[str, Any], picture: Path) -> Path:
                 x, y = ([point[key] for point in course["points"]] for key in ("seconds", "effect"))
                 axes.plot(x, y, **styles[course["recipe"]], lw=1.6, marker="o", ms=4)
             axes.set(xscale="log", xlabel="seconds of training", title=text["target"])
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
             axes.set_ylabel(f"log-odds gained, distance {distance:g}")
         legend_below(places)
     return picture
