@@ -1,5 +1,7 @@
 """Commands killed at random moments: the same command finishes with the bits of an unbroken run, and nothing is left.
 
+Photos that are left to be edited go through the network in other batches: their pixels may differ by one level.
+
 Each is killed KILLS times by SIGKILL, at moments that are drawn from the time of an unbroken run.
 """
 
@@ -7,7 +9,7 @@ import hashlib
 import json
 import os
 import random
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -56,11 +58,24 @@ def begun(folder: Path, arguments: list[str]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log)
 
 
-def finish(folder: Path, arguments: list[str]) -> float:
-    """Run a command that must succeed; its seconds."""
-    start = time.monotonic()
-    assert begun(folder, arguments).wait(PATIENCE) == 0, (folder / "log.txt").read_text()[-3000:]
-    return time.monotonic() - start
+def finish(folder: Path, arguments: list[str]) -> tuple[float, int]:
+    """Run a command that must succeed; its seconds, and the most bytes that it had."""
+    start, process, peak = time.monotonic(), begun(folder, arguments), 0
+    while process.poll() is None and time.monotonic() < start + PATIENCE:
+        peak = max(peak, high_water(process.pid))
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
+    return time.monotonic() - start, peak
+
+
+def high_water(process: int) -> int:
+    """The most bytes of memory that a running process has had; 0 where the system does not tell, or it has ended."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) << 10 if found else 0
 
 
 def kill(folder: Path, arguments: list[str], after: float) -> bool:
@@ -92,7 +107,7 @@ def withstood(
     """
     whole, draw, killed, rounds = folder / "whole", random.Random(SEED), 0, 0
     whole.mkdir()
-    seconds = finish(whole, arguments)
+    seconds, peak = finish(whole, arguments)
     while killed < KILLS:  # a run that ended in spite of it is one round, and the next begins in a folder of its own
         rounds += 1
         cut = folder / f"cut-{rounds}"
@@ -102,17 +117,16 @@ def withstood(
             if done(cut):
                 break
         if not done(cut):
-            finish(cut, arguments)
+            peak = max(peak, finish(cut, arguments)[1])
         expected, found = bits(whole), bits(cut)
         assert expected and found == expected
         assert names(cut) == names(whole)
         log = (cut / "log.txt").read_text()
         assert "Traceback" not in log and "This is a bug" not in log
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     with capsys.disabled():
-        said = f"{killed} kills in {rounds} runs, {seconds:.1f} s unbroken, {peak} MiB at the peak"
+        said = f"{killed} kills in {rounds} runs, {seconds:.1f} s unbroken, {peak >> 20} MiB at the peak"
         sys.stdout.write(f"\n{arguments[0]}: {said}\n")
-    assert peak << 20 < MEMORY
+    assert peak < MEMORY
 
 
 def names(folder: Path) -> list[str]:
@@ -123,6 +137,24 @@ def names(folder: Path) -> list[str]:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Picture:
+    """A file's pixels, equal to others' that differ by one level at most.
+
+    After an interruption photos go through the network in other batches, on which its last bits depend.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, path: Path) -> None:
+        with Image.open(path) as image:
+            self.pixels = np.asarray(image).astype(int)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Picture) or self.pixels.shape != other.pixels.shape:
+            return False
+        return bool(np.abs(self.pixels - other.pixels).max() <= 1)
 
 
 def tensors(path: Path) -> Bits:
@@ -176,7 +208,8 @@ def test_apply_direction_to_a_folder(
     places = ["--model", str(tiny.model), "--bank", str(bank.folder), "--output", "edited"]
 
     def bits(folder: Path) -> Bits:
-        return {path.name: digest(path) for path in (folder / "edited").iterdir()}
+        read = Picture if option == "--skip-existing" else digest
+        return {path.name: read(path) for path in (folder / "edited").iterdir()}
 
     withstood(tmp_path, ["apply-direction", "old", str(photos), *places, option], bits, capsys)
     assert {path.name: digest(path) for path in photos.iterdir()} == before
