@@ -44,7 +44,10 @@ class Workers:
         workers = cls.started()
         if workers.size > 1:
             import torch.distributed as dist
-            import torch.distributed.nn.functional  # noqa: F401  # would keep the group for ever if imported after it
+
+            # torch.optim imports it sooner or later; if that is after the group is made, it binds the group as a
+            # default argument, and the group and its threads then live as long as Python
+            import torch.distributed.nn.functional  # noqa: F401
 
             if not dist.is_initialized():
                 dist.init_process_group("cpu:gloo,cuda:nccl" if _own_gpus() else "gloo", timeout=PATIENCE)

@@ -1,9 +1,11 @@
 """Processes that share work, as torchrun starts them, but with nobody who ends the others when one dies."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.helpers.paths import ROOT
@@ -38,3 +40,20 @@ def ended(processes: "list[subprocess.Popen[str]]", seconds: float = 300) -> lis
         for process in processes:
             process.kill()
     return [(process.returncode, text) for process, text in zip(processes, printed, strict=True)]
+
+
+def most_memory(process: "subprocess.Popen[bytes]", seconds: float) -> int:
+    """The most bytes that a process has had when it ends, or after some seconds; 0 where the system does not tell."""
+    peak, deadline = 0, time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        peak = max(peak, _high_water(process.pid))
+        time.sleep(0.05)
+    return peak
+
+
+def _high_water(process: int) -> int:
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    except OSError:  # it has ended, or this is no Linux
+        return 0
+    return int(found[1]) << 10 if found else 0
